@@ -1,0 +1,172 @@
+/**
+ * The one table of errors. Every error that a user can meet has a stable code here, the HTTP status it maps to,
+ * whether trying the same thing again can help, and a sentence that says what to do. docs/errors.md is generated
+ * from it (a test checks that they agree).
+ */
+export const ERRORS = {
+  invalid_request: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the field that the message names.',
+  },
+  document_too_long: {
+    status: 400,
+    retryable: false,
+    advice: 'Cut the document into passages, or raise --max-document-bytes.',
+  },
+  too_many_documents: {
+    status: 400,
+    retryable: false,
+    advice: 'Send fewer documents in one request, or raise --max-documents.',
+  },
+  unknown_model: {
+    status: 422,
+    retryable: false,
+    advice: 'Name a model that the workers serve; `rankmill models ls` lists those at hand.',
+  },
+  invalid_model: {
+    status: 422,
+    retryable: false,
+    advice: '`rankmill models check PATH` names what is missing or inconsistent in the folder.',
+  },
+  unknown_corpus: {
+    status: 404,
+    retryable: false,
+    advice: 'Store the corpus first: `rankmill corpus put NAME FILE.jsonl`.',
+  },
+  missing_documents: {
+    status: 422,
+    retryable: false,
+    advice: 'The corpus has no passages under the ids that the message lists: store them or leave them out.',
+  },
+  not_found: {
+    status: 404,
+    retryable: false,
+    advice: 'The request was never submitted here, or its result has expired: submit it again.',
+  },
+  conflict: {
+    status: 409,
+    retryable: false,
+    advice: 'The id belongs to a request with other content: choose another id, or none.',
+  },
+  cancelled: {
+    status: 409,
+    retryable: false,
+    advice: 'The request was cancelled before it was done: submit it under another id if it is wanted after all.',
+  },
+  deadline_exceeded: {
+    status: 504,
+    retryable: true,
+    advice: 'Add workers, or give the request more time.',
+  },
+  timeout: {
+    status: 504,
+    retryable: true,
+    advice: 'The request is still queued or running: ask for its result later, or check that workers are alive.',
+  },
+  overloaded: {
+    status: 429,
+    retryable: true,
+    advice: 'Wait for the time that the error names, or add workers.',
+  },
+  redis_unavailable: {
+    status: 503,
+    retryable: true,
+    advice: 'Check that Redis runs where REDIS_URL says and accepts the password.',
+  },
+  redis_misconfigured: {
+    status: 503,
+    retryable: false,
+    advice: 'Correct the Redis setting that the message names; `rankmill doctor` shows all of them.',
+  },
+  inference_failed: {
+    status: 500,
+    retryable: false,
+    advice: 'The model cannot score the document at the index that the message names: leave it out, and report it.',
+  },
+  out_of_memory: {
+    status: 503,
+    retryable: true,
+    advice: 'Lower --max-batch-tokens or --sessions, or give the worker more memory.',
+  },
+  worker_lost: {
+    status: 503,
+    retryable: true,
+    advice: 'The job took down or stalled its worker too often: look at it with `rankmill failed show ID`.',
+  },
+  invalid_configuration: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the option that the message names; `--help` gives its unit, bounds and default.',
+  },
+  closed: {
+    status: 503,
+    retryable: true,
+    advice: 'The client or worker was closed: make a new one.',
+  },
+  internal: {
+    status: 500,
+    retryable: true,
+    advice: 'This is a defect in Rankmill: please report it with the message and the log.',
+  },
+} as const satisfies Record<string, { status: number; retryable: boolean; advice: string }>
+
+export type ErrorCode = keyof typeof ERRORS
+
+/** What an error carries beyond its code and message. */
+export interface ErrorDetails {
+  /** The field or option at fault, as a path: `documents.3.text`. */
+  param?: string
+  /** Milliseconds after which a retry has a chance (overloaded). */
+  retryAfterMs?: number
+  /** The document's index in the request (inference_failed). */
+  index?: number
+}
+
+/** An error as it is stored, printed and sent. */
+export interface ErrorBody extends ErrorDetails {
+  code: ErrorCode
+  message: string
+}
+
+/** The only error class that leaves Rankmill's public functions. */
+export class RankmillError extends Error {
+  override readonly name = 'RankmillError'
+  readonly code: ErrorCode
+  readonly details: ErrorDetails
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+    this.details = details
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status
+  }
+
+  /** Whether the same call can succeed later without a change. */
+  get retryable(): boolean {
+    return ERRORS[this.code].retryable
+  }
+
+  get advice(): string {
+    return ERRORS[this.code].advice
+  }
+
+  toBody(): ErrorBody {
+    return { code: this.code, message: this.message, ...this.details }
+  }
+
+  static fromBody(body: ErrorBody): RankmillError {
+    const { code, message, ...details } = body
+    return new RankmillError(code in ERRORS ? code : 'internal', message, details)
+  }
+
+  /** Wraps anything thrown; a RankmillError passes through unchanged. */
+  static from(cause: unknown, code: ErrorCode = 'internal'): RankmillError {
+    if (cause instanceof RankmillError) return cause
+    const message = cause instanceof Error ? cause.message : String(cause)
+    return new RankmillError(code, message, {}, { cause })
+  }
+}
