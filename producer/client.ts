@@ -1,0 +1,271 @@
+/** The client library: what producers call. */
+import { randomUUID } from 'node:crypto'
+import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
+import { Queue } from 'bullmq'
+import type { Redis } from 'ioredis'
+import { type ErrorBody, RankmillError } from '../shared/errors.js'
+import type { Answer, RerankJob } from '../shared/job.js'
+import { type Keys, keysOf } from '../shared/keys.js'
+import { closeAll } from '../shared/lifecycle.js'
+import { type Logger, makeLogger } from '../shared/logger.js'
+import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
+import { connectProducer, reaching } from '../shared/redis.js'
+import { parseRequest, type RequestSchema, type RerankInput, type RerankRequest, type RerankResult, requestSchema } from '../shared/request.js'
+import { Scripts } from '../shared/scripts.js'
+import { Answers } from './answers.js'
+import { inWindow } from './stream.js'
+import { type RequestMeta, Submission } from './submission.js'
+
+export interface WaitOptions {
+  /** Longest wait; default: the request's deadline, else the option `waitTimeoutMs`. */
+  timeoutMs?: number | undefined
+  /** Stops waiting; `rerank` also cancels the request. */
+  signal?: AbortSignal | undefined
+}
+
+export interface RerankAllOptions {
+  /** Requests under way at once. Default 256. */
+  window?: number | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** One answer of `rerankAll`: `error` where that request failed; the others go on. */
+export type RerankOutcome =
+  | { readonly id: string; readonly position: number; readonly result: RerankResult; readonly error?: undefined }
+  | { readonly id: string; readonly position: number; readonly result?: undefined; readonly error: RankmillError }
+
+export type RequestState = 'waiting' | 'running' | 'completed' | 'failed' | 'cancelled'
+
+export interface RequestStatus {
+  readonly id: string
+  readonly state: RequestState
+  readonly submittedAt: number
+  readonly deadlineAt: number | null
+  readonly pairs: number
+  readonly error?: ErrorBody
+}
+
+/** How long after its deadline a request is left to the workers to refuse, before the client does it. */
+const DEADLINE_GRACE_MS = 250
+
+interface Connected {
+  readonly redis: Redis
+  readonly queue: Queue<RerankJob>
+  readonly scripts: Scripts
+  readonly submission: Submission
+  readonly answers: Answers
+}
+
+/**
+ * Sends rerank requests to workers through Redis and brings back their answers. Connects at the first call; two
+ * connections (commands, answers) serve any number of requests. Options: docs/configuration.md.
+ */
+export class RerankClient {
+  readonly options: Options
+  readonly #schema: RequestSchema
+  readonly #keys: Keys
+  readonly #log: Logger
+  readonly #now: () => number
+  readonly #closing = new AbortController()
+  #connected: Promise<Connected> | undefined
+
+  constructor(options: OptionsInput = {}, parts: { now?: () => number; log?: Logger } = {}) {
+    this.options = resolveOptions(options)
+    this.#schema = requestSchema(this.options)
+    this.#keys = keysOf(this.options.prefix, this.options.queue)
+    this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
+    this.#now = parts.now ?? Date.now
+  }
+
+  /**
+   * Submits a request and waits for its result, documents best first.
+   *
+   * @throws RankmillError: `invalid_request` and its kin at once; `timeout`, `deadline_exceeded`, `cancelled`, `overloaded`,
+   *   `redis_unavailable`; or what the workers say of it
+   */
+  async rerank(input: RerankInput, wait: WaitOptions = {}): Promise<RerankResult> {
+    const request = this.#parse(input)
+    wait.signal?.throwIfAborted()
+    await this.#submit(request)
+    try {
+      return await this.#result(request.id, wait, request.deadlineMs)
+    } catch (error) {
+      const unwanted = wait.signal?.aborted || (error instanceof RankmillError && error.code === 'deadline_exceeded')
+      if (unwanted) await this.#giveUp(request.id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
+      throw error
+    }
+  }
+
+  /** Submits a request and returns its id; the same id with the same content is the same request. */
+  async submit(input: RerankInput): Promise<string> {
+    const request = this.#parse(input)
+    await this.#submit(request)
+    return request.id
+  }
+
+  /**
+   * Waits for the result of a submitted request.
+   *
+   * @throws RankmillError `not_found`, `timeout`, or the error that the request ended with
+   */
+  async result(id: string, wait: WaitOptions = {}): Promise<RerankResult> {
+    const { redis, answers } = await this.#connect()
+    const answer = await reaching(() => answers.read(id))
+    if (answer) return unpack(answer)
+    if ((await reaching(() => redis.exists(this.#keys.request(id)))) === 0) throw unknownRequest(id)
+    return this.#result(id, wait, null)
+  }
+
+  /** @throws RankmillError `not_found` */
+  async status(id: string): Promise<RequestStatus> {
+    const { redis, answers, submission } = await this.#connect()
+    const [answer, meta] = await reaching(() =>
+      Promise.all([answers.read(id), redis.hget(this.#keys.request(id), 'meta')]),
+    )
+    if (meta === null) throw unknownRequest(id)
+    const { parts, pairs, submittedAt, deadlineAt } = JSON.parse(meta) as RequestMeta
+    const known = { id, submittedAt, deadlineAt, pairs }
+    if (answer && 'error' in answer) {
+      return { ...known, state: answer.error.code === 'cancelled' ? 'cancelled' : 'failed', error: answer.error }
+    }
+    if (answer) return { ...known, state: 'completed' }
+    const states = await Promise.all((await submission.jobs(id, parts)).map((job) => job.getState()))
+    const untouched = states.length === parts && states.every((s) => s === 'waiting' || s === 'prioritized')
+    return { ...known, state: untouched ? 'waiting' : 'running' }
+  }
+
+  /**
+   * Cancels a request: waiting jobs are removed, and workers drop the pairs of running ones.
+   *
+   * @returns false where it was answered before
+   * @throws RankmillError `not_found`
+   */
+  async cancel(id: string): Promise<boolean> {
+    return this.#giveUp(id, 'cancelled')
+  }
+
+  /**
+   * Reranks any number of requests with a bounded number under way; outcomes come as they are done. A full queue is
+   * waited for, not reported.
+   */
+  async *rerankAll(
+    requests: Iterable<RerankInput> | AsyncIterable<RerankInput>,
+    { window = 256, signal }: RerankAllOptions = {},
+  ): AsyncGenerator<RerankOutcome> {
+    if (!Number.isInteger(window) || window < 1) {
+      throw new RankmillError('invalid_request', `window: must be a whole number of at least 1, got ${window}`, { param: 'window' })
+    }
+    yield* inWindow(requests, window, async (input, position): Promise<RerankOutcome> => {
+      // The id is drawn before anything can fail, so that every outcome has one; one that is no id is refused below.
+      const given = (input as { id?: unknown } | null)?.id
+      const id = typeof given === 'string' ? given : randomUUID()
+      try {
+        const result = await this.#untilTaken(() => this.rerank(typeof given === 'undefined' ? { ...input, id } : input, { signal }), signal)
+        return { id, position, result }
+      } catch (error) {
+        signal?.throwIfAborted()
+        return { id, position, error: RankmillError.from(error) }
+      }
+    })
+  }
+
+  /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
+  async close(): Promise<void> {
+    this.#closing.abort(new RankmillError('closed', 'the client was closed while it waited'))
+    const connected = await this.#connected?.catch(() => undefined)
+    this.#connected = undefined
+    if (!connected) return
+    const { answers, queue, redis } = connected
+    await closeAll([
+      { name: 'answers', close: () => answers.close() },
+      { name: 'queue', close: () => queue.close() },
+      { name: 'redis', close: () => redis.disconnect() },
+    ])
+  }
+
+  #parse(input: unknown): RerankRequest {
+    return parseRequest(input, this.#schema, randomUUID)
+  }
+
+  async #submit(request: RerankRequest): Promise<void> {
+    const { submission } = await this.#connect()
+    await reaching(() => submission.submit(request))
+  }
+
+  async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
+    const { answers } = await this.#connect()
+    const limitMs = wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
+    const late =
+      deadlineMs !== null && wait.timeoutMs === undefined
+        ? new RankmillError('deadline_exceeded', `request "${id}" was not done within its deadline of ${deadlineMs} ms`)
+        : new RankmillError('timeout', `request "${id}" was not done within ${limitMs} ms; it goes on, and its result can be asked for`)
+    const timeout = new AbortController()
+    const timer = setTimeout(() => timeout.abort(late), limitMs)
+    const signals = [timeout.signal, this.#closing.signal, ...(wait.signal ? [wait.signal] : [])]
+    try {
+      return unpack(await answers.wait(id, AbortSignal.any(signals)))
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async #giveUp(id: string, code: 'cancelled' | 'deadline_exceeded'): Promise<boolean> {
+    const { redis, scripts, submission } = await this.#connect()
+    const meta = await reaching(() => redis.hget(this.#keys.request(id), 'meta'))
+    if (meta === null) throw unknownRequest(id)
+    const message = code === 'cancelled' ? `request "${id}" was cancelled` : `request "${id}" was not done within its deadline`
+    const answer = JSON.stringify({ error: { code, message } } satisfies Answer)
+    const first = await reaching(() => scripts.answer(id, answer, this.options.resultTtlMs))
+    if (first) {
+      await reaching(() => redis.publish(this.#keys.cancelChannel, id))
+      await submission.removeJobs(id, (JSON.parse(meta) as RequestMeta).parts)
+    }
+    return first
+  }
+
+  /** Calls again while the queue is full, after as long as the error says. */
+  async #untilTaken<T>(call: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    for (;;) {
+      try {
+        return await call()
+      } catch (error) {
+        if (!(error instanceof RankmillError) || error.code !== 'overloaded') throw error
+        const stop = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal
+        await pause(error.details.retryAfterMs ?? 1000, stop)
+      }
+    }
+  }
+
+  #connect(): Promise<Connected> {
+    this.#closing.signal.throwIfAborted()
+    this.#connected ??= this.#open()
+    // A client that could not connect tries again at the next call.
+    this.#connected.catch(() => {
+      this.#connected = undefined
+    })
+    return this.#connected
+  }
+
+  async #open(): Promise<Connected> {
+    const { redis: url, prefix, queue: name, pollIntervalMs, commandTimeoutMs } = this.options
+    const redis = await connectProducer(url, commandTimeoutMs)
+    const queue = new Queue<RerankJob>(name, { connection: redis, prefix, skipVersionCheck: true })
+    queue.on('error', () => undefined)
+    const scripts = new Scripts(redis, this.#keys)
+    const submission = new Submission(queue, scripts, this.options, this.#now)
+    return { redis, queue, scripts, submission, answers: new Answers(redis, this.#keys, pollIntervalMs, this.#log) }
+  }
+}
+
+function unpack(answer: Answer): RerankResult {
+  if ('error' in answer) throw RankmillError.fromBody(answer.error)
+  return answer.result
+}
+
+function unknownRequest(id: string): RankmillError {
+  return new RankmillError('not_found', `no request "${id}" is known`, { param: 'id' })
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await setTimeoutPromise(ms, undefined, { signal }).catch(() => signal.throwIfAborted())
+}

@@ -1,0 +1,39 @@
+/** Cuts a request into jobs of bounded size. */
+import type { RerankJob } from '../shared/job.js'
+import { candidateCount, isCorpusReference, type RerankRequest } from '../shared/request.js'
+
+/**
+ * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
+ * most, so that no worker is left with a crumb while another has a full share.
+ */
+export function splitRequest(request: RerankRequest, maxJobPairs: number, submittedAt: number, resultTtlMs: number): RerankJob[] {
+  const { documents, deadlineMs } = request
+  const count = candidateCount(documents)
+  const parts = Math.ceil(count / maxJobPairs)
+  return Array.from({ length: parts }, (_, part) => {
+    const offset = Math.floor((part * count) / parts)
+    const end = Math.floor(((part + 1) * count) / parts)
+    return {
+      v: 1,
+      requestId: request.id,
+      part,
+      parts,
+      offset,
+      query: request.query,
+      documents: isCorpusReference(documents)
+        ? { corpus: documents.corpus, ids: documents.ids.slice(offset, end) }
+        : parts === 1
+          ? documents
+          : documents.slice(offset, end),
+      model: request.model,
+      topN: request.topN,
+      returnDocuments: request.returnDocuments,
+      maxTokensPerDoc: request.maxTokensPerDoc,
+      dtype: request.dtype,
+      priority: request.priority,
+      submittedAt,
+      deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,
+      resultTtlMs,
+    }
+  })
+}

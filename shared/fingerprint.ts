@@ -1,0 +1,17 @@
+/** Content hashes: the same hash means the same request. */
+import { createHash } from 'node:crypto'
+import { isCorpusReference, type RerankRequest } from './request.js'
+
+/**
+ * Hash of everything that changes what a request answers. The id, the priority and the deadline are left out: they
+ * change when, not what.
+ */
+export function fingerprintOf(request: RerankRequest): string {
+  const hash = createHash('sha256')
+  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc, dtype } = request
+  hash.update(JSON.stringify([1, query, model, topN, returnDocuments, maxTokensPerDoc, dtype]))
+  // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
+  if (isCorpusReference(documents)) hash.update(JSON.stringify([documents.corpus, documents.ids]))
+  else for (const { id, text } of documents) hash.update(JSON.stringify([id ?? null, text]))
+  return hash.digest('hex').slice(0, 32)
+}

@@ -1,0 +1,43 @@
+/** What one entry of the queue holds, and what scored parts and answers look like in Redis. */
+import type { ErrorBody } from './errors.js'
+import type { Document, RerankRequest, RerankResult, Timings, Usage } from './request.js'
+
+/** A request, or one part of a split one, as it travels through the queue. */
+export interface RerankJob {
+  readonly v: 1
+  readonly requestId: string
+  readonly part: number
+  readonly parts: number
+  /** Index in the request of this part's first candidate. */
+  readonly offset: number
+  readonly query: string
+  readonly documents: RerankRequest['documents']
+  readonly model: string | null
+  readonly topN: number | null
+  readonly returnDocuments: boolean
+  readonly maxTokensPerDoc: number | null
+  readonly dtype: RerankRequest['dtype']
+  readonly priority: number
+  /** Milliseconds since 1970. */
+  readonly submittedAt: number
+  readonly deadlineAt: number | null
+  readonly resultTtlMs: number
+}
+
+/** A candidate with its relevance score; `index` counts in the whole request. */
+export interface ScoredCandidate {
+  readonly index: number
+  readonly score: number
+  readonly document: Document
+}
+
+/** What one part of a request came to. */
+export interface ScoredPart {
+  readonly model: string
+  readonly candidates: readonly ScoredCandidate[]
+  readonly usage: Usage
+  readonly timings: Timings
+}
+
+/** What is stored under a request's result key, once. */
+export type Answer = { readonly result: RerankResult } | { readonly error: ErrorBody }

@@ -1,0 +1,51 @@
+/** Names of everything Rankmill keeps in Redis. docs/redis.md lists them with their lifetimes and sizes. */
+export interface Keys {
+  readonly prefix: string
+  readonly queue: string
+  /** Hash: what is known of a request (fingerprint, parts, times). */
+  request(id: string): string
+  /** String: the result, or the error, of a request; written once. */
+  result(id: string): string
+  /** Hash: scored parts of a split request until the last one is there. */
+  parts(id: string): string
+  /** Hash: passage id -> JSON passage. */
+  corpus(name: string): string
+  /** Hash: passage hash -> score, one hash for each model and query. */
+  scores(model: string, queryHash: string): string
+  /** Sorted set and hash: workers alive, by their last heartbeat. */
+  readonly workersSeen: string
+  readonly workersInfo: string
+  /** BullMQ's own lists of waiting jobs, for back-pressure. */
+  readonly waiting: string
+  readonly prioritized: string
+  readonly delayed: string
+  /** Pub/sub: ids of requests that were answered; ids of requests that were cancelled. */
+  readonly doneChannel: string
+  readonly cancelChannel: string
+}
+
+export function keysOf(prefix: string, queue: string): Keys {
+  const own = (what: string) => `${prefix}:${what}:${queue}`
+  return Object.freeze({
+    prefix,
+    queue,
+    request: (id: string) => `${own('request')}:${id}`,
+    result: (id: string) => `${own('result')}:${id}`,
+    parts: (id: string) => `${own('parts')}:${id}`,
+    // Corpora and scores belong to no queue: fleets on one Redis share them.
+    corpus: (name: string) => `${prefix}:corpus:${name}`,
+    scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
+    workersSeen: own('workers-seen'),
+    workersInfo: own('workers-info'),
+    waiting: `${prefix}:${queue}:wait`,
+    prioritized: `${prefix}:${queue}:prioritized`,
+    delayed: `${prefix}:${queue}:delayed`,
+    doneChannel: own('done'),
+    cancelChannel: own('cancel'),
+  })
+}
+
+/** BullMQ's id of one part of a request; BullMQ forbids ':' and whole numbers as ids. */
+export function jobIdOf(requestId: string, part: number): string {
+  return `${encodeURIComponent(requestId)}.${part}`
+}

@@ -1,0 +1,56 @@
+/** Closing in a fixed order, and what signals do. */
+
+export interface ClosingStep {
+  readonly name: string
+  readonly close: () => unknown
+}
+
+/**
+ * Runs every step in order, each despite errors in the one before.
+ *
+ * @returns the errors, by the step that threw them
+ */
+export async function closeAll(steps: readonly ClosingStep[]): Promise<{ name: string; error: unknown }[]> {
+  const failed: { name: string; error: unknown }[] = []
+  for (const { name, close } of steps) {
+    try {
+      await close()
+    } catch (error) {
+      failed.push({ name, error })
+    }
+  }
+  return failed
+}
+
+/** Waits for a promise, at most so long; false when the time ran out first. */
+export async function within(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), ms)
+  })
+  try {
+    return await Promise.race([promise.then(() => true), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/**
+ * First SIGINT or SIGTERM: `stop`. Second: `force`, which should not return.
+ *
+ * @returns a function that takes the handlers away again
+ */
+export function onSignals(stop: (signal: NodeJS.Signals) => void, force: (signal: NodeJS.Signals) => void): () => void {
+  let stopping = false
+  const handle = (signal: NodeJS.Signals) => {
+    if (stopping) return force(signal)
+    stopping = true
+    stop(signal)
+  }
+  process.on('SIGINT', handle)
+  process.on('SIGTERM', handle)
+  return () => {
+    process.off('SIGINT', handle)
+    process.off('SIGTERM', handle)
+  }
+}

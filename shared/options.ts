@@ -1,0 +1,368 @@
+/**
+ * The one table of options: name, bounds, default and a line of help. Flags (`--max-documents`), environment variables
+ * (`RANKMILL_MAX_DOCUMENTS`), library options (`maxDocuments`) and docs/configuration.md are all made from it.
+ */
+import { z } from 'zod'
+import { RankmillError } from './errors.js'
+
+type OptionGroup = 'redis' | 'producer' | 'worker' | 'monitoring'
+
+interface OptionSpec<T> {
+  group: OptionGroup
+  schema: z.ZodType<T>
+  default: T
+  help: string
+  /** What stands for the value in `--help`: `<n>`, `<ms>`; none for a switch. */
+  value: string
+  /** A second environment variable that is read when RANKMILL_… is not set. */
+  env?: string
+}
+
+const numeric = (value: unknown) =>
+  typeof value === 'string' && value.trim() !== '' ? Number(value) : value
+const int = (min: number, max: number) => z.preprocess(numeric, z.int().min(min).max(max)) as z.ZodType<number>
+const text = (max = 4096) => z.string().min(1).max(max) as z.ZodType<string>
+const oneOf = <const T extends readonly string[]>(...values: T) => z.enum(values) as unknown as z.ZodType<T[number]>
+const flag = () =>
+  z.preprocess((v) => (v === 'true' || v === '1' ? true : v === 'false' || v === '0' ? false : v), z.boolean()) as z.ZodType<boolean>
+
+const define = <T>(spec: OptionSpec<T>): OptionSpec<T> => spec
+const DAY = 86_400_000
+
+export const OPTIONS = {
+  redis: define({
+    group: 'redis',
+    schema: text(),
+    default: 'redis://127.0.0.1:6379',
+    value: '<url>',
+    env: 'REDIS_URL',
+    help: 'where Redis is: redis://[user:password@]host[:port][/database], or rediss:// for TLS',
+  }),
+  prefix: define({
+    group: 'redis',
+    schema: z.string().regex(/^[\w{}.-]{1,64}$/),
+    default: '{rankmill}',
+    value: '<text>',
+    help: 'what every Redis key begins with; the braces keep all keys in one slot of a Redis Cluster',
+  }),
+  queue: define({
+    group: 'redis',
+    schema: z.string().regex(/^[\w.-]{1,64}$/),
+    default: 'rerank',
+    value: '<name>',
+    help: 'name of the queue; producers and workers of one fleet share it',
+  }),
+  commandTimeoutMs: define({
+    group: 'redis',
+    schema: int(100, 600_000),
+    default: 10_000,
+    value: '<ms>',
+    help: 'how long one Redis command may take before it counts as failed (producers)',
+  }),
+
+  maxDocuments: define({
+    group: 'producer',
+    schema: int(1, 10_000_000),
+    default: 100_000,
+    value: '<n>',
+    help: 'documents in one request',
+  }),
+  maxDocumentBytes: define({
+    group: 'producer',
+    schema: int(1, 256_000_000),
+    default: 1_000_000,
+    value: '<bytes>',
+    help: 'length of one document, in UTF-8',
+  }),
+  maxQueryBytes: define({
+    group: 'producer',
+    schema: int(1, 10_000_000),
+    default: 32_768,
+    value: '<bytes>',
+    help: 'length of the query, in UTF-8',
+  }),
+  maxJobPairs: define({
+    group: 'producer',
+    schema: int(1, 100_000),
+    default: 256,
+    value: '<n>',
+    help: 'candidates in one job; a request with more is split among workers',
+  }),
+  maxQueuedJobs: define({
+    group: 'producer',
+    schema: int(1, 100_000_000),
+    default: 100_000,
+    value: '<n>',
+    help: 'jobs that may wait in the queue before submissions are refused as overloaded',
+  }),
+  attempts: define({
+    group: 'producer',
+    schema: int(1, 100),
+    default: 5,
+    value: '<n>',
+    help: 'tries at a job before it counts as failed (only failures that a retry can help are tried again)',
+  }),
+  retryBackoffMs: define({
+    group: 'producer',
+    schema: int(1, 600_000),
+    default: 500,
+    value: '<ms>',
+    help: 'wait before the second try at a job; it doubles with each further try',
+  }),
+  resultTtlMs: define({
+    group: 'producer',
+    schema: int(1000, 365 * DAY),
+    default: 3_600_000,
+    value: '<ms>',
+    help: 'how long a result is kept in Redis',
+  }),
+  requestTtlMs: define({
+    group: 'producer',
+    schema: int(1000, 365 * DAY),
+    default: 7 * DAY,
+    value: '<ms>',
+    help: 'how long an unanswered request is remembered in Redis',
+  }),
+  waitTimeoutMs: define({
+    group: 'producer',
+    schema: int(1, 7 * DAY),
+    default: 600_000,
+    value: '<ms>',
+    help: 'how long a caller waits for a result when the request has no deadline',
+  }),
+  pollIntervalMs: define({
+    group: 'producer',
+    schema: int(10, 600_000),
+    default: 1000,
+    value: '<ms>',
+    help: 'how often awaited results are asked for in case their event was lost',
+  }),
+
+  model: define({
+    group: 'worker',
+    schema: text(),
+    default: 'rankmill-small',
+    value: '<name>',
+    help: 'the model a worker serves: a shipped name, a folder, or a hub id (org/name); several, divided by commas, the first being the default',
+  }),
+  dtype: define({
+    group: 'worker',
+    schema: oneOf('auto', 'fp32', 'fp16', 'int8'),
+    default: 'auto',
+    value: '<type>',
+    help: 'number format of the model: auto, fp32, fp16 or int8; auto is int8 on a CPU where the model has a batch-invariant one, fp16 on a GPU',
+  }),
+  device: define({
+    group: 'worker',
+    schema: oneOf('auto', 'cpu', 'cuda', 'webgpu'),
+    default: 'auto',
+    value: '<name>',
+    help: 'where the model runs: auto, cpu, cuda or webgpu; auto is cpu unless the CUDA library is installed',
+  }),
+  concurrency: define({
+    group: 'worker',
+    schema: int(1, 10_000),
+    default: 32,
+    value: '<n>',
+    help: 'jobs that one worker holds at once, so that batches can be filled across jobs',
+  }),
+  maxInflightPairs: define({
+    group: 'worker',
+    schema: int(1, 10_000_000),
+    default: 8192,
+    value: '<n>',
+    help: 'encoded pairs that one worker holds at once: bounds its memory',
+  }),
+  threads: define({
+    group: 'worker',
+    schema: int(0, 1024),
+    default: 0,
+    value: '<n>',
+    help: 'CPU threads for inference in this process; 0 takes every core',
+  }),
+  sessions: define({
+    group: 'worker',
+    schema: int(0, 256),
+    default: 0,
+    value: '<n>',
+    help: 'inference sessions that share the threads; 0 lets the calibration choose',
+  }),
+  batchPairs: define({
+    group: 'worker',
+    schema: int(0, 65_536),
+    default: 0,
+    value: '<n>',
+    help: 'pairs in one model call at most; 0 lets the calibration choose',
+  }),
+  batchTokens: define({
+    group: 'worker',
+    schema: int(0, 16_777_216),
+    default: 0,
+    value: '<n>',
+    help: 'padded tokens in one model call at most; 0 lets the calibration choose',
+  }),
+  calibrate: define({
+    group: 'worker',
+    schema: flag(),
+    default: true,
+    value: '',
+    help: 'measure the best batch shape at the first start (remembered in the cache folder)',
+  }),
+  maxTokens: define({
+    group: 'worker',
+    schema: int(0, 1_000_000),
+    default: 0,
+    value: '<n>',
+    help: 'tokens of a pair, the rest is cut and counted as truncated; 0 takes what the model can',
+  }),
+  truncation: define({
+    group: 'worker',
+    schema: oneOf('longest_first', 'only_second'),
+    default: 'longest_first',
+    value: '<rule>',
+    help: 'what is cut of a pair that is too long: longest_first, or only_second (the document)',
+  }),
+  maxEntryAgeMs: define({
+    group: 'worker',
+    schema: int(1, 3_600_000),
+    default: 10_000,
+    value: '<ms>',
+    help: 'a pair that has waited this long for a batch goes before those of a better priority',
+  }),
+  tokenCacheTokens: define({
+    group: 'worker',
+    schema: int(0, 1_000_000_000),
+    default: 4_000_000,
+    value: '<n>',
+    help: 'token ids of passages kept in memory, so that each passage is tokenised once (4 bytes a token)',
+  }),
+  scoreCacheTtlMs: define({
+    group: 'worker',
+    schema: int(0, 365 * DAY),
+    default: DAY,
+    value: '<ms>',
+    help: 'how long scores are kept in Redis for pairs that come again; 0 turns the score cache off',
+  }),
+  corpusCacheBytes: define({
+    group: 'worker',
+    schema: int(0, 64_000_000_000),
+    default: 64_000_000,
+    value: '<bytes>',
+    help: 'texts of corpus passages kept in memory',
+  }),
+  lockMs: define({
+    group: 'worker',
+    schema: int(1000, 3_600_000),
+    default: 30_000,
+    value: '<ms>',
+    help: 'how long a job stays with a worker that gives no sign of life',
+  }),
+  maxStalled: define({
+    group: 'worker',
+    schema: int(0, 100),
+    default: 3,
+    value: '<n>',
+    help: 'how often a job may lose its worker before it counts as failed',
+  }),
+  drainTimeoutMs: define({
+    group: 'worker',
+    schema: int(0, 3_600_000),
+    default: 30_000,
+    value: '<ms>',
+    help: 'how long running jobs may take to finish after the first signal to stop; then they go back to the queue',
+  }),
+  cacheDir: define({
+    group: 'worker',
+    schema: text(),
+    default: '.rankmill/cache',
+    value: '<folder>',
+    help: 'folder for downloaded models and calibration results',
+  }),
+
+  metricsPort: define({
+    group: 'monitoring',
+    schema: int(0, 65_535),
+    default: 9464,
+    value: '<port>',
+    help: 'port of /metrics, /healthz and /readyz; 0 takes a free one',
+  }),
+  metricsHost: define({
+    group: 'monitoring',
+    schema: text(255),
+    default: '127.0.0.1',
+    value: '<address>',
+    help: 'address that /metrics, /healthz and /readyz listen on',
+  }),
+  livenessMs: define({
+    group: 'monitoring',
+    schema: int(1000, 3_600_000),
+    default: 120_000,
+    value: '<ms>',
+    help: 'a worker that holds jobs and finishes no batch for this long is reported as not alive',
+  }),
+  logLevel: define({
+    group: 'monitoring',
+    schema: oneOf('trace', 'debug', 'info', 'warn', 'error', 'silent'),
+    default: 'info',
+    value: '<level>',
+    help: 'what is logged: trace, debug, info, warn, error or silent',
+  }),
+} satisfies Record<string, OptionSpec<never> | OptionSpec<string> | OptionSpec<number> | OptionSpec<boolean>>
+
+export type OptionName = keyof typeof OPTIONS
+type ValueOf<K extends OptionName> = (typeof OPTIONS)[K]['default'] extends infer D
+  ? D extends string
+    ? z.output<(typeof OPTIONS)[K]['schema']>
+    : D extends boolean
+      ? boolean
+      : number
+  : never
+/** Every option, filled: nothing inside Rankmill is optional that has a default. */
+export type Options = Readonly<{ [K in OptionName]: ValueOf<K> }>
+/** What callers may give: undefined means "not given". */
+export type OptionsInput = { [K in OptionName]?: ValueOf<K> | undefined }
+
+/** `maxDocuments` -> `max-documents`. */
+export function flagOf(name: string): string {
+  return name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)
+}
+
+/** `maxDocuments` -> `RANKMILL_MAX_DOCUMENTS`. */
+export function envOf(name: string): string {
+  return `RANKMILL_${flagOf(name).replaceAll('-', '_').toUpperCase()}`
+}
+
+/**
+ * Fills the options once, at the edge: what is given, else the environment, else the default.
+ *
+ * @throws RankmillError `invalid_configuration`, naming the option, where it came from, its bounds and the value.
+ */
+export function resolveOptions(given: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Options {
+  for (const name of Object.keys(given)) {
+    if (!(name in OPTIONS)) {
+      throw new RankmillError('invalid_configuration', `unknown option "${name}"`, { param: name })
+    }
+  }
+  const filled: Record<string, unknown> = {}
+  for (const [name, spec] of Object.entries(OPTIONS)) {
+    const own = envOf(name)
+    const [value, source] =
+      given[name] !== undefined
+        ? [given[name], `--${flagOf(name)}`]
+        : env[own] !== undefined && env[own] !== ''
+          ? [env[own], own]
+          : 'env' in spec && env[spec.env] !== undefined && env[spec.env] !== ''
+            ? [env[spec.env], spec.env]
+            : [undefined, '']
+    filled[name] = value === undefined ? spec.default : checkOption(name, spec.schema, value, source)
+  }
+  return Object.freeze(filled) as Options
+}
+
+function checkOption(name: string, schema: z.ZodType, value: unknown, source: string): unknown {
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data
+  const reason = parsed.error.issues[0]?.message ?? 'not valid'
+  const shown = name === 'redis' ? '(hidden)' : JSON.stringify(value)
+  throw new RankmillError('invalid_configuration', `${source}: ${reason}; got ${shown}`, { param: name })
+}

@@ -1,0 +1,247 @@
+/** What a caller asks and what comes back: schemas, limits and types, as on the wire (docs/api.md). */
+import { z } from 'zod'
+import { type ErrorCode, RankmillError } from './errors.js'
+
+/** Limits of a request, each an option of the producer. */
+export interface RequestLimits {
+  readonly maxDocuments: number
+  readonly maxDocumentBytes: number
+  readonly maxQueryBytes: number
+}
+
+export interface Document {
+  readonly id?: string
+  readonly text: string
+}
+
+/** Passages stored before under a corpus's name, by their ids. */
+export interface CorpusReference {
+  readonly corpus: string
+  readonly ids: readonly string[]
+}
+
+/** A request, parsed: every field present, nothing left to default. */
+export interface RerankRequest {
+  readonly id: string
+  readonly query: string
+  readonly documents: readonly Document[] | CorpusReference
+  /** null: whatever the workers serve first. */
+  readonly model: string | null
+  /** How many results to return; null: all. */
+  readonly topN: number | null
+  readonly returnDocuments: boolean
+  /** Tokens kept of each document before it is paired; null: as many as fit. */
+  readonly maxTokensPerDoc: number | null
+  /** 0 is served first, 999 last (as in Cohere's API and in BullMQ). */
+  readonly priority: number
+  /** Milliseconds from submission after which the answer is of no use; null: none. */
+  readonly deadlineMs: number | null
+  readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
+}
+
+/** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
+export interface RerankInput {
+  id?: string | undefined
+  query: string
+  documents: readonly (string | { id?: string | undefined; text: string })[] | { corpus: string; ids: readonly string[] }
+  model?: string | undefined
+  topN?: number | undefined
+  returnDocuments?: boolean | undefined
+  maxTokensPerDoc?: number | undefined
+  priority?: number | undefined
+  deadlineMs?: number | undefined
+  strategy?: { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: 'truncate' | undefined } | undefined
+}
+
+export interface Usage {
+  /** Pairs of the request. */
+  pairs: number
+  /** Pairs that went through the model. */
+  scored: number
+  /** Pairs whose score was already known. */
+  cached: number
+  prefiltered: number
+  exited_early: number
+  /** Tokens that went through the model, padding not counted. */
+  tokens: number
+  /** Documents of which not every token was read. */
+  truncated: number
+}
+
+export interface Timings {
+  /** Submission to start of work. */
+  queued: number
+  tokenize: number
+  batch_wait: number
+  inference: number
+  /** Submission to result written. */
+  total: number
+}
+
+export interface RankedDocument {
+  /** Place of the document in the request, from 0. */
+  index: number
+  id?: string
+  /** After the model's activation (sigmoid: 0 to 1). */
+  relevance_score: number
+  document?: { text: string }
+}
+
+export interface RerankResult {
+  id: string
+  model: string
+  results: RankedDocument[]
+  usage: Usage
+  timings_ms: Timings
+}
+
+const ALIASES: Readonly<Record<string, string>> = {
+  top_n: 'topN',
+  return_documents: 'returnDocuments',
+  max_tokens_per_doc: 'maxTokensPerDoc',
+  deadline_ms: 'deadlineMs',
+}
+
+const SURROGATE = 'holds a lone surrogate, which is not valid Unicode text'
+const idSchema = z
+  .string()
+  .min(1, 'must not be empty')
+  .max(256, 'must have at most 256 characters')
+  .refine((id) => id.isWellFormed(), SURROGATE)
+
+/** UTF-8 length over the limit? `length` alone decides it for nearly all texts. */
+function isLongerThan(text: string, bytes: number): boolean {
+  return text.length * 3 > bytes && Buffer.byteLength(text) > bytes
+}
+
+function textSchema(limit: number, code: ErrorCode) {
+  return z
+    .string()
+    .refine((text) => !isLongerThan(text, limit), {
+      error: (issue) => `must have at most ${limit} bytes, got ${Buffer.byteLength(String(issue.input))}`,
+      params: { code },
+    })
+    .refine((text) => text.isWellFormed(), SURROGATE)
+}
+
+/** The schema of a request under given limits; made once a client. */
+export function requestSchema(limits: RequestLimits) {
+  const atMost = `must hold at most ${limits.maxDocuments} documents`
+  const many = <T>(item: z.ZodType<T>) =>
+    z
+      .array(item)
+      .min(1, 'must hold at least one document')
+      .refine((list) => list.length <= limits.maxDocuments, {
+        error: (issue) => `${atMost}, got ${(issue.input as unknown[]).length}`,
+        params: { code: 'too_many_documents' },
+        abort: true,
+      })
+  const inline = many(
+    z.preprocess(
+      (document) => (typeof document === 'string' ? { text: document } : document),
+      z.strictObject({ id: idSchema.optional(), text: textSchema(limits.maxDocumentBytes, 'document_too_long') }),
+    ),
+  )
+  const reference = z.strictObject({ corpus: idSchema, ids: many(idSchema) })
+  const fields = {
+    id: idSchema.nullish(),
+    query: textSchema(limits.maxQueryBytes, 'invalid_request').refine((q) => q.trim() !== '', 'must not be empty'),
+    model: z.string().min(1).max(512).nullish(),
+    topN: z.int().min(1).nullish(),
+    returnDocuments: z.boolean().nullish(),
+    maxTokensPerDoc: z.int().min(1).max(1_000_000).nullish(),
+    priority: z.int().min(0).max(999).nullish(),
+    deadlineMs: z
+      .int()
+      .min(1)
+      .max(30 * 86_400_000)
+      .nullish(),
+    strategy: z
+      .strictObject({
+        dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
+        long_documents: z.literal('truncate').nullish(),
+      })
+      .nullish(),
+  }
+  // Two schemas instead of a union, whose errors would name neither the field nor the limit.
+  return {
+    inline: z.strictObject({ ...fields, documents: inline }),
+    reference: z.strictObject({ ...fields, documents: reference }),
+  }
+}
+
+export type RequestSchema = ReturnType<typeof requestSchema>
+
+/**
+ * Checks a request and fills it.
+ *
+ * @param newId makes an id where the caller gave none
+ * @throws RankmillError `invalid_request`, `document_too_long` or `too_many_documents`, naming the field, the limit and
+ *   the value
+ */
+export function parseRequest(input: unknown, schema: RequestSchema, newId: () => string): RerankRequest {
+  const named = renameAliases(input)
+  const documents = (named as { documents?: unknown } | null)?.documents
+  const isReference = typeof documents === 'object' && documents !== null && 'corpus' in documents
+  const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
+  if (!parsed.success) throw describe(parsed.error.issues, named)
+  const r = parsed.data
+  return {
+    id: r.id ?? newId(),
+    query: r.query,
+    documents: r.documents as RerankRequest['documents'],
+    model: r.model ?? null,
+    topN: r.topN ?? null,
+    returnDocuments: r.returnDocuments ?? false,
+    maxTokensPerDoc: r.maxTokensPerDoc ?? null,
+    priority: r.priority ?? 0,
+    deadlineMs: r.deadlineMs ?? null,
+    dtype: r.strategy?.dtype ?? 'auto',
+  }
+}
+
+function renameAliases(input: unknown): unknown {
+  if (typeof input !== 'object' || input === null || Array.isArray(input)) return input
+  const named: Record<string, unknown> = {}
+  for (const [key, value] of Object.entries(input)) {
+    const name = ALIASES[key] ?? key
+    if (name in named) {
+      throw new RankmillError('invalid_request', `${key}: given twice, as ${name} and under its other name`, { param: key })
+    }
+    named[name] = value
+  }
+  return named
+}
+
+function describe(issues: readonly z.core.$ZodIssue[], input: unknown): RankmillError {
+  const issue = issues[0]
+  if (!issue) return new RankmillError('invalid_request', 'the request is not valid')
+  const path = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path
+  const param = path.join('.')
+  const code = issue.code === 'custom' ? ((issue.params?.['code'] as ErrorCode | undefined) ?? 'invalid_request') : 'invalid_request'
+  const reason = issue.code === 'unrecognized_keys' ? 'unknown field' : issue.message
+  const more = issues.length > 1 ? ` (and ${issues.length - 1} more)` : ''
+  const got = issue.code === 'custom' || issue.code === 'unrecognized_keys' ? '' : shown(valueAt(input, path))
+  return new RankmillError(code, `${param || 'request'}: ${reason}${got}${more}`, { param })
+}
+
+function valueAt(input: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((value, key) => {
+    return typeof value === 'object' && value !== null ? (value as Record<PropertyKey, unknown>)[key] : undefined
+  }, input)
+}
+
+function shown(value: unknown): string {
+  if (value === undefined || typeof value === 'object') return ''
+  const text = typeof value === 'string' ? JSON.stringify(value) : String(value)
+  return `, got ${text.length > 60 ? `${text.slice(0, 57)}...` : text}`
+}
+
+export function isCorpusReference(documents: RerankRequest['documents']): documents is CorpusReference {
+  return !Array.isArray(documents)
+}
+
+/** Number of candidates, inline or by reference. */
+export function candidateCount(documents: RerankRequest['documents']): number {
+  return isCorpusReference(documents) ? documents.ids.length : documents.length
+}
