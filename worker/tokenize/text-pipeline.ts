@@ -1,0 +1,92 @@
+/**
+ * The common frame of every tokeniser, in the order of the Rust `tokenizers`: added tokens out of the raw text,
+ * normaliser, added tokens out of the normalised text, then words to ids. It stops once enough tokens are known.
+ */
+import { type AddedToken, AddedTokenMatcher } from './added-tokens.js'
+import { IdSink } from './id-sink.js'
+import { PrefixCutter } from './text-prefix.js'
+
+export interface PieceEncoder {
+  /**
+   * Appends the ids of a piece of normalised text without added tokens; may stop once the sink is full.
+   *
+   * @param first the piece is the beginning of the text
+   * @param open the last word of the piece may go on: append only tokens that cannot change if it does
+   */
+  encode(piece: string, first: boolean, open: boolean, sink: IdSink): void
+}
+
+export interface TextPipelineParts {
+  readonly addedTokens: readonly AddedToken[]
+  /** null where the piece encoder reads raw text. */
+  readonly normalise: ((text: string) => string) | null
+  readonly pieces: PieceEncoder
+}
+
+/** Code units per token that are tried at first: nearly every text of more has enough tokens in its beginning. */
+const UNITS_PER_TOKEN = 8
+const GROWTH = 4
+
+export class TextPipeline {
+  private readonly raw: AddedTokenMatcher
+  private readonly normalised: AddedTokenMatcher
+  private readonly normalise: ((text: string) => string) | null
+  private readonly pieces: PieceEncoder
+  private readonly cutter: PrefixCutter
+  private readonly sink = new IdSink()
+
+  constructor({ addedTokens, normalise, pieces }: TextPipelineParts) {
+    this.normalise = normalise
+    this.pieces = pieces
+    this.raw = new AddedTokenMatcher(addedTokens.filter((token) => !token.normalized))
+    this.normalised = new AddedTokenMatcher(
+      addedTokens.filter((token) => token.normalized),
+      (token) => (normalise === null ? token.content : normalise(token.content)),
+    )
+    this.cutter = new PrefixCutter(addedTokens)
+  }
+
+  /** The first maxTokens ids of the text, and whether those are all. */
+  encode(text: string, maxTokens: number): { ids: Int32Array; complete: boolean } {
+    const { sink } = this
+    for (let size = (maxTokens + 16) * UNITS_PER_TOKEN; ; size *= GROWTH) {
+      const { end, open } = this.cutter.cut(text, size)
+      // One more than asked for shows whether there are more.
+      sink.reset(maxTokens + 1)
+      this.run(end === text.length ? text : text.slice(0, end), open, sink)
+      if (sink.full || end === text.length) return { ids: sink.copy(maxTokens), complete: sink.length <= maxTokens }
+    }
+  }
+
+  private run(source: string, open: boolean, sink: IdSink): void {
+    // Python refuses lone surrogates; here they become U+FFFD as they do on every way into UTF-8.
+    const text = source.isWellFormed() ? source : source.toWellFormed()
+    for (let at = 0; at < text.length && !sink.full; ) {
+      const token = this.raw.next(text, at)
+      const end = token?.start ?? text.length
+      if (end > at) this.segment(text.slice(at, end), at === 0, open && token === null, sink)
+      if (token === null) return
+      sink.push(token.id)
+      at = token.end
+    }
+  }
+
+  private segment(source: string, first: boolean, open: boolean, sink: IdSink): void {
+    const text = this.normalise === null ? source : this.normalise(source)
+    for (let at = 0; at < text.length && !sink.full; ) {
+      const token = this.normalised.next(text, at)
+      const end = token?.start ?? text.length
+      if (end > at) {
+        this.pieces.encode(
+          at === 0 && token === null ? text : text.slice(at, end),
+          first && at === 0,
+          open && token === null,
+          sink,
+        )
+      }
+      if (token === null) return
+      sink.push(token.id)
+      at = token.end
+    }
+  }
+}
