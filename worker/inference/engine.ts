@@ -1,0 +1,56 @@
+/** What runs batches: the interface between the batcher and the inference threads. */
+
+/** One model call, assembled on the main thread. */
+export interface Batch {
+  /** Pairs. */
+  readonly size: number
+  /** Padded tokens of each pair. */
+  readonly length: number
+  /** [size, length], row-major, as the other two. The buffers are transferred: they are empty after `run`. */
+  readonly inputIds: BigInt64Array
+  /** 1 for tokens, 0 for padding. */
+  readonly attentionMask: BigInt64Array
+  /** 0 for the query, 1 for the document; null for models without them. */
+  readonly tokenTypeIds: BigInt64Array | null
+}
+
+export interface BatchOutput {
+  /** [size]; of heads with two logits the second minus the first. */
+  readonly logits: Float32Array
+  /** Time of the model call alone. */
+  readonly inferenceMs: number
+}
+
+/** How the threads are used: decided once, by calibration or by options. */
+export interface BatchShape {
+  readonly sessions: number
+  readonly threadsPerSession: number
+  /** Pairs in one model call at most. */
+  readonly batchPairs: number
+  /** Padded tokens in one model call at most; one pair alone may have more. */
+  readonly batchTokens: number
+}
+
+export interface InferenceEngine {
+  /** How many batches may be under way at once: one that runs and one prepared for each session. */
+  readonly slots: number
+  readonly sessions: number
+  readonly shape: BatchShape
+  /**
+   * Scores a batch in the least busy session.
+   *
+   * @throws RankmillError `inference_failed` (this batch cannot be scored), `out_of_memory`, `worker_lost` (the thread
+   *   died; another takes its place), `closed`
+   */
+  run(batch: Batch): Promise<BatchOutput>
+  /** Share of the sessions' time that was busy since the last call, 0 to 1. */
+  busyRatio(): number
+  /** Ends the threads, in a bounded time. */
+  close(): Promise<void>
+}
+
+/** The part of the logger that the engine uses. */
+export interface EngineLog {
+  info(fields: object, message: string): void
+  warn(fields: object, message: string): void
+}

@@ -1,0 +1,38 @@
+/** Entry of an inference thread: one session, batches in, logits out, in the order they came. */
+import { parentPort, workerData } from 'node:worker_threads'
+import { RankmillError } from '../../shared/errors.js'
+import type { Batch } from './engine.js'
+import { ScoringSession } from './session.js'
+import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
+
+const port = parentPort
+if (!port) throw new Error('inference-thread is the entry of a worker thread')
+const send = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
+
+async function score(session: ScoringSession, id: number, batch: Batch): Promise<void> {
+  const startedAt = performance.now()
+  try {
+    const logits = await session.run(batch)
+    send({ type: 'scored', id, logits, inferenceMs: performance.now() - startedAt })
+  } catch (cause) {
+    const { code, message } = RankmillError.from(cause)
+    send({ type: 'failed', id, code, message })
+  }
+}
+
+try {
+  const session = await ScoringSession.open(workerData as ThreadData)
+  // A chain, because a batch that arrives while one runs must not start before it has ended.
+  let last: Promise<void> = Promise.resolve()
+  port.on('message', (message: ToThread) => {
+    if (message === 'close') {
+      void last.then(() => session.release()).finally(() => port.close())
+    } else {
+      last = last.then(() => score(session, message.id, message.batch))
+    }
+  })
+  send({ type: 'ready' })
+} catch (cause) {
+  const { code, message } = RankmillError.from(cause)
+  send({ type: 'unusable', code, message })
+}

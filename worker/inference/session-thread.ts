@@ -1,0 +1,181 @@
+/** One inference thread as the main thread sees it: starts it, hands it batches, replaces it when it dies. */
+import { Worker } from 'node:worker_threads'
+import { RankmillError } from '../../shared/errors.js'
+import { within } from '../../shared/lifecycle.js'
+import type { Batch, BatchOutput, EngineLog } from './engine.js'
+import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
+
+/** First wait before a dead thread is replaced; it doubles with each start that fails. */
+const RESTART_MS = 100
+const RESTART_LIMIT_MS = 30_000
+/** How long a thread may take to finish its batches and free its session before it is terminated. */
+const CLOSE_MS = 5000
+
+interface Pending {
+  readonly batch: Batch
+  readonly resolve: (output: BatchOutput) => void
+  readonly reject: (error: RankmillError) => void
+}
+
+export class SessionThread {
+  readonly #data: ThreadData
+  readonly #log: EngineLog
+  readonly #pending = new Map<number, Pending>()
+  #worker: Worker | undefined
+  #ready = false
+  #closed = false
+  #failedStarts = 0
+  #restart: NodeJS.Timeout | undefined
+  #nextId = 0
+  #busyMs = 0
+  #busySince: number | undefined
+  /** Settles the first start; replacements have nobody to tell. */
+  #started: { resolve: () => void; reject: (error: RankmillError) => void } | undefined
+
+  /**
+   * Starts a thread and waits until its model is loaded and warm.
+   *
+   * @throws RankmillError `invalid_model`, `invalid_configuration`, `out_of_memory`, `worker_lost`
+   */
+  static async start(data: ThreadData, log: EngineLog): Promise<SessionThread> {
+    const thread = new SessionThread(data, log)
+    await new Promise<void>((resolve, reject) => {
+      thread.#started = { resolve, reject }
+      thread.#spawn()
+    })
+    return thread
+  }
+
+  private constructor(data: ThreadData, log: EngineLog) {
+    this.#data = data
+    this.#log = log
+  }
+
+  /** Whether batches sent now are run now, and not after a restart. */
+  get ready(): boolean {
+    return this.#ready
+  }
+
+  /** Batches sent and not answered. */
+  get depth(): number {
+    return this.#pending.size
+  }
+
+  /** The thread's id, or -1 while there is none. */
+  get threadId(): number {
+    return this.#worker?.threadId ?? -1
+  }
+
+  /** Sends a batch; its buffers are transferred. While a dead thread is being replaced the batch waits here. */
+  run(batch: Batch): Promise<BatchOutput> {
+    if (this.#closed) return Promise.reject(new RankmillError('closed', 'the inference threads are closed'))
+    return new Promise((resolve, reject) => {
+      const id = this.#nextId++
+      this.#pending.set(id, { batch, resolve, reject })
+      if (this.#ready) this.#send(id, batch)
+    })
+  }
+
+  /** Milliseconds that the thread was busy since the last call. */
+  takeBusyMs(now: number): number {
+    const running = this.#busySince === undefined ? 0 : now - this.#busySince
+    if (this.#busySince !== undefined) this.#busySince = now
+    const busy = this.#busyMs + running
+    this.#busyMs = 0
+    return busy
+  }
+
+  /** Lets batches under way finish, frees the session and ends the thread; by force after a while. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    clearTimeout(this.#restart)
+    const worker = this.#worker
+    if (worker) {
+      const exited = new Promise((resolve) => worker.once('exit', resolve))
+      worker.postMessage('close' satisfies ToThread)
+      if (!(await within(exited, CLOSE_MS))) {
+        this.#log.warn({ ms: CLOSE_MS }, 'an inference thread did not end by itself')
+        await worker.terminate()
+      }
+    }
+    this.#rejectAll(new RankmillError('closed', 'the inference threads are closed'))
+  }
+
+  #spawn(): void {
+    const worker = new Worker(new URL('./inference-thread.js', import.meta.url), { workerData: this.#data, name: 'inference' })
+    this.#worker = worker
+    let cause: Error | undefined
+    worker.on('message', (message: FromThread) => this.#receive(message))
+    worker.on('error', (error: unknown) => {
+      cause = error instanceof Error ? error : new Error(String(error))
+    })
+    worker.once('exit', (code) => this.#exited(code, cause))
+  }
+
+  #send(id: number, batch: Batch): void {
+    const { inputIds, attentionMask, tokenTypeIds } = batch
+    const buffers = [inputIds, attentionMask, ...(tokenTypeIds ? [tokenTypeIds] : [])].map(({ buffer }) => buffer as ArrayBuffer)
+    this.#busySince ??= performance.now()
+    this.#worker?.postMessage({ id, batch } satisfies ToThread, buffers)
+  }
+
+  #receive(message: FromThread): void {
+    if (message.type === 'ready') {
+      this.#ready = true
+      this.#failedStarts = 0
+      this.#started?.resolve()
+      this.#started = undefined
+      for (const [id, { batch }] of this.#pending) this.#send(id, batch)
+      return
+    }
+    if (message.type === 'unusable') {
+      this.#startFailed(new RankmillError(message.code, message.message))
+      return
+    }
+    const pending = this.#pending.get(message.id)
+    this.#pending.delete(message.id)
+    if (this.#pending.size === 0) this.#idle()
+    if (message.type === 'scored') pending?.resolve({ logits: message.logits, inferenceMs: message.inferenceMs })
+    else pending?.reject(new RankmillError(message.code, message.message))
+  }
+
+  #exited(code: number, cause: Error | undefined): void {
+    this.#worker = undefined
+    this.#ready = false
+    this.#idle()
+    if (this.#closed) return
+    const outOfMemory = cause !== undefined && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY'
+    const message = `an inference thread ended (exit code ${code}${cause ? `: ${cause.message}` : ''})`
+    const error = new RankmillError(outOfMemory ? 'out_of_memory' : 'worker_lost', message, {}, { cause })
+    this.#startFailed(error)
+    this.#rejectAll(error)
+    // Nobody waits for a thread whose first start failed: its caller was told, and lets go of it.
+    if (this.#closed) return
+    const waitMs = Math.min(RESTART_LIMIT_MS, RESTART_MS * 2 ** this.#failedStarts++)
+    this.#log.warn({ err: message, waitMs }, 'an inference thread is replaced')
+    this.#restart = setTimeout(() => this.#spawn(), waitMs)
+  }
+
+  /** The first start is the caller's to judge; later ones are tried again, with the batches that wait told now. */
+  #startFailed(error: RankmillError): void {
+    if (this.#started) {
+      this.#closed = true
+      this.#started.reject(error)
+      this.#started = undefined
+    } else if (!this.#ready && !this.#closed) {
+      this.#log.warn({ err: error.message }, 'an inference thread did not start')
+    }
+  }
+
+  #idle(): void {
+    if (this.#busySince !== undefined) this.#busyMs += performance.now() - this.#busySince
+    this.#busySince = undefined
+  }
+
+  #rejectAll(error: RankmillError): void {
+    const waiting = [...this.#pending.values()]
+    this.#pending.clear()
+    for (const { reject } of waiting) reject(error)
+  }
+}

@@ -1,0 +1,92 @@
+/** The engine: inference threads with one session each, and the shape of the batches they are best fed with. */
+import { RankmillError } from '../../shared/errors.js'
+import type { Device, Model } from '../model/model.js'
+import { chooseShape } from './calibration.js'
+import type { Batch, BatchOutput, BatchShape, EngineLog, InferenceEngine } from './engine.js'
+import { SessionThread } from './session-thread.js'
+
+export interface EngineOptions {
+  readonly device: Device
+  /** CPU threads of this process for inference, shared by all sessions. */
+  readonly threads: number
+  /** Given ones are kept, the others are measured; 0 is the same as not given. */
+  readonly sessions?: number
+  readonly batchPairs?: number
+  readonly batchTokens?: number
+  /** Whether to measure what is not given, rather than to assume it. */
+  readonly calibrate: boolean
+  /** What calibration found is kept here for the next start. */
+  readonly cacheDir: string
+  readonly log: EngineLog
+}
+
+/**
+ * Starts the inference threads: loads the model in each, warms them up, and measures the batch shape where it is neither
+ * given nor known from an earlier start.
+ *
+ * @throws RankmillError `invalid_configuration` (options that cannot go together, a device that is not there),
+ *   `invalid_model`, `out_of_memory`
+ */
+export async function createEngine(model: Model, options: EngineOptions): Promise<InferenceEngine> {
+  const { shape, threads } = await chooseShape(model, options)
+  return new ThreadPool(shape, threads ?? (await startThreads(model, options, shape)))
+}
+
+/** Starts the threads of a shape; all of them, or none. */
+export async function startThreads(
+  model: Model,
+  { device, log }: EngineOptions,
+  { sessions, threadsPerSession }: Pick<BatchShape, 'sessions' | 'threadsPerSession'>,
+): Promise<SessionThread[]> {
+  const data = { model, device, threads: threadsPerSession, spin: sessions === 1 }
+  const starts = await Promise.allSettled(Array.from({ length: sessions }, () => SessionThread.start(data, log)))
+  const started = starts.flatMap((start) => (start.status === 'fulfilled' ? [start.value] : []))
+  const failed = starts.find((start) => start.status === 'rejected')
+  if (!failed) return started
+  await Promise.all(started.map((thread) => thread.close()))
+  throw RankmillError.from(failed.reason)
+}
+
+class ThreadPool implements InferenceEngine {
+  readonly shape: BatchShape
+  readonly #threads: readonly SessionThread[]
+  #askedAt = performance.now()
+
+  constructor(shape: BatchShape, threads: readonly SessionThread[]) {
+    this.shape = shape
+    this.#threads = threads
+    for (const thread of threads) thread.takeBusyMs(this.#askedAt)
+  }
+
+  get sessions(): number {
+    return this.#threads.length
+  }
+
+  get slots(): number {
+    return this.#threads.length * 2
+  }
+
+  run(batch: Batch): Promise<BatchOutput> {
+    const thread = this.#leastBusy()
+    if (!thread) return Promise.reject(new RankmillError('closed', 'there are no inference threads'))
+    return thread.run(batch)
+  }
+
+  busyRatio(): number {
+    const now = performance.now()
+    const busyMs = this.#threads.reduce((sum, thread) => sum + thread.takeBusyMs(now), 0)
+    const spanMs = (now - this.#askedAt) * this.#threads.length
+    this.#askedAt = now
+    return spanMs > 0 ? Math.min(1, busyMs / spanMs) : 0
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => thread.close()))
+  }
+
+  /** Fewest batches first; a thread that is being replaced only where all are. */
+  #leastBusy(): SessionThread | undefined {
+    const cost = (thread: SessionThread) => thread.depth + (thread.ready ? 0 : 1000)
+    return this.#threads.reduce<SessionThread | undefined>((best, t) => (best && cost(best) <= cost(t) ? best : t), undefined)
+  }
+}

@@ -1,0 +1,24 @@
+/** What the main thread and an inference thread say to each other. */
+import type { ErrorCode } from '../../shared/errors.js'
+import type { Device, Model } from '../model/model.js'
+import type { Batch } from './engine.js'
+
+/** Given to a thread when it starts (workerData). */
+export interface ThreadData {
+  readonly model: Model
+  readonly device: Device
+  /** CPU threads of its session. */
+  readonly threads: number
+  /** Whether idle CPU threads may spin; they must not where several sessions share the cores. */
+  readonly spin: boolean
+}
+
+/** Main thread to inference thread; `close` is the last. */
+export type ToThread = { readonly id: number; readonly batch: Batch } | 'close'
+
+/** Inference thread to main thread; `ready` or `unusable` is the first. */
+export type FromThread =
+  | { readonly type: 'ready' }
+  | { readonly type: 'unusable'; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'scored'; readonly id: number; readonly logits: Float32Array; readonly inferenceMs: number }
+  | { readonly type: 'failed'; readonly id: number; readonly code: ErrorCode; readonly message: string }

@@ -1,0 +1,56 @@
+/** Models from a hub, through the hub code of @xenova/transformers: its file names, its cache, its tokens (HF_TOKEN). */
+import { join } from 'node:path'
+import { RankmillError } from '../../shared/errors.js'
+import { DTYPES, type Dtype, findDtypes, isFile } from './model-folder.js'
+
+/** What transformers.js calls the formats. */
+const HUB_DTYPES: Readonly<Record<Dtype, readonly string[]>> = { fp32: ['fp32'], fp16: ['fp16'], int8: ['int8', 'q8'] }
+
+export interface DownloadOptions {
+  readonly dtype: Dtype | 'auto'
+  readonly cacheDir: string
+}
+
+/**
+ * Brings a model's files into the cache folder, unless they are there. HF_ENDPOINT names another hub than huggingface.co.
+ *
+ * @param revision branch, tag or commit
+ * @returns the folder, in Hugging Face layout
+ * @throws RankmillError `unknown_model` (the hub does not have it, or does not answer)
+ */
+export async function downloadModel(id: string, revision: string, { dtype, cacheDir }: DownloadOptions): Promise<string> {
+  const cache = join(cacheDir, 'hub')
+  // transformers.js lays files out like this (FileCache in its utils/hub.js).
+  const folder = revision === 'main' ? join(cache, id) : join(cache, id, revision)
+  if (await isComplete(folder, dtype)) return folder
+  // Loaded only here: it is large, and brings an image library that needs native code.
+  const { AutoConfig, AutoTokenizer, AutoModel, ModelRegistry, env, LogLevel } = await import('@xenova/transformers')
+  env.allowLocalModels = false
+  env.logLevel = LogLevel.ERROR
+  if (process.env['HF_ENDPOINT']) env.remoteHost = `${process.env['HF_ENDPOINT'].replace(/\/+$/, '')}/`
+  const options = { cache_dir: cache, revision }
+  try {
+    const config = await AutoConfig.from_pretrained(id, options)
+    await AutoTokenizer.from_pretrained(id, options)
+    const offered = await ModelRegistry.get_available_dtypes(id, { ...options, config })
+    const wanted = dtype === 'auto' ? DTYPES : [dtype]
+    const chosen = wanted.flatMap((format) => HUB_DTYPES[format]).find((name) => offered.includes(name))
+    if (chosen === undefined) {
+      throw new Error(`it has no ONNX file of the wanted format (${wanted.join(', ')}); it has ${offered.join(', ') || 'none'}`)
+    }
+    // The library has no way to download without loading; the session is let go of at once.
+    const model = await AutoModel.from_pretrained(id, { ...options, config, dtype: chosen as 'fp32', device: 'cpu' })
+    await model.dispose()
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new RankmillError('unknown_model', `model "${id}" (revision ${revision}): ${reason}`, { param: 'model' }, { cause })
+  }
+  return folder
+}
+
+/** Whether an earlier download left everything that is needed: then the hub is not asked again. */
+async function isComplete(folder: string, dtype: Dtype | 'auto'): Promise<boolean> {
+  for (const name of ['config.json', 'tokenizer.json']) if (!(await isFile(join(folder, name)))) return false
+  const present = await findDtypes(folder, undefined)
+  return dtype === 'auto' ? Object.keys(present).length > 0 : present[dtype] !== undefined
+}

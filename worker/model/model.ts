@@ -1,0 +1,107 @@
+/** A cross-encoder at hand: where its files are and what the other parts must know of it. */
+import { join } from 'node:path'
+import { RankmillError } from '../../shared/errors.js'
+import { fingerprintOf } from './model-fingerprint.js'
+import * as files from './model-folder.js'
+import { locateModel } from './model-reference.js'
+
+export type Dtype = files.Dtype
+/** Where a model runs. */
+export type Device = 'cpu' | 'cuda' | 'webgpu'
+
+/** Frozen plain data: it is sent to threads as it is. */
+export interface Model {
+  /** `rankmill-small`, or the folder or hub id that it was asked for by. */
+  readonly name: string
+  /** Absolute path of the folder in Hugging Face layout. */
+  readonly folder: string
+  readonly dtype: Dtype
+  /** The ONNX file of that dtype. */
+  readonly modelPath: string
+  readonly kind: 'cross-encoder'
+  /** Tokens of a pair, special ones included. */
+  readonly maxTokens: number
+  readonly usesTokenTypes: boolean
+  /** Width of the head; with 2 the score is logit 1 - logit 0, because a softmax over two is the sigmoid of the difference. */
+  readonly logits: 1 | 2
+  /** What sentence-transformers' CrossEncoder puts on top of the logit. */
+  readonly activation: 'sigmoid' | 'identity'
+  readonly padId: number
+  /** Changes when anything changes that scores depend on. */
+  readonly fingerprint: string
+  /** Whether a pair's score does not depend on the other pairs of its batch. */
+  readonly batchInvariant: boolean
+}
+
+export interface OpenModelOptions {
+  /** `auto`: int8 on a CPU if rankmill.json says that it is batch-invariant, fp16 on a GPU if there, else fp32. */
+  readonly dtype: Dtype | 'auto'
+  /** `auto` is the CPU. */
+  readonly device: Device | 'auto'
+  /** Where downloads and content hashes are kept. */
+  readonly cacheDir: string
+  /** Of a hub model: branch, tag or commit; default main. A reference may also say it: `org/name@revision`. */
+  readonly revision?: string
+  /** Whether a hub may be asked for a reference that looks like a hub id. */
+  readonly allowHub: boolean
+}
+
+/**
+ * Opens a model: finds its folder (downloads it if a hub id was named), and reads and checks everything but the weights.
+ *
+ * @param reference name of a shipped model (`rankmill-small`, or short `small`), a folder, or a hub id (`org/name`)
+ * @throws RankmillError `unknown_model`, `invalid_model` (naming file and fault)
+ */
+export async function openModel(reference: string, options: OpenModelOptions): Promise<Model> {
+  const { name, folder } = await locateModel(reference, options)
+  const manifest = await files.readManifest(folder)
+  if (manifest && manifest.kind !== 'cross-encoder') {
+    throw new RankmillError('invalid_model', `${join(folder, 'rankmill.json')}: a ${manifest.kind} cannot score pairs`)
+  }
+  const config = await files.readConfig(folder)
+  const tokenizer = await files.readTokenizerFacts(folder)
+  const present = await files.findDtypes(folder, manifest)
+  const dtype = chooseDtype(folder, options, present, manifest)
+  const modelPath = join(folder, present[dtype] ?? '')
+  const graph = await files.readGraph(modelPath)
+  const head = files.headOf(modelPath, graph, config)
+  files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
+  return Object.freeze({
+    name,
+    folder,
+    dtype,
+    modelPath,
+    kind: 'cross-encoder',
+    maxTokens: files.maxTokensOf(config, tokenizer, manifest),
+    ...head,
+    activation: files.activationOf(folder, config, head.logits),
+    padId: tokenizer.padId ?? config.pad_token_id ?? 0,
+    fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
+    batchInvariant: files.isBatchInvariant(manifest, dtype, graph),
+  })
+}
+
+function chooseDtype(
+  folder: string,
+  { dtype: wanted, device }: OpenModelOptions,
+  present: Partial<Record<Dtype, string>>,
+  manifest: files.Manifest | undefined,
+): Dtype {
+  const dtypes = files.DTYPES.filter((dtype) => present[dtype] !== undefined)
+  const has = (dtype: Dtype) => dtypes.includes(dtype)
+  const [only] = dtypes
+  if (only === undefined) {
+    const looked = Object.values(manifest?.dtypes ?? {}).join(', ') || 'onnx/model.onnx, onnx/model_int8.onnx, …'
+    throw new RankmillError('invalid_model', `${folder}: there is no ONNX file in it (looked for ${looked})`)
+  }
+  if (wanted !== 'auto') {
+    if (has(wanted)) return wanted
+    const message = `${folder}: the model has no ${wanted} file, only ${dtypes.join(', ')}`
+    throw new RankmillError('invalid_model', message, { param: 'dtype' })
+  }
+  if (device === 'cuda' || device === 'webgpu') return has('fp16') ? 'fp16' : has('fp32') ? 'fp32' : only
+  const said = manifest?.batch_invariant
+  const reproducible = typeof said === 'object' ? said.int8 === true : said === true
+  if (has('int8') && reproducible) return 'int8'
+  return has('fp32') ? 'fp32' : only
+}
