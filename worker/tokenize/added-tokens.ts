@@ -24,7 +24,7 @@ export interface AddedTokenMatch {
 // Word characters as Rust's regex crate defines them; JavaScript's \w is ASCII only.
 const WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/uy
 
-function escape(text: string): string {
+function escapeExpression(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
 }
 
@@ -51,7 +51,7 @@ export class AddedTokenMatcher {
     }
     // The first alternative that matches wins, so longer ones come first.
     const contents = [...this.byContent.keys()].sort((a, b) => b.length - a.length)
-    this.expression = contents.length === 0 ? null : new RegExp(contents.map(escape).join('|'), 'gu')
+    this.expression = contents.length === 0 ? null : new RegExp(contents.map(escapeExpression).join('|'), 'gu')
   }
 
   /** The first match that starts at or after from; null when there is none. */

@@ -1,8 +1,9 @@
 /**
- * One byte of flags for each code point, from the tables of the reference (unicode-tables.ts): a look-up by number
+ * Flags for each code point, from the tables of the reference (unicode-tables.ts): a look-up by number
  * is faster than a regular expression and the same under every version of Node.
  */
 import {
+  CLOSERS,
   CONTROLS,
   EXTENDERS,
   IDEOGRAPHS,
@@ -23,6 +24,7 @@ export const NONSPACING_MARK = 16
 export const LETTER = 32
 export const NUMBER = 64
 export const EXTENDER = 128
+export const CLOSER = 256
 
 /** Calls visit with the bounds (start, end) of each range of an encoded set. */
 function eachRange(encoded: string, visit: (start: number, end: number) => void): void {
@@ -40,8 +42,8 @@ function eachRange(encoded: string, visit: (start: number, end: number) => void)
   }
 }
 
-function buildFlags(): Uint8Array {
-  const flags = new Uint8Array(0x110000)
+function buildFlags(): Uint16Array {
+  const flags = new Uint16Array(0x110000)
   const sets: [string, number][] = [
     [CONTROLS, CONTROL],
     [SPACES, SPACE],
@@ -51,6 +53,7 @@ function buildFlags(): Uint8Array {
     [LETTERS, LETTER],
     [NUMBERS, NUMBER],
     [EXTENDERS, EXTENDER],
+    [CLOSERS, CLOSER],
   ]
   for (const [encoded, flag] of sets) {
     eachRange(encoded, (start, end) => {
@@ -81,6 +84,12 @@ const newerLowered = new Map<number, string>()
 
 function isNewer(codePoint: number): boolean {
   return newerRanges.some(([start, end]) => codePoint >= start && codePoint < end)
+}
+
+/** Characters that the reference's normal forms do not know, for a regular expression's class with the flag u. */
+export function newerClass(): string {
+  const hex = (codePoint: number) => `\\u{${codePoint.toString(16)}}`
+  return newerRanges.map(([start, end]) => `${hex(start)}-${hex(end - 1)}`).join('')
 }
 
 /** Canonical decomposition of one character, as the reference knows it. */

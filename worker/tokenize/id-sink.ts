@@ -14,6 +14,11 @@ export class IdSink {
     return this.length >= this.limit
   }
 
+  /** How many more ids fit. */
+  get room(): number {
+    return this.limit - this.length
+  }
+
   push(id: number): void {
     if (this.length >= this.limit) return
     if (this.length === this.ids.length) {

@@ -17,6 +17,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 
 OUT = Path(__file__).resolve().parents[3] / "worker" / "tokenize" / "unicode-tables.ts"
+# What may be a control in the sense of grapheme clusters.
+CLOSER_CATEGORIES = {"Cc", "Cf", "Zl", "Zp"}
 CODE_POINTS = [cp for cp in range(0x110000) if not 0xD800 <= cp < 0xE000]
 
 
@@ -25,13 +27,25 @@ def bert(**on):
     return BertNormalizer(**{**off, **on})
 
 
-def extending(cp):
-    """Whether cp joins the grapheme cluster before it; probed by a charsmap that maps U+00AA or a wide letter.
+def extending(char):
+    """Whether char joins the grapheme cluster before it.
 
-    Precompiled replaces a whole cluster under 6 bytes by what its shortest known prefix maps to.
+    Precompiled replaces a whole cluster under 6 bytes by what its shortest known prefix maps to: here that is x for A.
     """
-    base = "\u00aa" if len(chr(cp).encode()) == 3 else "\uff41"
-    return PRECOMPILED.normalize_str(base + chr(cp)) == "x"
+    return PRECOMPILED.normalize_str("A" + char) == "x"
+
+
+def closing(char):
+    """Whether nothing joins char, as with control characters. NUL, which is one, cannot be a key."""
+    return char == "\0" or normalizers.Precompiled(base64.b64decode(charsmap([char]))).normalize_str(char + "\u0301") != "x"
+
+
+def unordered(char):
+    """Whether the reference does not know a combining character, and so leaves it where it stands."""
+    if unicodedata.combining(char) == 0:
+        return False
+    text = f"a\u0345{char}" if unicodedata.combining(char) == 1 else f"a{char}\u0334"
+    return normalizers.NFD().normalize_str(text) == text
 
 
 def charsmap(keys):
@@ -62,7 +76,7 @@ def charsmap(keys):
     return base64.b64encode(struct.pack("<I", len(array)) + array + b"x\0").decode()
 
 
-PRECOMPILED = normalizers.Precompiled(base64.b64decode(charsmap(["\u00aa", "\uff41"])))
+PRECOMPILED = normalizers.Precompiled(base64.b64decode(charsmap(["A"])))
 
 
 def encode(code_points):
@@ -110,9 +124,10 @@ def main():
         "MARKS": ("removed by strip_accents", sorted(marks)),
         "LETTERS": ("\\\\p{L} of the ByteLevel expression", [cp for cp, c in chars if words(byte_level, "a" + c) == 1]),
         "NUMBERS": ("\\\\p{N} of the ByteLevel expression", [cp for cp, c in chars if words(byte_level, "1" + c) == 1]),
-        "EXTENDERS": (
-            "of two or three bytes in UTF-8, joined to the grapheme cluster before (Precompiled)",
-            [cp for cp, c in chars if 0x80 <= cp < 0x10000 and extending(cp)],
+        "EXTENDERS": ("joined to the grapheme cluster before (Precompiled)", [cp for cp, c in chars if extending(c)]),
+        "CLOSERS": (
+            "of up to three bytes in UTF-8, not joined by extenders (Precompiled)",
+            [cp for cp, c in chars if cp < 0x10000 and unicodedata.category(c) in CLOSER_CATEGORIES and closing(c)],
         ),
     }
     # Decomposition and lower case never change once a character is assigned, so those of Unicode 14 may come from
@@ -120,7 +135,7 @@ def main():
     new = [cp for cp, c in chars if unicodedata.category(c) == "Cn"]
     lowered = {cp: lower.normalize_str(chr(cp)) for cp in new if lower.normalize_str(chr(cp)) != chr(cp)}
     assert all(len(s) == 1 for s in lowered.values())
-    undecomposed = list(new)
+    undecomposed = new + [cp for cp, c in chars if unordered(c)]
     for cp, c in chars:
         if cp in marks or unicodedata.category(c) == "Cn":
             continue
@@ -129,7 +144,10 @@ def main():
             assert strip.normalize_str(c) == c, hex(cp)
             undecomposed.append(cp)
     assert not any(lower.normalize_str(chr(cp)) != chr(cp) for cp in undecomposed if unicodedata.category(chr(cp)) != "Cn")
-    sets["NEWER"] = ("left whole by the reference whatever Node's NFD says, and not lower-cased unless in LOWERED", undecomposed)
+    sets["NEWER"] = (
+        "left whole and in place by the reference's normal forms, and not lower-cased unless in LOWERED",
+        undecomposed,
+    )
 
     parts = [
         "/**\n * Classes of code points as the reference tokenisers see them, written by"
