@@ -7,7 +7,7 @@ import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
 
 const port = parentPort
 if (!port) throw new Error('inference-thread is the entry of a worker thread')
-const send = (message: FromThread, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer)
+const send = (message: FromThread) => port.postMessage(message)
 
 async function score(session: ScoringSession, id: number, batch: Batch): Promise<void> {
   const startedAt = performance.now()
@@ -15,8 +15,7 @@ async function score(session: ScoringSession, id: number, batch: Batch): Promise
     const logits = await session.run(batch)
     send({ type: 'scored', id, logits, inferenceMs: performance.now() - startedAt })
   } catch (cause) {
-    const { code, message } = RankmillError.from(cause)
-    send({ type: 'failed', id, code, message })
+    send({ type: 'failed', id, error: RankmillError.from(cause).toBody() })
   }
 }
 
@@ -33,6 +32,5 @@ try {
   })
   send({ type: 'ready' })
 } catch (cause) {
-  const { code, message } = RankmillError.from(cause)
-  send({ type: 'unusable', code, message })
+  send({ type: 'unusable', error: RankmillError.from(cause).toBody() })
 }

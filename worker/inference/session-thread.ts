@@ -29,6 +29,8 @@ export class SessionThread {
   #nextId = 0
   #busyMs = 0
   #busySince: number | undefined
+  /** Why the last start failed. */
+  #startError: RankmillError | undefined
   /** Settles the first start; replacements have nobody to tell. */
   #started: { resolve: () => void; reject: (error: RankmillError) => void } | undefined
 
@@ -102,6 +104,11 @@ export class SessionThread {
     this.#rejectAll(new RankmillError('closed', 'the inference threads are closed'))
   }
 
+  /** Ends the thread without warning, for tests of what follows. */
+  async kill(): Promise<void> {
+    await this.#worker?.terminate()
+  }
+
   #spawn(): void {
     const worker = new Worker(new URL('./inference-thread.js', import.meta.url), { workerData: this.#data, name: 'inference' })
     this.#worker = worker
@@ -130,14 +137,15 @@ export class SessionThread {
       return
     }
     if (message.type === 'unusable') {
-      this.#startFailed(new RankmillError(message.code, message.message))
+      this.#startError = RankmillError.fromBody(message.error)
+      this.#startFailed(this.#startError)
       return
     }
     const pending = this.#pending.get(message.id)
     this.#pending.delete(message.id)
     if (this.#pending.size === 0) this.#idle()
     if (message.type === 'scored') pending?.resolve({ logits: message.logits, inferenceMs: message.inferenceMs })
-    else pending?.reject(new RankmillError(message.code, message.message))
+    else pending?.reject(RankmillError.fromBody(message.error))
   }
 
   #exited(code: number, cause: Error | undefined): void {
@@ -146,26 +154,25 @@ export class SessionThread {
     this.#idle()
     if (this.#closed) return
     const outOfMemory = cause !== undefined && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY'
-    const message = `an inference thread ended (exit code ${code}${cause ? `: ${cause.message}` : ''})`
+    const reason = this.#startError?.message ?? cause?.message ?? `exit code ${code}`
+    this.#startError = undefined
+    const message = `an inference thread ended: ${reason}`
     const error = new RankmillError(outOfMemory ? 'out_of_memory' : 'worker_lost', message, {}, { cause })
     this.#startFailed(error)
     this.#rejectAll(error)
-    // Nobody waits for a thread whose first start failed: its caller was told, and lets go of it.
+    // The caller of a first start was told, and lets go of this object.
     if (this.#closed) return
     const waitMs = Math.min(RESTART_LIMIT_MS, RESTART_MS * 2 ** this.#failedStarts++)
     this.#log.warn({ err: message, waitMs }, 'an inference thread is replaced')
     this.#restart = setTimeout(() => this.#spawn(), waitMs)
   }
 
-  /** The first start is the caller's to judge; later ones are tried again, with the batches that wait told now. */
+  /** A first start that fails is the caller's to judge; a replacement's is not. */
   #startFailed(error: RankmillError): void {
-    if (this.#started) {
-      this.#closed = true
-      this.#started.reject(error)
-      this.#started = undefined
-    } else if (!this.#ready && !this.#closed) {
-      this.#log.warn({ err: error.message }, 'an inference thread did not start')
-    }
+    if (!this.#started) return
+    this.#closed = true
+    this.#started.reject(error)
+    this.#started = undefined
   }
 
   #idle(): void {

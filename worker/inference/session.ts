@@ -26,7 +26,7 @@ export class ScoringSession {
    *
    * @throws RankmillError `invalid_model`, `invalid_configuration` (the device is not there), `out_of_memory`
    */
-  static async open({ model, device, threads, spin }: ThreadData): Promise<ScoringSession> {
+  static async open({ model, device, threads }: ThreadData): Promise<ScoringSession> {
     // What goes wrong is thrown; ONNX Runtime's own lines on standard error would only say it twice.
     env.logLevel = 'fatal'
     let session: InferenceSession
@@ -41,7 +41,9 @@ export class ScoringSession {
         // A pattern is kept for every input shape ever met: with hundreds of batch shapes that is memory that only grows.
         enableMemPattern: false,
         logSeverityLevel: 4,
-        extra: { session: { intra_op: { allow_spinning: spin ? '1' : '0' } } },
+        // Threads that spin while they wait take the cores from the other sessions, the tokeniser and Redis: with other work
+        // on the machine, a session of two spinning threads ran at half the speed of one whose threads sleep.
+        extra: { session: { intra_op: { allow_spinning: '0' } } },
       })
     } catch (cause) {
       throw startError(cause, model, device)

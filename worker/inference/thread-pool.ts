@@ -1,7 +1,7 @@
 /** The engine: inference threads with one session each, and the shape of the batches they are best fed with. */
 import { RankmillError } from '../../shared/errors.js'
 import type { Device, Model } from '../model/model.js'
-import { chooseShape } from './calibration.js'
+import { chooseShape, type StartThreads } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineLog, InferenceEngine } from './engine.js'
 import { SessionThread } from './session-thread.js'
 
@@ -28,23 +28,17 @@ export interface EngineOptions {
  *   `invalid_model`, `out_of_memory`
  */
 export async function createEngine(model: Model, options: EngineOptions): Promise<InferenceEngine> {
-  const { shape, threads } = await chooseShape(model, options)
-  return new ThreadPool(shape, threads ?? (await startThreads(model, options, shape)))
-}
-
-/** Starts the threads of a shape; all of them, or none. */
-export async function startThreads(
-  model: Model,
-  { device, log }: EngineOptions,
-  { sessions, threadsPerSession }: Pick<BatchShape, 'sessions' | 'threadsPerSession'>,
-): Promise<SessionThread[]> {
-  const data = { model, device, threads: threadsPerSession, spin: sessions === 1 }
-  const starts = await Promise.allSettled(Array.from({ length: sessions }, () => SessionThread.start(data, log)))
-  const started = starts.flatMap((start) => (start.status === 'fulfilled' ? [start.value] : []))
-  const failed = starts.find((start) => start.status === 'rejected')
-  if (!failed) return started
-  await Promise.all(started.map((thread) => thread.close()))
-  throw RankmillError.from(failed.reason)
+  const start: StartThreads = async ({ sessions, threadsPerSession }) => {
+    const data = { model, device: options.device, threads: threadsPerSession }
+    const starts = await Promise.allSettled(Array.from({ length: sessions }, () => SessionThread.start(data, options.log)))
+    const started = starts.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    const failed = starts.find((result) => result.status === 'rejected')
+    if (!failed) return started
+    await Promise.all(started.map((thread) => thread.close()))
+    throw RankmillError.from(failed.reason)
+  }
+  const { shape, threads } = await chooseShape(model, options, start)
+  return new ThreadPool(shape, threads)
 }
 
 class ThreadPool implements InferenceEngine {

@@ -1,5 +1,5 @@
 /** What the main thread and an inference thread say to each other. */
-import type { ErrorCode } from '../../shared/errors.js'
+import type { ErrorBody } from '../../shared/errors.js'
 import type { Device, Model } from '../model/model.js'
 import type { Batch } from './engine.js'
 
@@ -9,8 +9,6 @@ export interface ThreadData {
   readonly device: Device
   /** CPU threads of its session. */
   readonly threads: number
-  /** Whether idle CPU threads may spin; they must not where several sessions share the cores. */
-  readonly spin: boolean
 }
 
 /** Main thread to inference thread; `close` is the last. */
@@ -19,6 +17,6 @@ export type ToThread = { readonly id: number; readonly batch: Batch } | 'close'
 /** Inference thread to main thread; `ready` or `unusable` is the first. */
 export type FromThread =
   | { readonly type: 'ready' }
-  | { readonly type: 'unusable'; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'unusable'; readonly error: ErrorBody }
   | { readonly type: 'scored'; readonly id: number; readonly logits: Float32Array; readonly inferenceMs: number }
-  | { readonly type: 'failed'; readonly id: number; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'failed'; readonly id: number; readonly error: ErrorBody }

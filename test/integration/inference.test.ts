@@ -1,0 +1,206 @@
+/** The engine with real models on real threads. */
+import { existsSync } from 'node:fs'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterEach, describe, expect, test } from 'vitest'
+import type { InferenceEngine } from '../../worker/inference/engine.js'
+import { SessionThread } from '../../worker/inference/session-thread.js'
+import { createEngine, type EngineOptions } from '../../worker/inference/thread-pool.js'
+import { type Dtype, type Model, openModel } from '../../worker/model/model.js'
+import { batchOf, copyOf, golden, temporaryFolder, type TinyModel, tinyModel } from '../fixtures/models/tiny-models.js'
+
+const silent = { info: () => undefined, warn: () => undefined }
+const engines: InferenceEngine[] = []
+
+async function open(folder: string, dtype: Dtype | 'auto' = 'auto'): Promise<Model> {
+  return await openModel(folder, { dtype, device: 'cpu', cacheDir: await temporaryFolder(), allowHub: false })
+}
+
+async function start(model: Model, more: Partial<EngineOptions> = {}): Promise<InferenceEngine> {
+  const cacheDir = await temporaryFolder()
+  const engine = await createEngine(model, { device: 'cpu', threads: 2, calibrate: false, cacheDir, log: silent, ...more })
+  engines.push(engine)
+  return engine
+}
+
+afterEach(async () => {
+  await Promise.all(engines.splice(0).map((engine) => engine.close()))
+})
+
+describe('scores', () => {
+  const cases: [TinyModel, Dtype, number][] = [
+    ['one-logit', 'fp32', 1e-5],
+    ['one-logit', 'fp16', 2e-3],
+    ['one-logit', 'int8', 1e-3],
+    ['two-logit', 'fp32', 1e-5],
+    ['no-types', 'fp32', 1e-5],
+    ['roberta', 'fp32', 1e-5],
+  ]
+  test.each(cases)('of %s in %s are those of onnxruntime in Python', async (name, dtype, tolerance) => {
+    const model = await open(tinyModel(name), dtype)
+    const engine = await start(model)
+    const { pairs, logits } = golden(name)
+    // Alone, because that is how the golden ones were made, and dynamic int8 depends on it.
+    const outputs = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
+    outputs.forEach((output, i) => expect(Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0))).toBeLessThan(tolerance))
+  })
+
+  test.each<TinyModel>(['one-logit', 'two-logit', 'no-types', 'roberta'])('of %s do not depend on the batch or its padding', async (name) => {
+    const model = await open(tinyModel(name))
+    const engine = await start(model)
+    const { pairs } = golden(name)
+    const alone = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
+    const together = await engine.run(batchOf(pairs, model.padId, model.maxTokens))
+    const halves = [await engine.run(batchOf(pairs.slice(0, 5), model.padId)), await engine.run(batchOf(pairs.slice(5), model.padId))]
+    const expected = alone.map(({ logits }) => logits[0] ?? Number.NaN)
+    expect([...together.logits]).toEqual(expected)
+    expect(halves.flatMap(({ logits }) => [...logits])).toEqual(expected)
+  })
+
+  test('come from whichever session, in the order asked for', async () => {
+    const engine = await start(await open(tinyModel('one-logit')), { sessions: 2 })
+    const { pairs, logits } = golden('one-logit')
+    const asked = Array.from({ length: 120 }, (_, i) => i % pairs.length)
+    const outputs = await Promise.all(asked.map((i) => engine.run(batchOf(pairs.slice(i, i + 1)))))
+    outputs.forEach((output, at) => expect(output.logits[0]).toBeCloseTo(logits.fp32[asked[at]!]!, 4))
+    expect(outputs.every(({ inferenceMs }) => inferenceMs > 0)).toBe(true)
+    expect(engine.busyRatio()).toBeGreaterThan(0)
+    expect(engine.busyRatio()).toBeLessThanOrEqual(1)
+  })
+
+  test('the buffers of a batch are given away, not copied', async () => {
+    const engine = await start(await open(tinyModel('one-logit')))
+    const batch = batchOf(golden('one-logit').pairs)
+    await engine.run(batch)
+    expect([batch.inputIds.length, batch.attentionMask.length, batch.tokenTypeIds?.length]).toEqual([0, 0, 0])
+  })
+})
+
+describe('failures', () => {
+  test('a token id beyond the embedding fails its batch, and only that', async () => {
+    const engine = await start(await open(tinyModel('one-logit')), { sessions: 1 })
+    const { pairs } = golden('one-logit')
+    const poisonous = { ids: [2, 5_000_000, 3], types: [0, 0, 0] }
+    const failed = engine.run(batchOf([...pairs.slice(0, 3), poisonous]))
+    const after = engine.run(batchOf(pairs.slice(0, 3)))
+    await expect(failed).rejects.toMatchObject({ code: 'inference_failed', message: expect.stringMatching(/out of data bounds/) })
+    expect((await after).logits).toHaveLength(3)
+  })
+
+  test('more tokens than the model has positions for fail their batch', async () => {
+    const engine = await start(await open(tinyModel('one-logit')))
+    await expect(engine.run(batchOf(golden('one-logit').pairs, 0, 65))).rejects.toMatchObject({ code: 'inference_failed' })
+  })
+
+  test('a thread that dies loses its batches retryably, and another takes its place', async () => {
+    const model = await open(tinyModel('one-logit'))
+    const warnings: string[] = []
+    const log = { info: () => undefined, warn: (_: object, message: string) => warnings.push(message) }
+    const thread = await SessionThread.start({ model, device: 'cpu', threads: 1 }, log)
+    try {
+      const { pairs } = golden('one-logit')
+      const before = thread.threadId
+      const lost = Promise.allSettled(Array.from({ length: 20 }, () => thread.run(batchOf(pairs))))
+      await thread.kill()
+      for (const outcome of await lost) {
+        if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: 'worker_lost', retryable: true })
+      }
+      expect((await lost).some(({ status }) => status === 'rejected')).toBe(true)
+      // Waits for the replacement by itself.
+      const { logits } = await thread.run(batchOf(pairs))
+      expect(logits).toHaveLength(pairs.length)
+      expect(thread.threadId).not.toBe(before)
+      expect(warnings).toContain('an inference thread is replaced')
+    } finally {
+      await thread.close()
+    }
+  })
+
+  test('while a replacement cannot start, what waits for it is told, and it is tried again', async () => {
+    const folder = await copyOf('one-logit')
+    const model = await open(folder)
+    const thread = await SessionThread.start({ model, device: 'cpu', threads: 1 }, silent)
+    try {
+      const bytes = await readFile(model.modelPath)
+      await rm(model.modelPath)
+      await thread.kill()
+      await expect(thread.run(batchOf(golden('one-logit').pairs))).rejects.toMatchObject({ code: 'worker_lost' })
+      await writeFile(model.modelPath, bytes)
+      let logits: Float32Array | undefined
+      while (!logits) logits = await thread.run(batchOf(golden('one-logit').pairs)).then((output) => output.logits, () => undefined)
+      expect(logits).toHaveLength(golden('one-logit').pairs.length)
+    } finally {
+      await thread.close()
+    }
+  })
+
+  test('a model that cannot be loaded', async () => {
+    const folder = await copyOf('one-logit')
+    const model = await open(folder)
+    await rm(model.modelPath)
+    await expect(start({ ...model })).rejects.toMatchObject({ code: 'invalid_model' })
+    await expect(start({ ...model, modelPath: join(tinyModel('exits'), 'onnx', 'stage_2.onnx') })).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/stage_2\.onnx/),
+    })
+  })
+
+  test.each(['cuda', 'webgpu'] as const)('%s where there is none', async (device) => {
+    const model = await open(tinyModel('one-logit'))
+    const outcome = await start(model, { device }).catch((error: unknown) => error)
+    // Machines that have one pass this by.
+    if (outcome instanceof Error) expect(outcome).toMatchObject({ code: 'invalid_configuration', details: { param: 'device' } })
+  })
+})
+
+describe('closing', () => {
+  test('lets what runs finish and refuses the rest; twice is once', async () => {
+    const engine = await start(await open(tinyModel('one-logit')))
+    const running = engine.run(batchOf(golden('one-logit').pairs))
+    const closed = engine.close()
+    await expect(running).resolves.toMatchObject({ logits: expect.any(Float32Array) })
+    await closed
+    await engine.close()
+    await expect(engine.run(batchOf(golden('one-logit').pairs))).rejects.toMatchObject({ code: 'closed' })
+  })
+})
+
+describe('batch shape', () => {
+  test('is measured at the first start and remembered for the next', async () => {
+    const model = await open(tinyModel('one-logit'))
+    const cacheDir = await temporaryFolder()
+    const said: string[] = []
+    const log = { info: (_: object, message: string) => said.push(message), warn: () => undefined }
+    const first = await start(model, { calibrate: true, cacheDir, log })
+    expect(said).toEqual(['batch shape measured'])
+    expect(first.shape.sessions * first.shape.threadsPerSession).toBeLessThanOrEqual(2)
+    expect(first.slots).toBe(first.sessions * 2)
+    const second = await start(model, { calibrate: true, cacheDir, log })
+    expect(said).toHaveLength(1)
+    expect(second.shape).toEqual(first.shape)
+    await start(model, { calibrate: true, cacheDir, log, threads: 1 })
+    expect(said).toHaveLength(2)
+    expect(await readdir(join(cacheDir, 'calibration'))).toHaveLength(2)
+  })
+
+  test('options override it', async () => {
+    const model = await open(tinyModel('one-logit'))
+    const cacheDir = await temporaryFolder()
+    const { shape } = await start(model, { calibrate: true, cacheDir, sessions: 1, batchPairs: 3, batchTokens: 100 })
+    expect(shape).toEqual({ sessions: 1, threadsPerSession: 2, batchPairs: 3, batchTokens: 100 })
+    expect(existsSync(join(cacheDir, 'calibration'))).toBe(false)
+    expect((await start(model, { batchPairs: 7 })).shape).toMatchObject({ batchPairs: 7, batchTokens: 7 * model.maxTokens })
+  })
+
+  const bad: [Partial<EngineOptions>, string, RegExp][] = [
+    [{ sessions: 3 }, 'sessions', /at most one for each of the 2 threads \(--threads\); got 3/],
+    [{ batchPairs: 64, batchTokens: 63 }, 'batchPairs', /at most the 63 tokens of a batch \(--batch-tokens\); got 64/],
+    [{ threads: 0 }, 'threads', /at least 1; got 0/],
+    [{ batchTokens: -1 }, 'batchTokens', /got -1/],
+    [{ sessions: 1.5 }, 'sessions', /got 1.5/],
+  ]
+  test.each(bad)('%j is refused, by name', async (options, param, message) => {
+    const outcome = start(await open(tinyModel('one-logit')), options)
+    await expect(outcome).rejects.toMatchObject({ code: 'invalid_configuration', details: { param }, message: expect.stringMatching(message) })
+  })
+})

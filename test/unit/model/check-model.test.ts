@@ -1,0 +1,91 @@
+/** `models check`: every fault is found, named, and comes with a fix; the rest is still looked at. */
+import { cp, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { checkModel } from '../../../worker/model/model-check.js'
+import { copyOf, temporaryFolder, type TinyModel, tinyModel } from '../../fixtures/models/tiny-models.js'
+
+const NAMES: TinyModel[] = ['one-logit', 'two-logit', 'no-types', 'roberta']
+
+test.each(NAMES)('%s is sound', async (name) => {
+  const { ok, findings } = await checkModel(tinyModel(name))
+  expect(findings.filter((finding) => !finding.ok)).toEqual([])
+  expect(ok).toBe(true)
+  expect(findings.map(({ what }) => what)).toContain('trial run of onnx/model.onnx')
+})
+
+async function faultsOf(folder: string): Promise<Record<string, string>> {
+  const { ok, findings } = await checkModel(folder)
+  const faults = findings.filter((finding) => !finding.ok)
+  expect(ok).toBe(faults.length === 0)
+  expect(faults.every(({ fix }) => fix.length > 0)).toBe(true)
+  return Object.fromEntries(faults.map(({ what, detail }) => [what, detail]))
+}
+
+test('an empty folder lacks everything', async () => {
+  expect(Object.keys(await faultsOf(await temporaryFolder()))).toEqual(['config.json', 'tokenizer.json', 'ONNX files'])
+})
+
+test('a folder that is not there lacks everything too', async () => {
+  expect(Object.keys(await faultsOf('/no/such/folder'))).toEqual(['config.json', 'tokenizer.json', 'ONNX files'])
+})
+
+test('no tokenizer', async () => {
+  const folder = await copyOf('one-logit')
+  await rm(join(folder, 'tokenizer.json'))
+  expect(await faultsOf(folder)).toEqual({ 'tokenizer.json': expect.stringMatching(/the file is missing/) })
+})
+
+test('a truncated ONNX file, beside sound ones', async () => {
+  const folder = await copyOf('one-logit')
+  await truncate(join(folder, 'onnx', 'model_quantized.onnx'), 10_000)
+  expect(await faultsOf(folder)).toEqual({ 'onnx/model_quantized.onnx': expect.stringMatching(/cut off/) })
+})
+
+test('a wrong head', async () => {
+  const folder = await copyOf('two-logit')
+  const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))
+  await writeFile(join(folder, 'config.json'), JSON.stringify({ ...config, id2label: { 0: 'relevant' } }))
+  expect(await faultsOf(folder)).toEqual({ 'head of onnx/model.onnx': expect.stringMatching(/2 outputs, config.json says 1/) })
+})
+
+test("another model's tokenizer: the vocabulary, and the trial run that needs its highest id", async () => {
+  const folder = await copyOf('one-logit')
+  const tokenizer = JSON.parse(await readFile(join(folder, 'tokenizer.json'), 'utf8'))
+  tokenizer.model.vocab.foreign = 5000
+  await writeFile(join(folder, 'tokenizer.json'), JSON.stringify(tokenizer))
+  const faults = await faultsOf(folder)
+  expect(faults['vocabulary of onnx/model.onnx']).toMatch(/5001 token ids/)
+  expect(faults['trial run of onnx/model.onnx']).toMatch(/out of data bounds/)
+})
+
+test('no pad token, no post-processor', async () => {
+  const folder = await copyOf('one-logit')
+  const tokenizer = JSON.parse(await readFile(join(folder, 'tokenizer.json'), 'utf8'))
+  await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ ...tokenizer, post_processor: null }))
+  await writeFile(join(folder, 'tokenizer_config.json'), '{}')
+  expect(Object.keys(await faultsOf(folder))).toEqual(['special tokens'])
+})
+
+test('files that rankmill.json names and are not there', async () => {
+  const folder = await copyOf('roberta')
+  const dtypes = { fp32: 'onnx/model.onnx', int8: 'onnx/model_int8.onnx' }
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ name: 'tiny', dtypes }))
+  expect(await faultsOf(folder)).toEqual({ 'ONNX files': expect.stringMatching(/names onnx\/model_int8\.onnx, not there/) })
+})
+
+/** A sound model with exits. */
+async function withExits(files: string[]): Promise<string> {
+  const folder = await copyOf('roberta')
+  await mkdir(join(folder, 'onnx'), { recursive: true })
+  await cp(join(tinyModel('exits'), 'onnx'), join(folder, 'onnx'), { recursive: true })
+  const exits = files.map((file, i) => ({ layer: 2 * i + 2, files: { fp32: `onnx/${file}` } }))
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ name: 'tiny', dtypes: { fp32: 'onnx/model.onnx' }, exits }))
+  return folder
+}
+
+test('exits that chain, that do not, and one that is missing', async () => {
+  expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_2.onnx']))).toEqual({})
+  expect(await faultsOf(await withExits(['stage_2.onnx', 'stage_1.onnx']))).toEqual({ exits: expect.stringMatching(/stage 1 asks for "hidden_states"/) })
+  expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_3.onnx']))).toEqual({ exits: expect.stringMatching(/stage_3\.onnx: the file is missing/) })
+})

@@ -1,0 +1,133 @@
+/** Whether a folder will load, and what to do if not: the work behind `rankmill models check`. */
+import { join, resolve } from 'node:path'
+import { RankmillError } from '../../shared/errors.js'
+import { loadTokenizer } from '../tokenize/tokenizer.js'
+import * as files from './model-folder.js'
+import { checkExits } from './model-exits.js'
+import type { OnnxFile } from './onnx-file.js'
+
+export interface Finding {
+  readonly ok: boolean
+  /** What was looked at: a file, or a relation between two. */
+  readonly what: string
+  readonly detail: string
+  /** What to do; empty if ok. */
+  readonly fix: string
+}
+
+export interface ModelCheck {
+  readonly folder: string
+  /** Whether every finding is. */
+  readonly ok: boolean
+  readonly findings: readonly Finding[]
+}
+
+/** Looks at everything in a model folder, and goes on after each fault. Never throws for what is wrong with the folder. */
+export async function checkModel(path: string): Promise<ModelCheck> {
+  const folder = resolve(path)
+  const findings: Finding[] = []
+  const look = async <T>(what: string, fix: string, run: () => Promise<[T, string]>): Promise<T | undefined> => {
+    try {
+      const [value, detail] = await run()
+      findings.push({ ok: true, what, detail, fix: '' })
+      return value
+    } catch (cause) {
+      findings.push({ ok: false, what, detail: RankmillError.from(cause).message, fix })
+      return undefined
+    }
+  }
+
+  const config = await look('config.json', 'Copy config.json from the original model.', async () => {
+    const read = await files.readConfig(folder)
+    return [read, `${read.model_type || 'no model type'}, ${read.max_position_embeddings ?? 'unknown'} positions`]
+  })
+  const manifest = await look('rankmill.json', 'Correct rankmill.json, or remove it: folders without one load too.', async () => {
+    const read = await files.readManifest(folder)
+    return [read, read ? `${read.name}, a ${read.kind}` : 'none (not needed)']
+  })
+  const facts = await look('tokenizer.json', 'Save the tokeniser with it: AutoTokenizer.save_pretrained(folder).', async () => {
+    const read = await files.readTokenizerFacts(folder)
+    return [read, `${read.vocabularySize} token ids`]
+  })
+  if (facts) {
+    await look('special tokens', 'Save the tokeniser again with its post-processor and pad token.', async () => {
+      const { template } = await loadTokenizer(folder)
+      const count = template.before.length + template.between.length + template.after.length
+      if (count === 0) throw new RankmillError('invalid_model', `${join(folder, 'tokenizer.json')}: pairs get no special tokens`)
+      return [undefined, `${count} around a pair`]
+    })
+  }
+  const dtypes = await look('ONNX files', 'Export the model: optimum-cli export onnx --task text-classification.', async () => {
+    const found = await files.findDtypes(folder, manifest)
+    const missing = Object.entries(manifest?.dtypes ?? {}).filter(([dtype]) => found[dtype as files.Dtype] === undefined)
+    const names = missing.map(([, name]) => name)
+    if (names.length > 0) throw new RankmillError('invalid_model', `${folder}: rankmill.json names ${names.join(', ')}, not there`)
+    if (Object.keys(found).length === 0) throw new RankmillError('invalid_model', `${folder}: there is no ONNX file in it`)
+    return [found, Object.entries(found).map(([dtype, name]) => `${dtype}: ${name}`).join(', ')]
+  })
+  // One that is missing says nothing against those that are there.
+  for (const [dtype, name] of Object.entries(dtypes ?? (await files.findDtypes(folder, manifest)))) {
+    const path = join(folder, name)
+    const graph = await look(name, 'Copy or export the file again.', async () => {
+      const read = await files.readGraph(path)
+      const invariant = files.isBatchInvariant(manifest, dtype as files.Dtype, read)
+      return [read, `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`]
+    })
+    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest })
+  }
+  if (manifest && manifest.exits.length > 0) {
+    await look('exits', 'Export the stages again, all of one run.', async () => [undefined, await checkExits(folder, manifest.exits)])
+  }
+  return { folder, ok: findings.every(({ ok }) => ok), findings }
+}
+
+interface GraphCheck {
+  look: <T>(what: string, fix: string, run: () => Promise<[T, string]>) => Promise<T | undefined>
+  folder: string
+  path: string
+  name: string
+  graph: OnnxFile
+  config: files.ModelConfig | undefined
+  facts: files.TokenizerFacts | undefined
+  manifest: files.Manifest | undefined
+}
+
+async function checkGraph({ look, folder, path, name, graph, config, facts, manifest }: GraphCheck): Promise<void> {
+  if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
+    await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
+      const { logits, usesTokenTypes } = files.headOf(path, graph, config)
+      const activation = files.activationOf(folder, config, logits)
+      return [undefined, `${logits} logit(s), ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`]
+    })
+  }
+  if (facts) {
+    await look(`vocabulary of ${name}`, 'Take the tokeniser and the ONNX file from the same model.', async () => {
+      const rows = files.embeddingRows(graph)
+      files.checkVocabulary(folder, facts, rows)
+      return [undefined, `${facts.vocabularySize} token ids, ${rows ?? 'unknown number of'} embedding rows`]
+    })
+  }
+  await look(`trial run of ${name}`, 'Copy or export the file again.', async () => {
+    return [undefined, await trialRun(path, graph, (facts?.vocabularySize ?? 2) - 1)]
+  })
+}
+
+/** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */
+async function trialRun(path: string, graph: OnnxFile, highestId: number): Promise<string> {
+  // Loaded here, because `models ls` has no need of it.
+  const { env, InferenceSession, Tensor } = await import('onnxruntime-node')
+  env.logLevel = 'fatal'
+  try {
+    const session = await InferenceSession.create(path, { logSeverityLevel: 4 })
+    const values = (name: string) =>
+      name === 'input_ids' ? [0n, BigInt(highestId)] : name === 'attention_mask' ? [1n, 1n] : [0n, 0n]
+    const feeds = graph.inputs.map(({ name }) => [name, new Tensor('int64', BigInt64Array.from(values(name)), [1, 2])])
+    const outputs = await session.run(Object.fromEntries(feeds))
+    const shapes = Object.entries(outputs).map(([name, { dims }]) => `${name} [${dims.join(', ')}]`)
+    await session.release()
+    return shapes.join(', ')
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
+    throw new RankmillError('invalid_model', `${path}: ${reason}`, {}, { cause })
+  }
+}
