@@ -3,18 +3,23 @@ import { stat } from 'node:fs/promises'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
-import type { Finding } from '../../worker/model/model-check.js'
-import { checkModel } from '../../worker/model/model-check.js'
+import { checkModel, type Finding } from '../../worker/model/model-check.js'
 import { type ListedModel, listModels, showModel } from '../../worker/model/model-list.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 
 export function modelsCommand(): Command {
   const command = new Command('models').description('Models: list those at hand, show one, check a folder.')
-  command.addCommand(subcommand('ls', 'Shipped models and those in the cache: formats, exits, sizes, licences.').action(list))
-  command.addCommand(subcommand('show', 'One model, as JSON.').argument('<name>', 'a name that ls gives, or a folder').action(show))
   command.addCommand(
-    subcommand('check', 'Say whether a folder will load, and what is missing or inconsistent.').argument('<path>', 'the folder').action(check),
+    subcommand('ls', 'Shipped models and those in the cache: formats, exits, sizes, licences.').action(list),
+  )
+  command.addCommand(
+    subcommand('show', 'One model, as JSON.').argument('<name>', 'a name that ls gives, or a folder').action(show),
+  )
+  command.addCommand(
+    subcommand('check', 'Say whether a folder will load, and what is missing or inconsistent.')
+      .argument('<path>', 'the folder')
+      .action(check),
   )
   return command
 }
@@ -31,7 +36,10 @@ async function list(_flags: unknown, command: Command): Promise<void> {
     for (const model of models) printJson(model)
     return
   }
-  const table = new Table({ head: ['name', 'source', 'kind', 'formats', 'exits', 'tokens', 'size', 'licence'], wordWrap: true })
+  const table = new Table({
+    head: ['name', 'source', 'kind', 'formats', 'exits', 'tokens', 'size', 'licence'],
+    wordWrap: true,
+  })
   for (const model of models) table.push(rowOf(model))
   if (models.length > 0) process.stdout.write(`${table.toString()}\n`)
   else note('rankmill: no models ship with this installation, and none is in the cache')
@@ -55,14 +63,31 @@ async function check(path: string, _flags: unknown, command: Command): Promise<v
 
 function findingsTable(findings: readonly Finding[]): string {
   const width = Math.max(80, process.stdout.columns ?? 120)
-  const table = new Table({ head: ['', 'what', 'found', 'fix'], colWidths: [7, 26, Math.floor((width - 43) * 0.6), Math.floor((width - 43) * 0.4)], wordWrap: true })
+  const wide = (share: number) => Math.floor((width - 45) * share)
+  // Without the lines between rows: findings are many and short.
+  const chars = { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' }
+  const table = new Table({
+    head: ['', 'what', 'found', 'fix'],
+    colWidths: [7, 33, wide(0.6), wide(0.4)],
+    wordWrap: true,
+    chars,
+  })
   for (const { ok, what, detail, fix } of findings) table.push([ok ? 'ok' : 'FAULT', what, detail, fix])
   return table.toString()
 }
 
 function rowOf({ name, source, kind, dtypes, exits, maxTokens, bytes, licence }: ListedModel): string[] {
   const formats = Object.entries(dtypes).map(([dtype, size]) => `${dtype} (${megabytes(size)})`)
-  return [name, source, kind, formats.join(', '), String(exits), String(maxTokens ?? '?'), megabytes(bytes), licence ?? '?']
+  return [
+    name,
+    source,
+    kind,
+    formats.join(', '),
+    String(exits),
+    String(maxTokens ?? '?'),
+    megabytes(bytes),
+    licence ?? '?',
+  ]
 }
 
 function megabytes(bytes: number): string {

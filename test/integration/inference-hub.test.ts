@@ -4,8 +4,8 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type OpenModelOptions, openModel } from '../../worker/model/model.js'
 import { listModels } from '../../worker/model/model-list.js'
-import { openModel, type OpenModelOptions } from '../../worker/model/model.js'
 import { temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 
 let server: Server
@@ -35,7 +35,7 @@ beforeAll(async () => {
     else createReadStream(path).pipe(response)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  process.env['HF_ENDPOINT'] = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  process.env.HF_ENDPOINT = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
 })
 
 beforeEach(() => {
@@ -43,7 +43,7 @@ beforeEach(() => {
 })
 
 afterAll(async () => {
-  delete process.env['HF_ENDPOINT']
+  delete process.env.HF_ENDPOINT
   server.closeAllConnections()
   await new Promise((resolve) => server.close(resolve))
 })
@@ -72,7 +72,12 @@ test('a revision has its own place, by option or in the reference', async () => 
   expect((await openModel('tiny/reranker', { ...given, revision: 'v1' })).folder).toBe(model.folder)
   expect((await openModel('tiny/reranker', given)).folder).not.toBe(model.folder)
   const listed = await listModels(given)
-  expect(listed.filter(({ source }) => source === 'cache').map(({ name }) => name).sort()).toEqual(['tiny/reranker', 'tiny/reranker@v1'])
+  expect(
+    listed
+      .filter(({ source }) => source === 'cache')
+      .map(({ name }) => name)
+      .sort(),
+  ).toEqual(['tiny/reranker', 'tiny/reranker@v1'])
 })
 
 test('only the wanted format is fetched', async () => {
@@ -85,12 +90,17 @@ test('only the wanted format is fetched', async () => {
 })
 
 test('what the hub does not have is unknown', async () => {
-  await expect(openModel('tiny/nothing', await options())).rejects.toMatchObject({ code: 'unknown_model', message: expect.stringMatching(/tiny\/nothing/) })
+  await expect(openModel('tiny/nothing', await options())).rejects.toMatchObject({
+    code: 'unknown_model',
+    message: expect.stringMatching(/tiny\/nothing/),
+  })
   await expect(openModel('tiny/reranker@v9', await options())).rejects.toMatchObject({ code: 'unknown_model' })
 })
 
 test('no hub is asked where that is not allowed', async () => {
   expect(asked).toEqual([])
-  await expect(openModel('tiny/nothing', await options({ allowHub: false }))).rejects.toMatchObject({ code: 'unknown_model' })
+  await expect(openModel('tiny/nothing', await options({ allowHub: false }))).rejects.toMatchObject({
+    code: 'unknown_model',
+  })
   expect(asked).toEqual([])
 })

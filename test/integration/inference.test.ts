@@ -7,7 +7,7 @@ import type { InferenceEngine } from '../../worker/inference/engine.js'
 import { SessionThread } from '../../worker/inference/session-thread.js'
 import { createEngine, type EngineOptions } from '../../worker/inference/thread-pool.js'
 import { type Dtype, type Model, openModel } from '../../worker/model/model.js'
-import { batchOf, copyOf, golden, temporaryFolder, type TinyModel, tinyModel } from '../fixtures/models/tiny-models.js'
+import { batchOf, copyOf, golden, type TinyModel, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 
 const silent = { info: () => undefined, warn: () => undefined }
 const engines: InferenceEngine[] = []
@@ -18,7 +18,14 @@ async function open(folder: string, dtype: Dtype | 'auto' = 'auto'): Promise<Mod
 
 async function start(model: Model, more: Partial<EngineOptions> = {}): Promise<InferenceEngine> {
   const cacheDir = await temporaryFolder()
-  const engine = await createEngine(model, { device: 'cpu', threads: 2, calibrate: false, cacheDir, log: silent, ...more })
+  const engine = await createEngine(model, {
+    device: 'cpu',
+    threads: 2,
+    calibrate: false,
+    cacheDir,
+    log: silent,
+    ...more,
+  })
   engines.push(engine)
   return engine
 }
@@ -42,27 +49,35 @@ describe('scores', () => {
     const { pairs, logits } = golden(name)
     // Alone, because that is how the golden ones were made, and dynamic int8 depends on it.
     const outputs = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
-    outputs.forEach((output, i) => expect(Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0))).toBeLessThan(tolerance))
+    const far = outputs.map((output, i) => Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0)))
+    expect(Math.max(...far)).toBeLessThan(tolerance)
   })
 
-  test.each<TinyModel>(['one-logit', 'two-logit', 'no-types', 'roberta'])('of %s do not depend on the batch or its padding', async (name) => {
-    const model = await open(tinyModel(name))
-    const engine = await start(model)
-    const { pairs } = golden(name)
-    const alone = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
-    const together = await engine.run(batchOf(pairs, model.padId, model.maxTokens))
-    const halves = [await engine.run(batchOf(pairs.slice(0, 5), model.padId)), await engine.run(batchOf(pairs.slice(5), model.padId))]
-    const expected = alone.map(({ logits }) => logits[0] ?? Number.NaN)
-    expect([...together.logits]).toEqual(expected)
-    expect(halves.flatMap(({ logits }) => [...logits])).toEqual(expected)
-  })
+  test.each<TinyModel>(['one-logit', 'two-logit', 'no-types', 'roberta'])(
+    'of %s do not depend on the batch or its padding',
+    async (name) => {
+      const model = await open(tinyModel(name))
+      const engine = await start(model)
+      const { pairs } = golden(name)
+      const alone = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
+      const together = await engine.run(batchOf(pairs, model.padId, model.maxTokens))
+      const halves = [
+        await engine.run(batchOf(pairs.slice(0, 5), model.padId)),
+        await engine.run(batchOf(pairs.slice(5), model.padId)),
+      ]
+      const expected = alone.map(({ logits }) => logits[0] ?? Number.NaN)
+      expect([...together.logits]).toEqual(expected)
+      expect(halves.flatMap(({ logits }) => [...logits])).toEqual(expected)
+    },
+  )
 
   test('come from whichever session, in the order asked for', async () => {
     const engine = await start(await open(tinyModel('one-logit')), { sessions: 2 })
     const { pairs, logits } = golden('one-logit')
     const asked = Array.from({ length: 120 }, (_, i) => i % pairs.length)
     const outputs = await Promise.all(asked.map((i) => engine.run(batchOf(pairs.slice(i, i + 1)))))
-    outputs.forEach((output, at) => expect(output.logits[0]).toBeCloseTo(logits.fp32[asked[at]!]!, 4))
+    const far = outputs.map((output, at) => (output.logits[0] ?? Number.NaN) - (logits.fp32[asked[at] ?? 0] ?? 0))
+    expect(Math.max(...far.map(Math.abs))).toBeLessThan(1e-5)
     expect(outputs.every(({ inferenceMs }) => inferenceMs > 0)).toBe(true)
     expect(engine.busyRatio()).toBeGreaterThan(0)
     expect(engine.busyRatio()).toBeLessThanOrEqual(1)
@@ -83,13 +98,18 @@ describe('failures', () => {
     const poisonous = { ids: [2, 5_000_000, 3], types: [0, 0, 0] }
     const failed = engine.run(batchOf([...pairs.slice(0, 3), poisonous]))
     const after = engine.run(batchOf(pairs.slice(0, 3)))
-    await expect(failed).rejects.toMatchObject({ code: 'inference_failed', message: expect.stringMatching(/out of data bounds/) })
+    await expect(failed).rejects.toMatchObject({
+      code: 'inference_failed',
+      message: expect.stringMatching(/out of data bounds/),
+    })
     expect((await after).logits).toHaveLength(3)
   })
 
   test('more tokens than the model has positions for fail their batch', async () => {
     const engine = await start(await open(tinyModel('one-logit')))
-    await expect(engine.run(batchOf(golden('one-logit').pairs, 0, 65))).rejects.toMatchObject({ code: 'inference_failed' })
+    await expect(engine.run(batchOf(golden('one-logit').pairs, 0, 65))).rejects.toMatchObject({
+      code: 'inference_failed',
+    })
   })
 
   test('a thread that dies loses its batches retryably, and another takes its place', async () => {
@@ -103,7 +123,8 @@ describe('failures', () => {
       const lost = Promise.allSettled(Array.from({ length: 20 }, () => thread.run(batchOf(pairs))))
       await thread.kill()
       for (const outcome of await lost) {
-        if (outcome.status === 'rejected') expect(outcome.reason).toMatchObject({ code: 'worker_lost', retryable: true })
+        if (outcome.status === 'rejected')
+          expect(outcome.reason).toMatchObject({ code: 'worker_lost', retryable: true })
       }
       expect((await lost).some(({ status }) => status === 'rejected')).toBe(true)
       // Waits for the replacement by itself.
@@ -127,7 +148,11 @@ describe('failures', () => {
       await expect(thread.run(batchOf(golden('one-logit').pairs))).rejects.toMatchObject({ code: 'worker_lost' })
       await writeFile(model.modelPath, bytes)
       let logits: Float32Array | undefined
-      while (!logits) logits = await thread.run(batchOf(golden('one-logit').pairs)).then((output) => output.logits, () => undefined)
+      while (!logits)
+        logits = await thread.run(batchOf(golden('one-logit').pairs)).then(
+          (output) => output.logits,
+          () => undefined,
+        )
       expect(logits).toHaveLength(golden('one-logit').pairs.length)
     } finally {
       await thread.close()
@@ -139,7 +164,9 @@ describe('failures', () => {
     const model = await open(folder)
     await rm(model.modelPath)
     await expect(start({ ...model })).rejects.toMatchObject({ code: 'invalid_model' })
-    await expect(start({ ...model, modelPath: join(tinyModel('exits'), 'onnx', 'stage_2.onnx') })).rejects.toMatchObject({
+    await expect(
+      start({ ...model, modelPath: join(tinyModel('exits'), 'onnx', 'stage_2.onnx') }),
+    ).rejects.toMatchObject({
       code: 'invalid_model',
       message: expect.stringMatching(/stage_2\.onnx/),
     })
@@ -149,7 +176,8 @@ describe('failures', () => {
     const model = await open(tinyModel('one-logit'))
     const outcome = await start(model, { device }).catch((error: unknown) => error)
     // Machines that have one pass this by.
-    if (outcome instanceof Error) expect(outcome).toMatchObject({ code: 'invalid_configuration', details: { param: 'device' } })
+    if (outcome instanceof Error)
+      expect(outcome).toMatchObject({ code: 'invalid_configuration', details: { param: 'device' } })
   })
 })
 
@@ -189,7 +217,10 @@ describe('batch shape', () => {
     const { shape } = await start(model, { calibrate: true, cacheDir, sessions: 1, batchPairs: 3, batchTokens: 100 })
     expect(shape).toEqual({ sessions: 1, threadsPerSession: 2, batchPairs: 3, batchTokens: 100 })
     expect(existsSync(join(cacheDir, 'calibration'))).toBe(false)
-    expect((await start(model, { batchPairs: 7 })).shape).toMatchObject({ batchPairs: 7, batchTokens: 7 * model.maxTokens })
+    expect((await start(model, { batchPairs: 7 })).shape).toMatchObject({
+      batchPairs: 7,
+      batchTokens: 7 * model.maxTokens,
+    })
   })
 
   const bad: [Partial<EngineOptions>, string, RegExp][] = [
@@ -201,6 +232,10 @@ describe('batch shape', () => {
   ]
   test.each(bad)('%j is refused, by name', async (options, param, message) => {
     const outcome = start(await open(tinyModel('one-logit')), options)
-    await expect(outcome).rejects.toMatchObject({ code: 'invalid_configuration', details: { param }, message: expect.stringMatching(message) })
+    await expect(outcome).rejects.toMatchObject({
+      code: 'invalid_configuration',
+      details: { param },
+      message: expect.stringMatching(message),
+    })
   })
 })

@@ -37,7 +37,13 @@ const kindOf = (device: Device) => (device === 'cpu' ? 'cpu' : 'gpu')
  *
  * @throws RankmillError `invalid_configuration`, naming option, limit and value
  */
-export function fixedShape({ device, threads, sessions = 0, batchPairs = 0, batchTokens = 0 }: ShapeOptions): FixedShape {
+export function fixedShape({
+  device,
+  threads,
+  sessions = 0,
+  batchPairs = 0,
+  batchTokens = 0,
+}: ShapeOptions): FixedShape {
   const refuse = (option: string, message: string) => {
     throw new RankmillError('invalid_configuration', message, { param: option })
   }
@@ -55,11 +61,22 @@ export function fixedShape({ device, threads, sessions = 0, batchPairs = 0, batc
 }
 
 /** A whole shape from numbers of sessions and tokens, and what the options fix. */
-export function shapeOf(model: Model, { threads }: ShapeOptions, fixed: FixedShape, sessions: number, tokens: number): BatchShape {
+export function shapeOf(
+  model: Model,
+  { threads }: ShapeOptions,
+  fixed: FixedShape,
+  sessions: number,
+  tokens: number,
+): BatchShape {
   // Who fixes the pairs wants batches of as many, however long they are.
   const batchTokens = fixed.batchTokens || (fixed.batchPairs ? fixed.batchPairs * model.maxTokens : tokens)
   const batchPairs = fixed.batchPairs || Math.max(1, Math.floor(batchTokens / SHORT_PAIR_TOKENS))
-  return Object.freeze({ sessions, threadsPerSession: Math.max(1, Math.floor(threads / sessions)), batchPairs, batchTokens })
+  return Object.freeze({
+    sessions,
+    threadsPerSession: Math.max(1, Math.floor(threads / sessions)),
+    batchPairs,
+    batchTokens,
+  })
 }
 
 /** What is assumed without a measurement. */

@@ -30,7 +30,8 @@ export class FakeEngine implements InferenceEngine {
     for (let row = 0; row < size; row++) {
       let hash = 0
       const end = (row + 1) * length * 2
-      for (let at = row * length * 2; at < end && mask[at] === 1; at += 2) hash = (Math.imul(hash, 31) + (ids[at] ?? 0)) | 0
+      for (let at = row * length * 2; at < end && mask[at] === 1; at += 2)
+        hash = (Math.imul(hash, 31) + (ids[at] ?? 0)) | 0
       logits[row] = (hash >>> 0) / 2 ** 29 - 4
     }
     return { logits, inferenceMs: 0 }

@@ -110,7 +110,10 @@ export class SessionThread {
   }
 
   #spawn(): void {
-    const worker = new Worker(new URL('./inference-thread.js', import.meta.url), { workerData: this.#data, name: 'inference' })
+    const worker = new Worker(new URL('./inference-thread.js', import.meta.url), {
+      workerData: this.#data,
+      name: 'inference',
+    })
     this.#worker = worker
     let cause: Error | undefined
     worker.on('message', (message: FromThread) => this.#receive(message))
@@ -122,7 +125,9 @@ export class SessionThread {
 
   #send(id: number, batch: Batch): void {
     const { inputIds, attentionMask, tokenTypeIds } = batch
-    const buffers = [inputIds, attentionMask, ...(tokenTypeIds ? [tokenTypeIds] : [])].map(({ buffer }) => buffer as ArrayBuffer)
+    const buffers = [inputIds, attentionMask, ...(tokenTypeIds ? [tokenTypeIds] : [])].map(
+      ({ buffer }) => buffer as ArrayBuffer,
+    )
     this.#busySince ??= performance.now()
     this.#worker?.postMessage({ id, batch } satisfies ToThread, buffers)
   }

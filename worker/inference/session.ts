@@ -66,7 +66,7 @@ export class ScoringSession {
       attention_mask: new Tensor('int64', attentionMask, dims),
     }
     if (this.#model.usesTokenTypes) {
-      feeds['token_type_ids'] = new Tensor('int64', tokenTypeIds ?? new BigInt64Array(size * length), dims)
+      feeds.token_type_ids = new Tensor('int64', tokenTypeIds ?? new BigInt64Array(size * length), dims)
     }
     let values: Float32Array
     try {
@@ -84,9 +84,13 @@ export class ScoringSession {
       const shape = `${values.length} numbers for ${size} pairs`
       throw new RankmillError('inference_failed', `the model gave ${shape}, where ${width} each were expected`)
     }
-    const logits = width === 1 ? values : Float32Array.from({ length: size }, (_, i) => (values[2 * i + 1] ?? 0) - (values[2 * i] ?? 0))
+    const logits =
+      width === 1
+        ? values
+        : Float32Array.from({ length: size }, (_, i) => (values[2 * i + 1] ?? 0) - (values[2 * i] ?? 0))
     // A score that is no number cannot be ranked, and would spoil the order of all others.
-    if (!logits.every(Number.isFinite)) throw new RankmillError('inference_failed', 'the model gave a score that is not a finite number')
+    if (!logits.every(Number.isFinite))
+      throw new RankmillError('inference_failed', 'the model gave a score that is not a finite number')
     return logits
   }
 
@@ -105,7 +109,10 @@ export class ScoringSession {
         await this.run({ size: 1, length, inputIds, attentionMask, tokenTypeIds: null })
       } catch (cause) {
         const { code, message } = RankmillError.from(cause)
-        throw new RankmillError(code === 'out_of_memory' ? code : 'invalid_model', `${modelPath}: a trial run failed: ${message}`)
+        throw new RankmillError(
+          code === 'out_of_memory' ? code : 'invalid_model',
+          `${modelPath}: a trial run failed: ${message}`,
+        )
       }
     }
   }
@@ -124,10 +131,11 @@ function startError(cause: unknown, model: Model, device: string): RankmillError
 
 /** ONNX Runtime has no error codes in JavaScript: its allocators are known by their words. */
 export function isOutOfMemory(message: string): boolean {
-  return /bad_?alloc|bad allocation|failed to allocate memory|out of memory|out_of_memory|ALLOC_FAILED|array buffer allocation/i.test(message)
+  return /bad_?alloc|bad allocation|failed to allocate memory|out of memory|out_of_memory|ALLOC_FAILED|array buffer allocation/i.test(
+    message,
+  )
 }
 
 function messageOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause)
 }
-

@@ -30,7 +30,9 @@ export interface EngineOptions {
 export async function createEngine(model: Model, options: EngineOptions): Promise<InferenceEngine> {
   const start: StartThreads = async ({ sessions, threadsPerSession }) => {
     const data = { model, device: options.device, threads: threadsPerSession }
-    const starts = await Promise.allSettled(Array.from({ length: sessions }, () => SessionThread.start(data, options.log)))
+    const starts = await Promise.allSettled(
+      Array.from({ length: sessions }, () => SessionThread.start(data, options.log)),
+    )
     const started = starts.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     const failed = starts.find((result) => result.status === 'rejected')
     if (!failed) return started
@@ -81,6 +83,9 @@ class ThreadPool implements InferenceEngine {
   /** Fewest batches first; a thread that is being replaced only where all are. */
   #leastBusy(): SessionThread | undefined {
     const cost = (thread: SessionThread) => thread.depth + (thread.ready ? 0 : 1000)
-    return this.#threads.reduce<SessionThread | undefined>((best, t) => (best && cost(best) <= cost(t) ? best : t), undefined)
+    return this.#threads.reduce<SessionThread | undefined>(
+      (best, t) => (best && cost(best) <= cost(t) ? best : t),
+      undefined,
+    )
   }
 }

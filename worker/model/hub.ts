@@ -18,7 +18,11 @@ export interface DownloadOptions {
  * @returns the folder, in Hugging Face layout
  * @throws RankmillError `unknown_model` (the hub does not have it, or does not answer)
  */
-export async function downloadModel(id: string, revision: string, { dtype, cacheDir }: DownloadOptions): Promise<string> {
+export async function downloadModel(
+  id: string,
+  revision: string,
+  { dtype, cacheDir }: DownloadOptions,
+): Promise<string> {
   const cache = join(cacheDir, 'hub')
   // transformers.js lays files out like this (FileCache in its utils/hub.js).
   const folder = revision === 'main' ? join(cache, id) : join(cache, id, revision)
@@ -27,7 +31,7 @@ export async function downloadModel(id: string, revision: string, { dtype, cache
   const { AutoConfig, AutoTokenizer, AutoModel, ModelRegistry, env, LogLevel } = await import('@xenova/transformers')
   env.allowLocalModels = false
   env.logLevel = LogLevel.ERROR
-  if (process.env['HF_ENDPOINT']) env.remoteHost = `${process.env['HF_ENDPOINT'].replace(/\/+$/, '')}/`
+  if (process.env.HF_ENDPOINT) env.remoteHost = `${process.env.HF_ENDPOINT.replace(/\/+$/, '')}/`
   const options = { cache_dir: cache, revision }
   try {
     const config = await AutoConfig.from_pretrained(id, options)
@@ -36,14 +40,21 @@ export async function downloadModel(id: string, revision: string, { dtype, cache
     const wanted = dtype === 'auto' ? DTYPES : [dtype]
     const chosen = wanted.flatMap((format) => HUB_DTYPES[format]).find((name) => offered.includes(name))
     if (chosen === undefined) {
-      throw new Error(`it has no ONNX file of the wanted format (${wanted.join(', ')}); it has ${offered.join(', ') || 'none'}`)
+      throw new Error(
+        `it has no ONNX file of the wanted format (${wanted.join(', ')}); it has ${offered.join(', ') || 'none'}`,
+      )
     }
     // The library has no way to download without loading; the session is let go of at once.
     const model = await AutoModel.from_pretrained(id, { ...options, config, dtype: chosen as 'fp32', device: 'cpu' })
     await model.dispose()
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause)
-    throw new RankmillError('unknown_model', `model "${id}" (revision ${revision}): ${reason}`, { param: 'model' }, { cause })
+    throw new RankmillError(
+      'unknown_model',
+      `model "${id}" (revision ${revision}): ${reason}`,
+      { param: 'model' },
+      { cause },
+    )
   }
   return folder
 }
@@ -52,5 +63,6 @@ export async function downloadModel(id: string, revision: string, { dtype, cache
 async function isComplete(folder: string, dtype: Dtype | 'auto'): Promise<boolean> {
   for (const name of ['config.json', 'tokenizer.json']) if (!(await isFile(join(folder, name)))) return false
   const present = await findDtypes(folder, undefined)
-  return dtype === 'auto' ? Object.keys(present).length > 0 : present[dtype] !== undefined
+  // Another format, fetched by name, must not become the default by being there.
+  return present[dtype === 'auto' ? 'fp32' : dtype] !== undefined
 }

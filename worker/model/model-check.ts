@@ -2,8 +2,8 @@
 import { join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
-import * as files from './model-folder.js'
 import { checkExits } from './model-exits.js'
+import * as files from './model-folder.js'
 import type { OnnxFile } from './onnx-file.js'
 
 export interface Finding {
@@ -41,42 +41,70 @@ export async function checkModel(path: string): Promise<ModelCheck> {
     const read = await files.readConfig(folder)
     return [read, `${read.model_type || 'no model type'}, ${read.max_position_embeddings ?? 'unknown'} positions`]
   })
-  const manifest = await look('rankmill.json', 'Correct rankmill.json, or remove it: folders without one load too.', async () => {
-    const read = await files.readManifest(folder)
-    return [read, read ? `${read.name}, a ${read.kind}` : 'none (not needed)']
-  })
-  const facts = await look('tokenizer.json', 'Save the tokeniser with it: AutoTokenizer.save_pretrained(folder).', async () => {
-    const read = await files.readTokenizerFacts(folder)
-    return [read, `${read.vocabularySize} token ids`]
-  })
+  const manifest = await look(
+    'rankmill.json',
+    'Correct rankmill.json, or remove it: folders without one load too.',
+    async () => {
+      const read = await files.readManifest(folder)
+      return [read, read ? `${read.name}, a ${read.kind}` : 'none (not needed)']
+    },
+  )
+  const facts = await look(
+    'tokenizer.json',
+    'Save the tokeniser with it: AutoTokenizer.save_pretrained(folder).',
+    async () => {
+      const read = await files.readTokenizerFacts(folder)
+      return [read, `${read.vocabularySize} token ids`]
+    },
+  )
   if (facts) {
     await look('special tokens', 'Save the tokeniser again with its post-processor and pad token.', async () => {
       const { template } = await loadTokenizer(folder)
       const count = template.before.length + template.between.length + template.after.length
-      if (count === 0) throw new RankmillError('invalid_model', `${join(folder, 'tokenizer.json')}: pairs get no special tokens`)
+      if (count === 0)
+        throw new RankmillError('invalid_model', `${join(folder, 'tokenizer.json')}: pairs get no special tokens`)
       return [undefined, `${count} around a pair`]
     })
   }
-  const dtypes = await look('ONNX files', 'Export the model: optimum-cli export onnx --task text-classification.', async () => {
-    const found = await files.findDtypes(folder, manifest)
-    const missing = Object.entries(manifest?.dtypes ?? {}).filter(([dtype]) => found[dtype as files.Dtype] === undefined)
-    const names = missing.map(([, name]) => name)
-    if (names.length > 0) throw new RankmillError('invalid_model', `${folder}: rankmill.json names ${names.join(', ')}, not there`)
-    if (Object.keys(found).length === 0) throw new RankmillError('invalid_model', `${folder}: there is no ONNX file in it`)
-    return [found, Object.entries(found).map(([dtype, name]) => `${dtype}: ${name}`).join(', ')]
-  })
+  const dtypes = await look(
+    'ONNX files',
+    'Export the model: optimum-cli export onnx --task text-classification.',
+    async () => {
+      const found = await files.findDtypes(folder, manifest)
+      const missing = Object.entries(manifest?.dtypes ?? {}).filter(
+        ([dtype]) => found[dtype as files.Dtype] === undefined,
+      )
+      const names = missing.map(([, name]) => name)
+      if (names.length > 0)
+        throw new RankmillError('invalid_model', `${folder}: rankmill.json names ${names.join(', ')}, not there`)
+      if (Object.keys(found).length === 0)
+        throw new RankmillError('invalid_model', `${folder}: there is no ONNX file in it`)
+      return [
+        found,
+        Object.entries(found)
+          .map(([dtype, name]) => `${dtype}: ${name}`)
+          .join(', '),
+      ]
+    },
+  )
   // One that is missing says nothing against those that are there.
   for (const [dtype, name] of Object.entries(dtypes ?? (await files.findDtypes(folder, manifest)))) {
     const path = join(folder, name)
     const graph = await look(name, 'Copy or export the file again.', async () => {
       const read = await files.readGraph(path)
       const invariant = files.isBatchInvariant(manifest, dtype as files.Dtype, read)
-      return [read, `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`]
+      return [
+        read,
+        `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
+      ]
     })
     if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest })
   }
   if (manifest && manifest.exits.length > 0) {
-    await look('exits', 'Export the stages again, all of one run.', async () => [undefined, await checkExits(folder, manifest.exits)])
+    await look('exits', 'Export the stages again, all of one run.', async () => [
+      undefined,
+      await checkExits(folder, manifest.exits),
+    ])
   }
   return { folder, ok: findings.every(({ ok }) => ok), findings }
 }

@@ -4,7 +4,10 @@ import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
 import { readGraph } from './model-folder.js'
 
-const exitSchema = z.looseObject({ layer: z.int().positive().optional(), files: z.record(z.string(), z.string()).optional() })
+const exitSchema = z.looseObject({
+  layer: z.int().positive().optional(),
+  files: z.record(z.string(), z.string()).optional(),
+})
 
 /** Stage files of the exits, in order, by number format; entries that name none are left out. */
 function stagesOf(exits: readonly unknown[]): Map<string, string[]> {
@@ -27,7 +30,8 @@ export async function checkExits(folder: string, exits: readonly unknown[]): Pro
   const stages = stagesOf(exits)
   for (const [dtype, files] of stages) {
     const at = (file: string, what: string) => new RankmillError('invalid_model', `${join(folder, file)}: ${what}`)
-    if (files.length !== exits.length) throw at(files[0] ?? '', `${dtype} has ${files.length} stages for ${exits.length} exits`)
+    if (files.length !== exits.length)
+      throw at(files[0] ?? '', `${dtype} has ${files.length} stages for ${exits.length} exits`)
     let given: ReadonlyMap<string, string> = new Map()
     for (const [stage, file] of files.entries()) {
       const graph = await readGraph(join(folder, file))
@@ -35,13 +39,15 @@ export async function checkExits(folder: string, exits: readonly unknown[]): Pro
       for (const { name, shape } of graph.inputs) {
         if (/^(input_ids|attention_mask|token_type_ids)$/.test(name)) continue
         const before = given.get(name)
-        if (before === undefined) throw at(file, `stage ${stage + 1} asks for "${name}", which the stage before does not give`)
+        if (before === undefined)
+          throw at(file, `stage ${stage + 1} asks for "${name}", which the stage before does not give`)
         const width = shapeOf(shape)
         if (width !== '?' && before !== '?' && width !== before) {
           throw at(file, `stage ${stage + 1} asks for "${name}" of width ${width}, the stage before gives ${before}`)
         }
       }
-      if (!graph.outputs.some(({ name }) => name === 'logits')) throw at(file, `stage ${stage + 1} has no output "logits"`)
+      if (!graph.outputs.some(({ name }) => name === 'logits'))
+        throw at(file, `stage ${stage + 1} has no output "logits"`)
       given = new Map(graph.outputs.map(({ name, shape }) => [name, shapeOf(shape)]))
     }
   }

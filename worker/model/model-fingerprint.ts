@@ -26,7 +26,10 @@ export async function fingerprintOf(
     ...['tokenizer.json', 'tokenizer_config.json', 'config.json'].map((name) => join(folder, name)),
   ]
   const hashes = await Promise.all(paths.map((path) => fileHash(path, cacheDir)))
-  return createHash('sha256').update(JSON.stringify([1, dtype, hashes])).digest('hex').slice(0, 32)
+  return createHash('sha256')
+    .update(JSON.stringify([1, dtype, hashes]))
+    .digest('hex')
+    .slice(0, 32)
 }
 
 /** SHA-256 of a file; of a large one remembered by path, size and time of change. Null where there is no file. */
@@ -34,7 +37,9 @@ async function fileHash(path: string, cacheDir: string): Promise<string | null> 
   const info = await stat(path).catch(() => undefined)
   if (!info) return null
   if (info.size < REMEMBER_BYTES) return await hashOf(path)
-  const key = createHash('sha256').update(JSON.stringify([path, info.size, info.mtimeMs, info.ino])).digest('hex')
+  const key = createHash('sha256')
+    .update(JSON.stringify([path, info.size, info.mtimeMs, info.ino]))
+    .digest('hex')
   const remembered = join(cacheDir, 'hashes', key.slice(0, 32))
   const known = await readFile(remembered, 'utf8').catch(() => '')
   if (/^[0-9a-f]{64}$/.test(known)) return known

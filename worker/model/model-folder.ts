@@ -71,7 +71,9 @@ async function readJson<T>(folder: string, name: string, schema: z.ZodType<T>): 
     value = JSON.parse(await readFile(file, 'utf8'))
   } catch (cause) {
     const missing = cause instanceof Error && 'code' in cause && cause.code === 'ENOENT'
-    const what = missing ? 'the file is missing' : `the file is damaged: ${cause instanceof Error ? cause.message : cause}`
+    const what = missing
+      ? 'the file is missing'
+      : `the file is damaged: ${cause instanceof Error ? cause.message : cause}`
     throw fault(file, what, cause)
   }
   const parsed = schema.safeParse(value)
@@ -112,11 +114,18 @@ export async function readTokenizerFacts(folder: string): Promise<TokenizerFacts
 }
 
 /** The ONNX files by number format, relative to the folder: those that rankmill.json names, else those that are there. */
-export async function findDtypes(folder: string, manifest: Manifest | undefined): Promise<Partial<Record<Dtype, string>>> {
+export async function findDtypes(
+  folder: string,
+  manifest: Manifest | undefined,
+): Promise<Partial<Record<Dtype, string>>> {
   const found: Partial<Record<Dtype, string>> = {}
   for (const dtype of DTYPES) {
     const declared = manifest?.dtypes[dtype]
-    const names = manifest ? (declared === undefined ? [] : [declared]) : FILES[dtype].flatMap((name) => [`onnx/${name}`, name])
+    const names = manifest
+      ? declared === undefined
+        ? []
+        : [declared]
+      : FILES[dtype].flatMap((name) => [`onnx/${name}`, name])
     for (const name of names) {
       if (found[dtype] === undefined && (await isFile(join(folder, name)))) found[dtype] = name
     }
@@ -164,7 +173,8 @@ export async function readGraph(path: string): Promise<OnnxFile> {
     throw fault(path, missing ? 'the file is missing' : cause instanceof Error ? cause.message : String(cause), cause)
   }
   for (const name of graph.externalFiles) {
-    if (!(await isFile(join(path, '..', name)))) throw fault(path, `the file "${name}" that holds its weights is missing beside it`)
+    if (!(await isFile(join(path, '..', name))))
+      throw fault(path, `the file "${name}" that holds its weights is missing beside it`)
   }
   return graph
 }
@@ -183,14 +193,18 @@ export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head
   if (!output) throw fault(path, 'the graph has no output')
   const { shape } = output
   if (shape.length > 2) {
-    throw fault(path, `the output "${output.name}" has ${shape.length} dimensions: this is not the head of a cross-encoder`)
+    throw fault(
+      path,
+      `the output "${output.name}" has ${shape.length} dimensions: this is not the head of a cross-encoder`,
+    )
   }
   const declared = config.id2label ? Object.keys(config.id2label).length : config.num_labels
   const width = shape.length === 1 ? 1 : (shape[1] ?? declared ?? 1)
   if (declared !== undefined && width !== declared) {
     throw fault(path, `the head has ${width} outputs, config.json says ${declared} labels`)
   }
-  if (width !== 1 && width !== 2) throw fault(path, `the head has ${width} outputs; a cross-encoder has 1, or 2 for no and yes`)
+  if (width !== 1 && width !== 2)
+    throw fault(path, `the head has ${width} outputs; a cross-encoder has 1, or 2 for no and yes`)
   return { logits: width, usesTokenTypes: names.includes('token_type_ids') }
 }
 
@@ -219,7 +233,10 @@ export function checkVocabulary(folder: string, tokenizer: TokenizerFacts, rows:
   const { vocabularySize } = tokenizer
   if (rows === undefined || vocabularySize <= rows) return
   const file = join(folder, 'tokenizer.json')
-  throw fault(file, `it has ${vocabularySize} token ids, the model's embedding ${rows} rows: they do not belong together`)
+  throw fault(
+    file,
+    `it has ${vocabularySize} token ids, the model's embedding ${rows} rows: they do not belong together`,
+  )
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The models at hand: those that ship and those in the cache. */
 import { readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import * as files from './model-folder.js'
 import { shippedFolder, shippedModels } from './model-reference.js'
@@ -37,9 +37,12 @@ export async function showModel(reference: string, { cacheDir }: { cacheDir: str
   const models = await listModels({ cacheDir })
   const found = models.find(({ name }) => name === reference || name === `rankmill-${reference}`)
   if (found) return found
-  if ((await stat(reference).catch(() => undefined))?.isDirectory()) return await describe(reference, reference, 'folder')
+  if ((await stat(reference).catch(() => undefined))?.isDirectory())
+    return await describe(reference, resolve(reference), 'folder')
   const known = models.map(({ name }) => name).join(', ') || 'none'
-  throw new RankmillError('unknown_model', `model "${reference}" is neither here (here are: ${known}) nor a folder`, { param: 'model' })
+  throw new RankmillError('unknown_model', `model "${reference}" is neither here (here are: ${known}) nor a folder`, {
+    param: 'model',
+  })
 }
 
 async function describe(name: string, folder: string, source: ListedModel['source']): Promise<ListedModel> {
@@ -51,7 +54,9 @@ async function describe(name: string, folder: string, source: ListedModel['sourc
     files.findDtypes(folder, manifest),
     folderBytes(folder),
   ])
-  const sizes = await Promise.all(Object.entries(found).map(async ([dtype, file]) => [dtype, (await stat(join(folder, file))).size]))
+  const sizes = await Promise.all(
+    Object.entries(found).map(async ([dtype, file]) => [dtype, (await stat(join(folder, file))).size]),
+  )
   return {
     name,
     source,
@@ -70,9 +75,11 @@ async function modelFolders(folder: string, depth: number): Promise<string[]> {
   const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
   const here = entries.some(({ name }) => name === 'config.json') ? [''] : []
   if (depth === 0) return here
-  const below = entries.filter((entry) => entry.isDirectory()).map(async ({ name }) => {
-    return (await modelFolders(join(folder, name), depth - 1)).map((path) => join(name, path))
-  })
+  const below = entries
+    .filter((entry) => entry.isDirectory())
+    .map(async ({ name }) => {
+      return (await modelFolders(join(folder, name), depth - 1)).map((path) => join(name, path))
+    })
   return [...here, ...(await Promise.all(below)).flat()]
 }
 
@@ -84,6 +91,8 @@ function nameInCache(path: string): string {
 
 async function folderBytes(folder: string): Promise<number> {
   const entries = await readdir(folder, { withFileTypes: true, recursive: true }).catch(() => [])
-  const sizes = entries.filter((entry) => entry.isFile()).map(async (entry) => (await stat(join(entry.parentPath, entry.name))).size)
+  const sizes = entries
+    .filter((entry) => entry.isFile())
+    .map(async (entry) => (await stat(join(entry.parentPath, entry.name))).size)
   return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0)
 }

@@ -50,7 +50,8 @@ export async function locateModel(reference: string, options: LocateOptions): Pr
   if (reference !== '' && (await stat(folder).catch(() => undefined))?.isDirectory()) return { name: reference, folder }
   const { id, revision } = HUB_ID.exec(reference)?.groups ?? {}
   if (id === undefined) {
-    const known = shipped.length > 0 ? `shipped models are ${shipped.join(', ')}` : 'no model ships with this installation'
+    const known =
+      shipped.length > 0 ? `shipped models are ${shipped.join(', ')}` : 'no model ships with this installation'
     throw unknown(reference, `there is no such folder, and ${known}`)
   }
   if (!options.allowHub) throw unknown(reference, 'there is no such folder, and asking a hub is not allowed here')

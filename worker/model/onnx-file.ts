@@ -178,7 +178,10 @@ async function readNode(reader: FieldReader, span: Span): Promise<OnnxNode> {
   return { op, inputs, outputs }
 }
 
-async function readWeight(reader: FieldReader, span: Span): Promise<{ name: string; shape: number[]; location: string | null }> {
+async function readWeight(
+  reader: FieldReader,
+  span: Span,
+): Promise<{ name: string; shape: number[]; location: string | null }> {
   let name = ''
   let location: string | null = null
   const shape: number[] = []

@@ -3,7 +3,7 @@ import { cp, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { checkModel } from '../../../worker/model/model-check.js'
-import { copyOf, temporaryFolder, type TinyModel, tinyModel } from '../../fixtures/models/tiny-models.js'
+import { copyOf, type TinyModel, temporaryFolder, tinyModel } from '../../fixtures/models/tiny-models.js'
 
 const NAMES: TinyModel[] = ['one-logit', 'two-logit', 'no-types', 'roberta']
 
@@ -46,7 +46,9 @@ test('a wrong head', async () => {
   const folder = await copyOf('two-logit')
   const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))
   await writeFile(join(folder, 'config.json'), JSON.stringify({ ...config, id2label: { 0: 'relevant' } }))
-  expect(await faultsOf(folder)).toEqual({ 'head of onnx/model.onnx': expect.stringMatching(/2 outputs, config.json says 1/) })
+  expect(await faultsOf(folder)).toEqual({
+    'head of onnx/model.onnx': expect.stringMatching(/2 outputs, config.json says 1/),
+  })
 })
 
 test("another model's tokenizer: the vocabulary, and the trial run that needs its highest id", async () => {
@@ -71,7 +73,9 @@ test('files that rankmill.json names and are not there', async () => {
   const folder = await copyOf('roberta')
   const dtypes = { fp32: 'onnx/model.onnx', int8: 'onnx/model_int8.onnx' }
   await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ name: 'tiny', dtypes }))
-  expect(await faultsOf(folder)).toEqual({ 'ONNX files': expect.stringMatching(/names onnx\/model_int8\.onnx, not there/) })
+  expect(await faultsOf(folder)).toEqual({
+    'ONNX files': expect.stringMatching(/names onnx\/model_int8\.onnx, not there/),
+  })
 })
 
 /** A sound model with exits. */
@@ -80,12 +84,19 @@ async function withExits(files: string[]): Promise<string> {
   await mkdir(join(folder, 'onnx'), { recursive: true })
   await cp(join(tinyModel('exits'), 'onnx'), join(folder, 'onnx'), { recursive: true })
   const exits = files.map((file, i) => ({ layer: 2 * i + 2, files: { fp32: `onnx/${file}` } }))
-  await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ name: 'tiny', dtypes: { fp32: 'onnx/model.onnx' }, exits }))
+  await writeFile(
+    join(folder, 'rankmill.json'),
+    JSON.stringify({ name: 'tiny', dtypes: { fp32: 'onnx/model.onnx' }, exits }),
+  )
   return folder
 }
 
 test('exits that chain, that do not, and one that is missing', async () => {
   expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_2.onnx']))).toEqual({})
-  expect(await faultsOf(await withExits(['stage_2.onnx', 'stage_1.onnx']))).toEqual({ exits: expect.stringMatching(/stage 1 asks for "hidden_states"/) })
-  expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_3.onnx']))).toEqual({ exits: expect.stringMatching(/stage_3\.onnx: the file is missing/) })
+  expect(await faultsOf(await withExits(['stage_2.onnx', 'stage_1.onnx']))).toEqual({
+    exits: expect.stringMatching(/stage 1 asks for "hidden_states"/),
+  })
+  expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_3.onnx']))).toEqual({
+    exits: expect.stringMatching(/stage_3\.onnx: the file is missing/),
+  })
 })

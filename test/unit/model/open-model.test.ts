@@ -2,7 +2,7 @@
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { openModel, type OpenModelOptions } from '../../../worker/model/model.js'
+import { type OpenModelOptions, openModel } from '../../../worker/model/model.js'
 import { copyOf, temporaryFolder, tinyModel } from '../../fixtures/models/tiny-models.js'
 
 const options = async (more: Partial<OpenModelOptions> = {}): Promise<OpenModelOptions> => {
@@ -38,15 +38,25 @@ describe('what is read of a folder', () => {
   })
 
   test('a head with two logits has no activation, as in CrossEncoder', async () => {
-    expect(await openModel(tinyModel('two-logit'), await options())).toMatchObject({ logits: 2, activation: 'identity' })
+    expect(await openModel(tinyModel('two-logit'), await options())).toMatchObject({
+      logits: 2,
+      activation: 'identity',
+    })
   })
 
   test('a graph without token types, and an activation that config.json names', async () => {
-    expect(await openModel(tinyModel('no-types'), await options())).toMatchObject({ usesTokenTypes: false, activation: 'identity' })
+    expect(await openModel(tinyModel('no-types'), await options())).toMatchObject({
+      usesTokenTypes: false,
+      activation: 'identity',
+    })
   })
 
   test('RoBERTa loses the positions below its padding id', async () => {
-    expect(await openModel(tinyModel('roberta'), await options())).toMatchObject({ maxTokens: 64, padId: 1, usesTokenTypes: false })
+    expect(await openModel(tinyModel('roberta'), await options())).toMatchObject({
+      maxTokens: 64,
+      padId: 1,
+      usesTokenTypes: false,
+    })
   })
 
   test.each([
@@ -80,7 +90,11 @@ describe('number formats', () => {
 
   test('auto is int8 on a CPU only where rankmill.json calls it batch-invariant', async () => {
     const folder = await copyOf('one-logit')
-    const manifest = { name: 'tiny', dtypes: { fp32: 'onnx/model.onnx', int8: 'onnx/model_quantized.onnx' }, max_tokens: 32 }
+    const manifest = {
+      name: 'tiny',
+      dtypes: { fp32: 'onnx/model.onnx', int8: 'onnx/model_quantized.onnx' },
+      max_tokens: 32,
+    }
     await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest))
     expect(await openModel(folder, await options())).toMatchObject({ dtype: 'fp32', maxTokens: 32 })
     await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ ...manifest, batch_invariant: { int8: true } }))
@@ -97,7 +111,10 @@ describe('number formats', () => {
 
 describe('fingerprint', () => {
   test('is the same for the same content, wherever it lies', async () => {
-    const [here, there] = await Promise.all([openModel(tinyModel('one-logit'), await options()), openModel(await copyOf('one-logit'), await options())])
+    const [here, there] = await Promise.all([
+      openModel(tinyModel('one-logit'), await options()),
+      openModel(await copyOf('one-logit'), await options()),
+    ])
     expect(there.fingerprint).toBe(here.fingerprint)
     expect(here.fingerprint).toMatch(/^[0-9a-f]{32}$/)
   })
@@ -106,6 +123,15 @@ describe('fingerprint', () => {
     const folder = await copyOf('one-logit')
     const before = await openModel(folder, await options())
     await edit(folder, name, (value) => Object.assign(value, { comment: 'changed' }))
+    expect((await openModel(folder, await options())).fingerprint).not.toBe(before.fingerprint)
+  })
+
+  test('changes with weights beside the graph', async () => {
+    const folder = await copyOf('no-types')
+    const before = await openModel(folder, await options())
+    const bytes = await readFile(join(folder, 'onnx', 'model.onnx_data'))
+    bytes[1000] = (bytes[1000] ?? 0) ^ 1
+    await writeFile(join(folder, 'onnx', 'model.onnx_data'), bytes)
     expect((await openModel(folder, await options())).fingerprint).not.toBe(before.fingerprint)
   })
 
@@ -123,7 +149,10 @@ describe('fingerprint', () => {
 
 describe('what is refused', () => {
   const refused = async (folder: string, message: RegExp) => {
-    await expect(openModel(folder, await options())).rejects.toMatchObject({ code: 'invalid_model', message: expect.stringMatching(message) })
+    await expect(openModel(folder, await options())).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(message),
+    })
   }
 
   test.each(['config.json', 'tokenizer.json'])('no %s', async (name) => {
@@ -150,9 +179,18 @@ describe('what is refused', () => {
     await refused(folder, /model\.onnx: .*(cut off|empty|not an ONNX model)/)
   })
 
+  test('weights beside the graph that are missing', async () => {
+    const folder = await copyOf('no-types')
+    await rm(join(folder, 'onnx', 'model.onnx_data'))
+    await refused(folder, /the file "model\.onnx_data" that holds its weights is missing/)
+  })
+
   test('a file that is something else', async () => {
     const folder = await copyOf('roberta')
-    await writeFile(join(folder, 'onnx', 'model.onnx'), 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
+    await writeFile(
+      join(folder, 'onnx', 'model.onnx'),
+      'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+    )
     await refused(folder, /model\.onnx: .*(not an ONNX model|cut off)/)
   })
 
@@ -173,23 +211,34 @@ describe('what is refused', () => {
 
   test('a model of another kind', async () => {
     const folder = await copyOf('one-logit')
-    await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ name: 'f', kind: 'bi-encoder', dtypes: { fp32: 'onnx/model.onnx' } }))
+    await writeFile(
+      join(folder, 'rankmill.json'),
+      JSON.stringify({ name: 'f', kind: 'bi-encoder', dtypes: { fp32: 'onnx/model.onnx' } }),
+    )
     await refused(folder, /a bi-encoder cannot score pairs/)
   })
 
   test('an activation that is not known', async () => {
     const folder = await copyOf('one-logit')
-    await edit(folder, 'config.json', (value) => Object.assign(value, { sentence_transformers: { activation_fn: 'torch.nn.Tanh' } }))
+    await edit(folder, 'config.json', (value) =>
+      Object.assign(value, { sentence_transformers: { activation_fn: 'torch.nn.Tanh' } }),
+    )
     await refused(folder, /torch\.nn\.Tanh is not known/)
   })
 })
 
 describe('references', () => {
-  test.each(['no-such-model', './no/such/folder', '/no/such/folder', '', 'a/b/c', '../name', 'org/na me'])('%j is unknown, and no hub is asked', async (reference) => {
-    const fetch = vi.spyOn(globalThis, 'fetch')
-    await expect(openModel(reference, await options({ allowHub: true }))).rejects.toMatchObject({ code: 'unknown_model', details: { param: 'model' } })
-    expect(fetch).not.toHaveBeenCalled()
-  })
+  test.each(['no-such-model', './no/such/folder', '/no/such/folder', '', 'a/b/c', '../name', 'org/na me'])(
+    '%j is unknown, and no hub is asked',
+    async (reference) => {
+      const fetch = vi.spyOn(globalThis, 'fetch')
+      await expect(openModel(reference, await options({ allowHub: true }))).rejects.toMatchObject({
+        code: 'unknown_model',
+        details: { param: 'model' },
+      })
+      expect(fetch).not.toHaveBeenCalled()
+    },
+  )
 
   test('a hub id is unknown where hubs are not allowed', async () => {
     const fetch = vi.spyOn(globalThis, 'fetch')
