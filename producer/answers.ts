@@ -22,7 +22,8 @@ export class Answers {
   readonly #log: Logger
   readonly #waiters = new Map<string, Set<Waiter>>()
   readonly #toRead = new Set<string>()
-  #subscriber: Promise<Redis> | undefined
+  #subscriber: Redis | undefined
+  #subscribed: Promise<unknown> | undefined
   #poll: NodeJS.Timeout | undefined
   #reading: Promise<void> | undefined
 
@@ -66,17 +67,16 @@ export class Answers {
       // Subscribe first, then look: an answer written in between is seen by one or the other.
       this.#subscribe().then(
         () => this.#readSoon([id]),
-        (error) => this.#log.warn({ err: error }, 'cannot subscribe to results: polling for them'),
+        (error) => this.#log.debug({ err: error }, 'the subscription to results ended'),
       )
     })
   }
 
-  async close(): Promise<void> {
+  close(): void {
     clearInterval(this.#poll)
     this.#poll = undefined
     this.#waiters.clear()
-    const subscriber = await this.#subscriber?.catch(() => undefined)
-    subscriber?.disconnect()
+    this.#subscriber?.disconnect()
   }
 
   #remove(id: string, waiter: Waiter): void {
@@ -92,29 +92,25 @@ export class Answers {
     this.#poll = undefined
   }
 
-  #subscribe(): Promise<Redis> {
-    this.#subscriber ??= (async () => {
-      const subscriber = this.#redis.duplicate({
-        lazyConnect: true,
-        enableOfflineQueue: true,
-        maxRetriesPerRequest: null,
-        commandTimeout: 0,
-        connectionName: 'rankmill-answers',
-      })
-      subscriber.on('error', () => undefined)
-      subscriber.on('message', (_channel: string, id: string) => {
-        if (this.#waiters.has(id)) this.#readSoon([id])
-      })
-      // Whatever was published while the connection was gone has been missed.
-      subscriber.on('ready', () => this.#readSoon(this.#waiters.keys()))
-      await subscriber.connect()
-      await subscriber.subscribe(this.#keys.doneChannel)
-      return subscriber
-    })()
-    this.#subscriber.catch(() => {
-      this.#subscriber = undefined
+  /** Resolves once subscribed; while Redis is away, the connection and its subscription come back by themselves. */
+  #subscribe(): Promise<unknown> {
+    if (this.#subscribed) return this.#subscribed
+    const subscriber = this.#redis.duplicate({
+      enableOfflineQueue: true,
+      maxRetriesPerRequest: null,
+      commandTimeout: undefined,
+      connectionName: 'rankmill-answers',
+      lazyConnect: false,
     })
-    return this.#subscriber
+    subscriber.on('error', () => undefined)
+    subscriber.on('message', (_channel: string, id: string) => {
+      if (this.#waiters.has(id)) this.#readSoon([id])
+    })
+    // Whatever was published while the connection was gone has been missed.
+    subscriber.on('ready', () => this.#readSoon(this.#waiters.keys()))
+    this.#subscriber = subscriber
+    this.#subscribed = subscriber.subscribe(this.#keys.doneChannel)
+    return this.#subscribed
   }
 
   /** Reads answers, all that were asked for by then in few commands, one reading at a time. */

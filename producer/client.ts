@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
+import { Corpora, type CorpusInfo } from '../shared/corpus.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import type { Answer, RerankJob } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
@@ -10,7 +11,7 @@ import { closeAll } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import { connectProducer, reaching } from '../shared/redis.js'
-import { parseRequest, type RequestSchema, type RerankInput, type RerankRequest, type RerankResult, requestSchema } from '../shared/request.js'
+import { type Document, parseRequest, type RequestSchema, type RerankInput, type RerankRequest, type RerankResult, requestSchema } from '../shared/request.js'
 import { Scripts } from '../shared/scripts.js'
 import { Answers } from './answers.js'
 import { inWindow } from './stream.js'
@@ -167,6 +168,12 @@ export class RerankClient {
         return { id, position, error: RankmillError.from(error) }
       }
     })
+  }
+
+  /** Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. */
+  async putCorpus(name: string, passages: Iterable<Required<Document>>): Promise<CorpusInfo> {
+    const { redis } = await this.#connect()
+    return reaching(() => new Corpora(redis, this.#keys).put(name, passages))
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */

@@ -8,8 +8,10 @@ export interface Keys {
   result(id: string): string
   /** Hash: scored parts of a split request until the last one is there. */
   parts(id: string): string
-  /** Hash: passage id -> JSON passage. */
+  /** Hash: passage id -> text. */
   corpus(name: string): string
+  /** Counter: goes up whenever the corpus changes. */
+  corpusVersion(name: string): string
   /** Hash: passage hash -> score, one hash for each model and query. */
   scores(model: string, queryHash: string): string
   /** Sorted set and hash: workers alive, by their last heartbeat. */
@@ -34,6 +36,7 @@ export function keysOf(prefix: string, queue: string): Keys {
     parts: (id: string) => `${own('parts')}:${id}`,
     // Corpora and scores belong to no queue: fleets on one Redis share them.
     corpus: (name: string) => `${prefix}:corpus:${name}`,
+    corpusVersion: (name: string) => `${prefix}:corpus-version:${name}`,
     scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),

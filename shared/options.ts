@@ -26,7 +26,7 @@ const oneOf = <const T extends readonly string[]>(...values: T) => z.enum(values
 const flag = () =>
   z.preprocess((v) => (v === 'true' || v === '1' ? true : v === 'false' || v === '0' ? false : v), z.boolean()) as z.ZodType<boolean>
 
-const define = <T>(spec: OptionSpec<T>): OptionSpec<T> => spec
+const define = <const T>(spec: OptionSpec<T>): OptionSpec<T> => spec
 const DAY = 86_400_000
 
 export const OPTIONS = {
@@ -157,7 +157,7 @@ export const OPTIONS = {
     schema: oneOf('auto', 'cpu', 'cuda', 'webgpu'),
     default: 'auto',
     value: '<name>',
-    help: 'where the model runs: auto, cpu, cuda or webgpu; auto is cpu unless the CUDA library is installed',
+    help: 'where the model runs: auto, cpu, cuda or webgpu; auto is the CPU',
   }),
   concurrency: define({
     group: 'worker',
@@ -307,7 +307,7 @@ export const OPTIONS = {
     value: '<level>',
     help: 'what is logged: trace, debug, info, warn, error or silent',
   }),
-} satisfies Record<string, OptionSpec<never> | OptionSpec<string> | OptionSpec<number> | OptionSpec<boolean>>
+}
 
 export type OptionName = keyof typeof OPTIONS
 type ValueOf<K extends OptionName> = (typeof OPTIONS)[K]['default'] extends infer D

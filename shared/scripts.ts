@@ -15,7 +15,7 @@ if known then
   if answer and string.sub(answer, 1, 9) == '{"error":' then
     local code = cjson.decode(answer)['error']['code']
     if string.find(ARGV[4], ' ' .. code .. ' ', 1, true) then
-      redis.call('DEL', KEYS[2], KEYS[6])
+      redis.call('DEL', KEYS[2])
       redis.call('HSET', KEYS[1], 'meta', ARGV[5])
       redis.call('PEXPIRE', KEYS[1], ARGV[3])
       return {'reopened', 0}
@@ -39,10 +39,10 @@ if redis.call('HLEN', KEYS[1]) == tonumber(ARGV[3]) then return redis.call('HVAL
 return {}
 `
 
-/** Writes the answer, if there is none yet, and tells whoever waits. */
+/** Writes the answer, if there is none yet, and tells whoever waits. Parts outlive an error: a retry goes on from them. */
 const ANSWER = `
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[2])
+if string.sub(ARGV[1], 1, 9) ~= '{"error":' then redis.call('DEL', KEYS[2]) end
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1
@@ -98,7 +98,7 @@ export class Scripts {
   readonly #keys: Keys
 
   constructor(redis: Redis, keys: Keys) {
-    redis.defineCommand('rankmillRemember', { numberOfKeys: 6, lua: REMEMBER })
+    redis.defineCommand('rankmillRemember', { numberOfKeys: 5, lua: REMEMBER })
     redis.defineCommand('rankmillWritePart', { numberOfKeys: 2, lua: WRITE_PART })
     redis.defineCommand('rankmillAnswer', { numberOfKeys: 3, lua: ANSWER })
     redis.defineCommand('rankmillHeartbeat', { numberOfKeys: 2, lua: HEARTBEAT })
@@ -110,7 +110,7 @@ export class Scripts {
   /** @returns the outcome, and how many jobs waited */
   remember(id: string, fingerprint: string, meta: string, maxQueuedJobs: number, ttlMs: number) {
     const { waiting, prioritized, delayed } = this.#keys
-    const keys = [this.#keys.request(id), this.#keys.result(id), waiting, prioritized, delayed, this.#keys.parts(id)]
+    const keys = [this.#keys.request(id), this.#keys.result(id), waiting, prioritized, delayed]
     return this.#redis.rankmillRemember(...keys, fingerprint, maxQueuedJobs, ttlMs, RETRYABLE_CODES, meta)
   }
 

@@ -1,0 +1,183 @@
+/** `rankmill demo`: the main job on real text; `npm run demo` installs, builds and comes here. */
+import { SingleBar } from 'cli-progress'
+import Table from 'cli-table3'
+import { Command } from 'commander'
+import MiniSearch from 'minisearch'
+import { RerankClient, type RerankOutcome } from '../../producer/client.js'
+import { RankmillError } from '../../shared/errors.js'
+import { onSignals } from '../../shared/lifecycle.js'
+import type { Options } from '../../shared/options.js'
+import { connectProducer } from '../../shared/redis.js'
+import type { RerankInput } from '../../shared/request.js'
+import { type Passage, packagesFolder, readPassages } from '../demo/passages.js'
+import { QUESTIONS } from '../demo/questions.js'
+import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
+import type { Session } from '../embedded/session.js'
+import { EXIT, note } from '../exit.js'
+import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
+
+const CANDIDATES = 100
+/** Requests under way at once: enough to keep two workers busy, few enough to see them come back one by one. */
+const WINDOW = 6
+const SHOWN_QUESTIONS = 3
+const SHOWN_PASSAGES = 3
+const CORPUS = 'rankmill-demo'
+
+interface Retrieved {
+  readonly question: string
+  readonly candidates: readonly Passage[]
+}
+
+export function demoCommand(): Command {
+  const command = new Command('demo')
+    .description('Rerank answers to 25 questions about the installed packages, from their own documentation.')
+    .option('--fresh', 'forget the stored scores first')
+    .option('--keep', 'stay up at the end, so that the metrics can be looked at; Ctrl-C ends')
+    .action(async () => run(command))
+  addEmbeddedFlags(command)
+  return addOptions(command, [...PRODUCER_OPTIONS, ...WORKER_OPTIONS])
+}
+
+async function run(command: Command): Promise<void> {
+  const options = optionsOf(command)
+  const { fresh, keep, workers } = command.opts<{ fresh?: true; keep?: true; workers?: number }>()
+  const folder = packagesFolder()
+  const passages = await readPassages(folder)
+  const retrieved = retrieve(passages)
+  note(`demo: ${passages.length} passages from the installed packages' documentation; BM25 found ${CANDIDATES} candidates for each of ${QUESTIONS.length} questions`)
+
+  if (workers === undefined) command.setOptionValue('workers', 2)
+  const session = await openSessionFor(command, options)
+  let interrupted = false
+  const stopSignals = onSignals(
+    () => {
+      interrupted = true
+      void session.stop(true).then(() => process.exit(EXIT.interrupted))
+    },
+    () => process.exit(EXIT.interrupted),
+  )
+  const client = new RerankClient(session.options)
+  try {
+    if (fresh) await forgetScores(session.options)
+    await client.putCorpus(CORPUS, passages)
+    const startedAt = performance.now()
+    const outcomes = await rerankAll(client, retrieved)
+    const seconds = (performance.now() - startedAt) / 1000
+    show(retrieved, outcomes)
+    await sumUp(outcomes, seconds, session)
+    if (keep) await untilInterrupted(session)
+  } finally {
+    await client.close()
+    if (!interrupted) await session.stop()
+    stopSignals()
+  }
+}
+
+function retrieve(passages: readonly Passage[]): Retrieved[] {
+  const index = new MiniSearch<{ id: number; text: string }>({ fields: ['text'] })
+  index.addAll(passages.map(({ text }, id) => ({ id, text })))
+  return QUESTIONS.map((question) => ({
+    question,
+    candidates: index
+      .search(question)
+      .slice(0, CANDIDATES)
+      .flatMap(({ id }) => passages[id as number] ?? []),
+  }))
+}
+
+/** Every other request names its passages in the stored corpus instead of carrying them. */
+function* requests(retrieved: readonly Retrieved[]): Generator<RerankInput> {
+  for (const [i, { question, candidates }] of retrieved.entries()) {
+    const documents = i % 2 === 0 ? { corpus: CORPUS, ids: candidates.map(({ id }) => id) } : candidates
+    yield { query: question, documents }
+  }
+}
+
+async function rerankAll(client: RerankClient, retrieved: readonly Retrieved[]): Promise<RerankOutcome[]> {
+  const total = retrieved.reduce((sum, { candidates }) => sum + candidates.length, 0)
+  const bar = new SingleBar({
+    format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {eta_formatted}',
+    stream: process.stderr,
+    noTTYOutput: true,
+    notTTYSchedule: 5000,
+    hideCursor: true,
+    etaBuffer: 20,
+  })
+  bar.start(total, 0, { speed: '–' })
+  const startedAt = performance.now()
+  const outcomes: RerankOutcome[] = []
+  let pairs = 0
+  try {
+    for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW })) {
+      outcomes.push(outcome)
+      pairs += retrieved[outcome.position]?.candidates.length ?? 0
+      bar.update(pairs, { speed: Math.round((pairs / (performance.now() - startedAt)) * 1000) })
+    }
+  } finally {
+    bar.stop()
+  }
+  return outcomes.sort((a, b) => a.position - b.position)
+}
+
+function show(retrieved: readonly Retrieved[], outcomes: readonly RerankOutcome[]): void {
+  const width = Math.max(60, Math.min(140, process.stdout.columns ?? 120))
+  for (let i = 0; i < SHOWN_QUESTIONS; i++) {
+    const { question, candidates } = retrieved[i] ?? { question: '', candidates: [] }
+    const results = outcomes[i]?.result?.results ?? []
+    const table = new Table({ head: ['', 'BM25', 'after reranking'], colWidths: [4, Math.floor(width / 2) - 4, Math.floor(width / 2) - 4], wordWrap: true, style: { head: [] } })
+    for (let place = 0; place < SHOWN_PASSAGES; place++) {
+      const best = results[place]
+      const after = best ? `${best.relevance_score.toFixed(3)} ${shownPassage(candidates[best.index])}` : ''
+      table.push([place + 1, shownPassage(candidates[place]), after])
+    }
+    process.stdout.write(`\n${question}\n${table.toString()}\n`)
+  }
+}
+
+function shownPassage(passage: Passage | undefined): string {
+  if (!passage) return ''
+  const text = passage.text.replace(/\s+/g, ' ')
+  return `${text.length > 110 ? `${text.slice(0, 109)}…` : text}\n(${passage.id})`
+}
+
+/** The line of totals, and whether the workers' own counters say the same. */
+async function sumUp(outcomes: readonly RerankOutcome[], seconds: number, { metrics, metricsUrl }: Session): Promise<void> {
+  const results = outcomes.flatMap(({ result }) => result ?? [])
+  const sum = (field: 'pairs' | 'tokens' | 'cached') => results.reduce((total, { usage }) => total + usage[field], 0)
+  const [pairs, tokens, cached] = [sum('pairs'), sum('tokens'), sum('cached')]
+  const times = results.map(({ timings_ms }) => timings_ms.total).sort((a, b) => a - b)
+  const percentile = (p: number) => ((times[Math.ceil(times.length * p) - 1] ?? 0) / 1000).toFixed(2)
+  process.stdout.write(
+    `\n${results.length} requests, ${pairs} pairs, ${tokens} tokens, ${cached} cached, ` +
+      `${Math.round(pairs / seconds)} pairs/s, p50 ${percentile(0.5)} s, p95 ${percentile(0.95)} s\n`,
+  )
+  for (const { error } of outcomes) if (error) throw error
+  if (!metrics || !metricsUrl) return
+  const counted = {
+    requests: await metrics.total('rankmill_request_duration_seconds_count', { outcome: 'completed' }),
+    pairs: await metrics.total('rankmill_pairs_total'),
+    tokens: await metrics.total('rankmill_tokens_total'),
+    cached: await metrics.total('rankmill_pairs_total', { source: 'cache' }),
+  }
+  const agrees =
+    counted.requests === results.length && counted.pairs === pairs && counted.tokens === tokens && counted.cached === cached
+  process.stdout.write(`${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ${JSON.stringify(counted)}\n`)
+  if (!agrees) throw new RankmillError('internal', 'the metrics do not agree with the results')
+}
+
+async function forgetScores(options: Options): Promise<void> {
+  const redis = await connectProducer(options.redis, options.commandTimeoutMs)
+  try {
+    const pattern = `${options.prefix.replace(/[[\]?*\\]/g, '\\$&')}:scores:*`
+    for await (const keys of redis.scanStream({ match: pattern, count: 1000 })) {
+      if ((keys as string[]).length > 0) await redis.unlink(keys as string[])
+    }
+  } finally {
+    redis.disconnect()
+  }
+}
+
+async function untilInterrupted(session: Session): Promise<void> {
+  note(`demo: staying up for ${session.metricsUrl ?? 'the workers'}; Ctrl-C ends`)
+  await new Promise(() => undefined)
+}

@@ -1,0 +1,108 @@
+/** `rankmill doctor`: what Rankmill stands on here, each with a fix where it does not hold. */
+import { access, constants } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { Command } from 'commander'
+import { RankmillError } from '../../shared/errors.js'
+import { keysOf } from '../../shared/keys.js'
+import type { Options } from '../../shared/options.js'
+import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis.js'
+import { Scripts } from '../../shared/scripts.js'
+import { openModel } from '../../worker/model/model.js'
+import { describeError, EXIT } from '../exit.js'
+import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+
+interface Finding {
+  readonly what: string
+  readonly state: 'ok' | 'warning' | 'fault'
+  readonly detail: string
+  readonly fix?: string
+}
+
+export function doctorCommand(): Command {
+  const command = new Command('doctor')
+    .description('Check Node, Redis, the models and the native libraries; each fault comes with its fix.')
+    .option('--json', 'JSON lines')
+    .action(async () => run(command))
+  return addOptions(command, WORKER_OPTIONS)
+}
+
+async function run(command: Command): Promise<void> {
+  const options = optionsOf(command)
+  const findings = [checkNode(), ...(await checkRedis(options)), ...(await checkRuntime()), ...(await checkModels(options)), await checkCache(options)]
+  const json = command.opts<{ json?: true }>().json || !process.stdout.isTTY
+  for (const finding of findings) process.stdout.write(`${json ? JSON.stringify(finding) : line(finding)}\n`)
+  if (findings.some((f) => f.state === 'fault')) process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.someFailed
+}
+
+function line({ what, state, detail, fix }: Finding): string {
+  const mark = { ok: '✔', warning: '!', fault: '✘' }[state]
+  return `${mark} ${what}: ${detail}${fix ? `\n    fix: ${fix}` : ''}`
+}
+
+function checkNode(): Finding {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  const ok = major > 20 || (major === 20 && minor >= 12)
+  return { what: 'Node', state: ok ? 'ok' : 'fault', detail: process.versions.node, ...(ok ? {} : { fix: 'install Node 20.12 or later' }) }
+}
+
+async function checkRedis(options: Options): Promise<Finding[]> {
+  let redis: Awaited<ReturnType<typeof connectWorker>>
+  try {
+    redis = await connectWorker(options.redis, 'rankmill-doctor')
+  } catch (error) {
+    const { message, advice } = RankmillError.from(error)
+    const fix = `${advice} Commands like \`rankmill rerank\` start a private Redis where none is named.`
+    return [{ what: 'Redis', state: 'fault', detail: message, fix }]
+  }
+  try {
+    const info = await redis.info('everything')
+    checkServer(info)
+    const field = (name: string) => infoField(info, name) ?? '?'
+    const aof = field('aof_enabled') === '1'
+    const workers = await new Scripts(redis, keysOf(options.prefix, options.queue)).workers()
+    return [
+      { what: 'Redis', state: 'ok', detail: `${field('redis_version')} at ${withoutPassword(options.redis)}, ${field('maxmemory_policy')}, ${field('used_memory_human')} in use` },
+      aof
+        ? { what: 'Redis persistence', state: 'ok', detail: 'append-only file on' }
+        : { what: 'Redis persistence', state: 'warning', detail: 'append-only file off: a crash of Redis loses queued jobs', fix: 'redis-cli config set appendonly yes, and in redis.conf' },
+      { what: 'Workers', state: workers.length > 0 ? 'ok' : 'warning', detail: `${workers.length} alive on queue "${options.queue}"`, ...(workers.length > 0 ? {} : { fix: '`rankmill worker`, or `rankmill up`' }) },
+    ]
+  } finally {
+    redis.disconnect()
+  }
+}
+
+async function checkRuntime(): Promise<Finding[]> {
+  try {
+    const ort = await import('onnxruntime-node')
+    const version = (createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }).version
+    const backends = ort.listSupportedBackends().map((b) => b.name)
+    return [{ what: 'ONNX Runtime', state: 'ok', detail: `${version}, devices: ${backends.join(', ')}` }]
+  } catch (error) {
+    const fix = 'reinstall with `npm ci`; on a system without glibc there is no prebuilt library'
+    return [{ what: 'ONNX Runtime', state: 'fault', detail: (error as Error).message, fix }]
+  }
+}
+
+async function checkModels(options: Options): Promise<Finding[]> {
+  const { cacheDir, dtype, device } = options
+  return Promise.all(
+    options.model.split(',').map(async (name): Promise<Finding> => {
+      try {
+        const model = await openModel(name.trim(), { cacheDir, dtype, device, allowHub: false })
+        return { what: 'Model', state: 'ok', detail: `${model.name} (${model.dtype}), ${model.maxTokens} tokens` }
+      } catch (error) {
+        return { what: 'Model', state: 'fault', detail: describeError(error).split('\n')[0] ?? '', fix: RankmillError.from(error).advice }
+      }
+    }),
+  )
+}
+
+async function checkCache({ cacheDir }: Options): Promise<Finding> {
+  const exists = await access(cacheDir, constants.W_OK).then(
+    () => 'writable',
+    (error: NodeJS.ErrnoException) => (error.code === 'ENOENT' ? 'made when first needed' : undefined),
+  )
+  if (exists) return { what: 'Cache folder', state: 'ok', detail: `${cacheDir} (${exists})` }
+  return { what: 'Cache folder', state: 'warning', detail: `${cacheDir} is not writable`, fix: 'name another with --cache-dir' }
+}

@@ -1,0 +1,130 @@
+/** `rankmill rerank`: one query over documents from files or standard input. */
+import { createReadStream } from 'node:fs'
+import { createInterface } from 'node:readline'
+import Table from 'cli-table3'
+import { Command, Option } from 'commander'
+import { RerankClient } from '../../producer/client.js'
+import { RankmillError } from '../../shared/errors.js'
+import type { RerankResult } from '../../shared/request.js'
+import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
+import { note } from '../exit.js'
+import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
+
+interface SourceDocument {
+  readonly id?: string
+  readonly text: string
+  /** file:line */
+  readonly source: string
+}
+
+interface RerankFlags {
+  query: string
+  jsonl?: true
+  json?: true
+  topN?: number
+  maxTokensPerDoc?: number
+}
+
+export function rerankCommand(): Command {
+  const command = new Command('rerank')
+    .description('Rank documents for one query: a table on a terminal, JSON lines in a pipe.')
+    .argument('[files...]', 'files of documents, one a line; standard input when none is named')
+    .requiredOption('-q, --query <text>', 'what the documents are ranked for')
+    .addOption(new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument))
+    .addOption(new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(Number))
+    .option('--jsonl', 'each line is {"id": …, "text": …}')
+    .option('--json', 'JSON lines, on a terminal too')
+    .action(async (files: string[]) => run(command, files))
+  addEmbeddedFlags(command)
+  return addOptions(command, [...PRODUCER_OPTIONS, ...WORKER_OPTIONS])
+}
+
+async function run(command: Command, files: string[]): Promise<void> {
+  const flags = command.opts<RerankFlags>()
+  const options = optionsOf(command)
+  const documents: SourceDocument[] = []
+  for await (const document of readAll(files, flags.jsonl === true)) documents.push(document)
+  const session = await openSessionFor(command, options)
+  const client = new RerankClient(session.options)
+  try {
+    const asTable = process.stdout.isTTY && !flags.json
+    const result = await client.rerank({
+      query: flags.query,
+      documents: documents.map(({ id, text }) => (id === undefined ? text : { id, text })),
+      model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
+      topN: flags.topN ?? (asTable ? 10 : undefined),
+      maxTokensPerDoc: flags.maxTokensPerDoc,
+    })
+    process.stdout.write(asTable ? table(result, documents) : jsonLines(result, documents))
+    if (asTable) note(summary(result))
+  } finally {
+    await client.close()
+    await session.stop()
+  }
+}
+
+async function* readAll(files: string[], jsonl: boolean): AsyncGenerator<SourceDocument> {
+  if (files.length === 0) {
+    if (process.stdin.isTTY) note('rankmill: reading documents from standard input, one a line; Ctrl-D ends')
+    yield* readLines(process.stdin, 'stdin', jsonl)
+  }
+  for (const file of files) yield* readLines(createReadStream(file), file, jsonl)
+}
+
+async function* readLines(input: NodeJS.ReadableStream, name: string, jsonl: boolean): AsyncGenerator<SourceDocument> {
+  let line = 0
+  try {
+    for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+      line++
+      // Blank lines separate, they are not documents.
+      if (text.trim() === '') continue
+      const source = `${name}:${line}`
+      yield jsonl ? { ...parseLine(text, source), source } : { text, source }
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).syscall === undefined) throw error
+    throw new RankmillError('invalid_request', `cannot read ${name}: ${(error as Error).message}`, { param: 'files' })
+  }
+}
+
+function parseLine(line: string, source: string): { id?: string; text: string } {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(line)
+  } catch (error) {
+    throw new RankmillError('invalid_request', `${source}: not JSON: ${(error as Error).message}`, { param: source })
+  }
+  const { id, text } = (parsed ?? {}) as { id?: unknown; text?: unknown }
+  if (typeof text !== 'string' || (id !== undefined && typeof id !== 'string')) {
+    throw new RankmillError('invalid_request', `${source}: must be {"id": "…", "text": "…"}, id optional`, { param: source })
+  }
+  return id === undefined ? { text } : { id, text }
+}
+
+function jsonLines(result: RerankResult, documents: readonly SourceDocument[]): string {
+  return result.results
+    .map((ranked, place) => {
+      const document = documents[ranked.index]
+      return `${JSON.stringify({ rank: place + 1, ...ranked, source: document?.source, text: document?.text })}\n`
+    })
+    .join('')
+}
+
+function table(result: RerankResult, documents: readonly SourceDocument[]): string {
+  const columns = process.stdout.columns || 100
+  const sources = result.results.map(({ index }) => documents[index]?.source ?? '')
+  const sourceWidth = Math.min(40, Math.max(8, ...sources.map((s) => s.length + 2)))
+  const textWidth = Math.max(20, columns - sourceWidth - 21)
+  const rows = new Table({ head: ['#', 'score', 'text', 'source'], colWidths: [5, 10, textWidth, sourceWidth], style: { head: ['bold'] } })
+  result.results.forEach(({ index, relevance_score }, place) => {
+    const text = (documents[index]?.text ?? '').replace(/\s+/g, ' ').trim()
+    const cut = text.length > textWidth - 2 ? `${text.slice(0, textWidth - 3)}…` : text
+    rows.push([place + 1, relevance_score.toFixed(5), cut, sources[place] ?? ''])
+  })
+  return `${rows.toString()}\n`
+}
+
+function summary({ model, usage, timings_ms: t }: RerankResult): string {
+  const truncated = usage.truncated > 0 ? `, ${usage.truncated} truncated` : ''
+  return `rankmill: ${usage.pairs} documents (${usage.cached} from the score cache${truncated}) by ${model} in ${Math.round(t.total)} ms`
+}

@@ -1,0 +1,94 @@
+/**
+ * What the commands that need nothing running stand on: a Redis and workers, found or started, stopped at the end where
+ * they were started here. One line on standard error says what was done.
+ */
+import { Queue } from 'bullmq'
+import { FleetMetrics } from '../../monitoring/fleet.js'
+import { type MonitoringServer, serveMonitoring } from '../../monitoring/server.js'
+import { RankmillError } from '../../shared/errors.js'
+import { keysOf } from '../../shared/keys.js'
+import { closeAll } from '../../shared/lifecycle.js'
+import type { Options } from '../../shared/options.js'
+import { connectProducer } from '../../shared/redis.js'
+import { Scripts } from '../../shared/scripts.js'
+import { note } from '../exit.js'
+import { defaultWorkers, Fleet } from './fleet.js'
+import { findOrStartRedis } from './redis.js'
+
+export interface SessionOptions {
+  /** false: use what runs, start nothing. */
+  readonly embedded: boolean
+  /** Redis was named by flag or environment: it is used, never started. */
+  readonly redisGiven: boolean
+  /** Workers to start where none is alive; undefined: one for two cores. */
+  readonly workers: number | undefined
+  /** Start workers even where some are alive. */
+  readonly always?: boolean
+  /** Serve the fleet's metrics; on this port (0: a free one). */
+  readonly metricsPort?: number
+}
+
+export interface Session {
+  /** With the Redis that was found or started. */
+  readonly options: Options
+  /** Where the metrics of the workers started here are; undefined where none was. */
+  readonly metricsUrl: string | undefined
+  readonly metrics: FleetMetrics | undefined
+  readonly fleet: Fleet | undefined
+  stop(force?: boolean): Promise<void>
+}
+
+/** @throws RankmillError `redis_unavailable`, `redis_misconfigured`, or what keeps a worker from starting */
+export async function openSession(options: Options, session: SessionOptions): Promise<Session> {
+  const steps: { name: string; close: () => unknown }[] = []
+  let force = false
+  const stop = async (now = false) => {
+    force ||= now
+    const failed = await closeAll(steps.splice(0).reverse())
+    for (const { name, error } of failed) note(`rankmill: closing ${name}: ${String(error)}`)
+  }
+  try {
+    const found = await redisFor(options, session)
+    steps.push({ name: 'redis', close: () => found.stop() })
+    const filled: Options = { ...options, redis: found.url }
+    const redis = await connectProducer(filled.redis, filled.commandTimeoutMs)
+    steps.push({ name: 'connection', close: () => redis.disconnect() })
+    const alive = await new Scripts(redis, keysOf(filled.prefix, filled.queue)).workers()
+    if (!session.always && (alive.length > 0 || !session.embedded)) {
+      const none = 'no worker is alive on the queue, and --no-embedded forbids to start one: requests wait until one comes'
+      note(`rankmill: ${found.description}; ${alive.length > 0 ? `${alive.length} worker(s) alive` : none}`)
+      return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
+    }
+    const workers = session.workers ?? defaultWorkers()
+    const fleet = await Fleet.start(filled, workers, note)
+    steps.push({ name: 'workers', close: () => fleet.stop(force) })
+    const queue = new Queue(filled.queue, { connection: redis, prefix: filled.prefix, skipVersionCheck: true })
+    queue.on('error', () => undefined)
+    steps.push({ name: 'queue', close: () => queue.close() })
+    const metrics = new FleetMetrics(queue, () => fleet.snapshots(), Date.now)
+    const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
+    steps.push({ name: 'metrics server', close: () => server.close() })
+    note(`rankmill: ${found.description}; started ${workers} worker(s) with ${filled.model}; metrics at ${server.url}/metrics`)
+    return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet, stop }
+  } catch (error) {
+    await stop(true)
+    throw error
+  }
+}
+
+async function redisFor(options: Options, { embedded, redisGiven }: SessionOptions) {
+  if (!embedded && !redisGiven) {
+    throw new RankmillError('redis_unavailable', '--no-embedded forbids to start a Redis, and neither --redis nor REDIS_URL names one')
+  }
+  const given = redisGiven ? { url: options.redis } : {}
+  return findOrStartRedis({ ...given, dataDir: '.rankmill/redis', log: () => undefined })
+}
+
+function serveFleet(options: Options, fleet: Fleet, metrics: FleetMetrics, port: number, redis: () => string): Promise<MonitoringServer> {
+  const health = () => {
+    const checks = { redis: redis(), workers: `${fleet.alive} of ${fleet.size}` }
+    return { ok: fleet.alive > 0 && checks.redis === 'ready', checks }
+  }
+  const sources = { contentType: metrics.contentType, metrics: () => metrics.text(), alive: health, ready: health }
+  return serveMonitoring(sources, options.metricsHost, port)
+}

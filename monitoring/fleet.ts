@@ -1,0 +1,45 @@
+/** One view over several worker processes: their metrics added up, their health taken together. */
+import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
+import { collectQueue, type ObservedQueue } from './queue-collector.js'
+
+/** A registry's contents as plain data, as it travels between processes. */
+export type MetricsSnapshot = MetricObjectWithValues<MetricValue<string>>[]
+
+/** Workers report the queue too when they are scraped one by one; here it is reported once, by the fleet. */
+const REPORTED_BY_FLEET = /^rankmill_queue_/
+
+export class FleetMetrics {
+  readonly #own = new Registry()
+  readonly #snapshots: () => Promise<MetricsSnapshot[]>
+
+  constructor(queue: ObservedQueue, snapshots: () => Promise<MetricsSnapshot[]>, now: () => number) {
+    collectQueue(this.#own, queue, () => true, now)
+    this.#snapshots = snapshots
+  }
+
+  get contentType(): string {
+    return this.#own.contentType
+  }
+
+  /** Prometheus's text format. */
+  async text(): Promise<string> {
+    const merged = await this.#merged()
+    return `${await merged.metrics()}\n${await this.#own.metrics()}`
+  }
+
+  /** Sum of a counter or histogram count over all workers, with labels that must match. */
+  async total(name: string, labels: Record<string, string> = {}): Promise<number> {
+    const snapshot = (await (await this.#merged()).getMetricsAsJSON()) as MetricsSnapshot
+    const values = snapshot.filter((metric) => name.startsWith(metric.name)).flatMap((metric) => metric.values)
+    return values
+      .filter((v) => ((v as { metricName?: string }).metricName ?? name) === name)
+      .filter((v) => Object.entries(labels).every(([key, value]) => v.labels[key] === value))
+      .reduce((sum, v) => sum + v.value, 0)
+  }
+
+  async #merged(): Promise<Registry> {
+    const snapshots = await this.#snapshots()
+    const own = snapshots.map((snapshot) => snapshot.filter((metric) => !REPORTED_BY_FLEET.test(metric.name)))
+    return AggregatorRegistry.aggregate(own)
+  }
+}

@@ -1,0 +1,29 @@
+import { describe, expect, it } from 'vitest'
+import { splitRequest } from '../../../producer/split.js'
+import { parseRequest, requestSchema } from '../../../shared/request.js'
+
+const schema = requestSchema({ maxDocuments: 100_000, maxDocumentBytes: 1000, maxQueryBytes: 1000 })
+const request = (documents: unknown) => parseRequest({ query: 'q', documents, deadlineMs: 50 }, schema, () => 'id')
+
+describe('splitRequest', () => {
+  it.each([1, 255, 256, 257, 10_000])('puts each of %i candidates into exactly one part', (count) => {
+    const texts = Array.from({ length: count }, (_, i) => `text ${i}`)
+    const jobs = splitRequest(request(texts), 256, 1000, 5000)
+    expect(jobs).toHaveLength(Math.ceil(count / 256))
+    const seen = jobs.flatMap((job) => (job.documents as { text: string }[]).map(({ text }, i) => [job.offset + i, text]))
+    expect(seen).toEqual(texts.map((text, i) => [i, text]))
+    const sizes = jobs.map((job) => (job.documents as unknown[]).length)
+    expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1)
+  })
+
+  it('splits references too, and gives every part the deadline', () => {
+    const ids = Array.from({ length: 10 }, (_, i) => `d${i}`)
+    const jobs = splitRequest(request({ corpus: 'c', ids }), 4, 1000, 5000)
+    expect(jobs.map((job) => job.documents)).toEqual([
+      { corpus: 'c', ids: ids.slice(0, 3) },
+      { corpus: 'c', ids: ids.slice(3, 6) },
+      { corpus: 'c', ids: ids.slice(6) },
+    ])
+    for (const job of jobs) expect(job).toMatchObject({ parts: 3, deadlineAt: 1050, resultTtlMs: 5000 })
+  })
+})

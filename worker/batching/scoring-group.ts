@@ -1,0 +1,94 @@
+/** The pairs of one job on their way through the batcher. */
+import { RankmillError } from '../../shared/errors.js'
+import type { EncodedPair } from '../tokenize/pair-encoder.js'
+
+/** An encoded pair waiting in the batcher. */
+export interface Entry {
+  readonly group: ScoringGroup
+  /** Place in the group. */
+  readonly index: number
+  readonly pair: EncodedPair
+  taken: boolean
+}
+
+export interface GroupScores {
+  /** One logit a pair, in the order of the pairs. */
+  readonly logits: Float32Array
+  /** Mean wait of a pair for its batch. */
+  readonly batchWaitMs: number
+  /** This group's share of the model's time. */
+  readonly inferenceMs: number
+}
+
+export class ScoringGroup {
+  readonly priority: number
+  readonly deadlineAt: number
+  readonly since: number
+  /** Shortest first; the longest that is left is taken from the end. */
+  readonly entries: readonly Entry[]
+  readonly done: Promise<GroupScores>
+  #untaken: number
+  #unsettled: number
+  #waitedMs = 0
+  #inferenceMs = 0
+  #settled = false
+  readonly #logits: Float32Array
+  #resolve: (scores: GroupScores) => void = () => undefined
+  #reject: (error: unknown) => void = () => undefined
+
+  constructor(pairs: readonly EncodedPair[], priority: number, deadlineAt: number | null, now: number) {
+    this.priority = priority
+    this.deadlineAt = deadlineAt ?? Number.POSITIVE_INFINITY
+    this.since = now
+    this.entries = pairs
+      .map((pair, index): Entry => ({ group: this, index, pair, taken: false }))
+      .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
+    this.#untaken = pairs.length
+    this.#unsettled = pairs.length
+    this.#logits = new Float32Array(pairs.length)
+    this.done = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    if (pairs.length === 0) this.#finish()
+  }
+
+  /** Whether its outcome is known: what is left of it needs no scoring. */
+  get settled(): boolean {
+    return this.#settled
+  }
+
+  /** The longest entry that is not in a batch yet. */
+  longest(): Entry | undefined {
+    while (this.#untaken > 0) {
+      const entry = this.entries[this.#untaken - 1]
+      if (entry && !entry.taken) return entry
+      this.#untaken--
+    }
+    return undefined
+  }
+
+  score(entry: Entry, logit: number, waitedMs: number, inferenceMs: number): void {
+    if (this.#settled) return
+    if (!Number.isFinite(logit)) {
+      return this.fail(new RankmillError('inference_failed', `the model gives ${logit}`, { index: entry.index }))
+    }
+    this.#logits[entry.index] = logit
+    this.#waitedMs += waitedMs
+    this.#inferenceMs += inferenceMs
+    this.#unsettled--
+    if (this.#unsettled === 0) this.#finish()
+  }
+
+  fail(error: unknown): void {
+    if (this.#settled) return
+    this.#settled = true
+    this.#reject(error)
+  }
+
+  #finish(): void {
+    this.#settled = true
+    const count = Math.max(1, this.#logits.length)
+    this.#resolve({ logits: this.#logits, batchWaitMs: this.#waitedMs / count, inferenceMs: this.#inferenceMs })
+  }
+}

@@ -1,0 +1,123 @@
+/** The models that a worker serves, each with its encoder, its sessions and its batcher; loaded when first needed. */
+import type { WorkerMetrics } from '../monitoring/metrics.js'
+import { RankmillError } from '../shared/errors.js'
+import type { Logger } from '../shared/logger.js'
+import type { Options } from '../shared/options.js'
+import { Batcher } from './batching/batcher.js'
+import type { InferenceEngine } from './inference/engine.js'
+import type { Model } from './model/model.js'
+import type { ScoringContext } from './pipeline/score-cache.js'
+import { PairEncoder } from './tokenize/pair-encoder.js'
+import type { Tokenizer } from './tokenize/tokenizer.js'
+
+/** How models come into being: real ones, or fakes in speed tests of the queue. */
+export interface ScorerSource {
+  openModel(reference: string, dtype: Options['dtype']): Promise<Model>
+  loadTokenizer(model: Model): Promise<Tokenizer>
+  createEngine(model: Model): Promise<InferenceEngine>
+}
+
+export interface Scorer {
+  readonly model: Model
+  readonly encoder: PairEncoder
+  readonly engine: InferenceEngine
+  readonly batcher: Batcher
+  context(maxTokensPerDoc: number | null): ScoringContext
+  /** Logit to relevance score. */
+  activate(logit: number): number
+}
+
+export class Scorers {
+  readonly #source: ScorerSource
+  readonly #options: Options
+  readonly #metrics: WorkerMetrics
+  readonly #log: Logger
+  readonly #now: () => number
+  readonly #loading = new Map<string, Promise<Scorer>>()
+  readonly #loaded = new Set<Scorer>()
+  /** Names that requests may use -> what the model is opened by. */
+  readonly #served: ReadonlyMap<string, string>
+
+  constructor(source: ScorerSource, options: Options, metrics: WorkerMetrics, log: Logger, now: () => number) {
+    this.#source = source
+    this.#options = options
+    this.#metrics = metrics
+    this.#log = log
+    this.#now = now
+    this.#served = new Map(options.model.split(',').map((name) => [name.trim(), name.trim()]))
+  }
+
+  /** The models in use. */
+  get loaded(): Iterable<Scorer> {
+    return this.#loaded
+  }
+
+  /** The names of the models that this worker serves, the default first. */
+  get names(): string[] {
+    return [...this.#served.keys()]
+  }
+
+  /**
+   * @param name null for the default model
+   * @throws RankmillError `unknown_model` when the worker does not serve it
+   */
+  get(name: string | null, dtype: Options['dtype']): Promise<Scorer> {
+    const wanted = name ?? this.names[0] ?? ''
+    const reference = this.#served.get(wanted)
+    if (reference === undefined) {
+      const message = `model: "${wanted}" is not served here; served: ${this.names.join(', ')}`
+      return Promise.reject(new RankmillError('unknown_model', message, { param: 'model' }))
+    }
+    const type = dtype === 'auto' ? this.#options.dtype : dtype
+    const key = `${reference} ${type}`
+    const known = this.#loading.get(key)
+    if (known) return known
+    const loading = this.#load(reference, type)
+    this.#loading.set(key, loading)
+    // What failed may work later, when the model's files are complete.
+    loading.catch(() => this.#loading.delete(key))
+    return loading
+  }
+
+  async close(): Promise<void> {
+    for (const scorer of this.#loaded) scorer.batcher.close()
+    await Promise.allSettled([...this.#loaded].map((scorer) => scorer.engine.close()))
+    this.#loaded.clear()
+    this.#loading.clear()
+  }
+
+  async #load(reference: string, dtype: Options['dtype']): Promise<Scorer> {
+    const startedAt = performance.now()
+    const model = await this.#source.openModel(reference, dtype)
+    const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
+    const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
+    const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
+    const metrics = this.#metrics
+    const scorer: Scorer = {
+      model,
+      engine,
+      encoder: new PairEncoder(tokenizer, { maxTokens, truncation, cacheTokens: tokenCacheTokens }),
+      batcher: new Batcher(engine, {
+        padId: model.padId,
+        withTypes: model.usesTokenTypes,
+        maxEntryAgeMs,
+        now: this.#now,
+        observe: ({ pairs, tokens, paddedTokens }) => {
+          metrics.batchPairs.observe(pairs)
+          metrics.batchTokens.observe(tokens)
+          metrics.batchPaddingRatio.observe(1 - tokens / paddedTokens)
+        },
+      }),
+      context: (maxTokensPerDoc) => ({ modelFingerprint: model.fingerprint, maxTokens, truncation, maxTokensPerDoc }),
+      activate: model.activation === 'sigmoid' ? (logit) => 1 / (1 + Math.exp(-logit)) : (logit) => logit,
+    }
+    this.#loaded.add(scorer)
+    metrics.modelInfo.set({ model: model.name, dtype: model.dtype, device: this.#options.device }, 1)
+    const { sessions, threadsPerSession, batchPairs } = engine.shape
+    this.#log.info(
+      { model: model.name, dtype: model.dtype, sessions, threadsPerSession, batchPairs, ms: Math.round(performance.now() - startedAt) },
+      'model loaded',
+    )
+    return scorer
+  }
+}
