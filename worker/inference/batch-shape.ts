@@ -4,7 +4,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Device, Model } from '../model/model.js'
 import type { BatchShape } from './engine.js'
 
-export interface ShapeOptions {
+interface ShapeOptions {
   readonly device: Device
   readonly threads: number
   readonly sessions?: number

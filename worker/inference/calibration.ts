@@ -29,7 +29,7 @@ const ENOUGH_MS = 120
 /** Starts the threads of a layout. */
 export type StartThreads = (layout: Pick<BatchShape, 'sessions' | 'threadsPerSession'>) => Promise<SessionThread[]>
 
-export interface ChosenShape {
+interface ChosenShape {
   readonly shape: BatchShape
   /** Its threads, started. */
   readonly threads: SessionThread[]

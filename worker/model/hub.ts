@@ -6,7 +6,7 @@ import { DTYPES, type Dtype, findDtypes, isFile } from './model-folder.js'
 /** What transformers.js calls the formats. */
 const HUB_DTYPES: Readonly<Record<Dtype, readonly string[]>> = { fp32: ['fp32'], fp16: ['fp16'], int8: ['int8', 'q8'] }
 
-export interface DownloadOptions {
+interface DownloadOptions {
   readonly dtype: Dtype | 'auto'
   readonly cacheDir: string
 }

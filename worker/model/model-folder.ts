@@ -155,7 +155,7 @@ export function activationOf(folder: string, config: ModelConfig, labels: number
   throw fault(join(folder, 'config.json'), `the activation function ${named} is not known (Sigmoid and Identity are)`)
 }
 
-export interface Head {
+interface Head {
   readonly logits: 1 | 2
   readonly usesTokenTypes: boolean
 }

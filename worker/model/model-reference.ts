@@ -7,12 +7,12 @@ import { RankmillError } from '../../shared/errors.js'
 import { downloadModel } from './hub.js'
 import type { Dtype } from './model-folder.js'
 
-export interface LocatedModel {
+interface LocatedModel {
   readonly name: string
   readonly folder: string
 }
 
-export interface LocateOptions {
+interface LocateOptions {
   readonly dtype: Dtype | 'auto'
   readonly cacheDir: string
   readonly revision?: string

@@ -5,7 +5,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises'
 
-export interface OnnxValue {
+interface OnnxValue {
   readonly name: string
   /** TensorProto.DataType: 1 float32, 7 int64, 10 float16. */
   readonly type: number
@@ -13,7 +13,7 @@ export interface OnnxValue {
   readonly shape: readonly (number | null)[]
 }
 
-export interface OnnxNode {
+interface OnnxNode {
   readonly op: string
   readonly inputs: readonly string[]
   readonly outputs: readonly string[]
