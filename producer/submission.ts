@@ -103,7 +103,7 @@ export class Submission {
     const workers = await this.#scripts.workers()
     const jobsPerSecond = workers.reduce((sum, info) => sum + Number(JSON.parse(info).jobsPerSecond ?? 0), 0)
     // Until a tenth of the queue has drained: sooner, the caller would only meet the bound again.
-    const seconds = jobsPerSecond > 0 ? depth / 10 / jobsPerSecond : 30
+    const seconds = jobsPerSecond > 0 ? depth / 10 / jobsPerSecond : 1
     const retryAfterMs = Math.round(Math.min(60, Math.max(1, seconds)) * 1000)
     const message = `the queue holds ${depth} jobs, its bound is ${this.#options.maxQueuedJobs}: try again in ${retryAfterMs / 1000} s`
     return new RankmillError('overloaded', message, { retryAfterMs })

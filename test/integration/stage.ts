@@ -1,0 +1,79 @@
+/** What integration tests stand on: a real Redis under a prefix of the test's own, and whatever was started, stopped. */
+import { randomBytes } from 'node:crypto'
+import { resolve } from 'node:path'
+import { Redis } from 'ioredis'
+import { afterEach } from 'vitest'
+import { RerankClient } from '../../producer/client.js'
+import { type Options, type OptionsInput, resolveOptions } from '../../shared/options.js'
+import { modelSource } from '../../worker/model-source.js'
+import { RerankWorker } from '../../worker/worker.js'
+
+/** Scores with a tiny random model: real inference in a millisecond. */
+export const TINY_MODEL = resolve('test/fixtures/models/one-logit')
+export const REDIS_URL = process.env['REDIS_URL'] ?? 'redis://127.0.0.1:6379'
+
+export class Stage {
+  readonly prefix = `{test-${randomBytes(6).toString('hex')}}`
+  readonly redis = new Redis(REDIS_URL, { maxRetriesPerRequest: 3 })
+  readonly #closers: (() => unknown)[] = []
+
+  options(input: OptionsInput = {}): Options {
+    const quick = { model: TINY_MODEL, threads: 1, calibrate: false, sessions: 1, batchPairs: 8, pollIntervalMs: 200 }
+    return resolveOptions({ ...quick, metricsPort: 0, logLevel: 'silent', redis: REDIS_URL, prefix: this.prefix, ...input }, {})
+  }
+
+  client(input: OptionsInput = {}): RerankClient {
+    const client = new RerankClient(this.options(input))
+    this.onEnd(() => client.close())
+    return client
+  }
+
+  async worker(input: OptionsInput = {}): Promise<RerankWorker> {
+    const options = this.options(input)
+    const worker = await RerankWorker.start(options, modelSource(options))
+    this.onEnd(() => worker.close(true))
+    return worker
+  }
+
+  onEnd(close: () => unknown): void {
+    this.#closers.push(close)
+  }
+
+  /** Keys under this test's prefix. */
+  async keys(pattern = '*'): Promise<string[]> {
+    const keys: string[] = []
+    for await (const found of this.redis.scanStream({ match: `${this.prefix.replace(/[{}]/g, '\\$&')}:${pattern}`, count: 1000 })) {
+      keys.push(...(found as string[]))
+    }
+    return keys
+  }
+
+  async end(): Promise<void> {
+    for (const close of this.#closers.splice(0).reverse()) await close()
+    const keys = await this.keys()
+    if (keys.length > 0) await this.redis.unlink(keys)
+    this.redis.disconnect()
+  }
+}
+
+/** A stage for each test of a file, ended after it. */
+export function useStage(): () => Stage {
+  let stage: Stage | undefined
+  afterEach(async () => {
+    await stage?.end()
+    stage = undefined
+  })
+  return () => {
+    stage ??= new Stage()
+    return stage
+  }
+}
+
+/** Waits for something to become true, looking often; fails loudly when it does not. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, ms = 20_000): Promise<void> {
+  const deadline = Date.now() + ms
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`did not happen within ${ms} ms: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
