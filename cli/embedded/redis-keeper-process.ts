@@ -1,0 +1,47 @@
+/** Starts redis-keeper.ts as a process of its own and hears from it once. */
+import { fork } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { RankmillError } from '../../shared/errors.js'
+import type { Launch } from './redis-launch.js'
+
+/** What a keeper is told, as its one argument. */
+export interface KeeperTask {
+  readonly dataDir: string
+  /** How to start Redis; without it the one that runs already is adopted. */
+  readonly launch?: Launch
+}
+
+/** What it answers, once. */
+export type KeeperAnswer =
+  | { readonly type: 'ready' /** Redis was started by this keeper. */; readonly started: boolean }
+  | { readonly type: 'failed'; readonly message: string }
+
+const KEEPER = fileURLToPath(new URL('./redis-keeper.js', import.meta.url))
+
+/**
+ * @returns whether Redis was started, rather than found running
+ * @throws RankmillError `redis_unavailable` where it could not be
+ */
+export async function startKeeper(dataDir: string, launch: Launch | undefined): Promise<boolean> {
+  const task: KeeperTask = launch ? { dataDir, launch } : { dataDir }
+  const keeper = fork(KEEPER, [JSON.stringify(task)], {
+    // A session of its own: Ctrl-C is for the command, and the keeper outlives it by a moment.
+    detached: true,
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+    execArgv: [],
+  })
+  try {
+    const answer = await new Promise<KeeperAnswer>((resolve) => {
+      keeper.once('message', (message) => resolve(message as KeeperAnswer))
+      keeper.once('error', (error) => resolve({ type: 'failed', message: error.message }))
+      keeper.once('exit', (code, signal) =>
+        resolve({ type: 'failed', message: `the process that keeps Redis ended (${signal ?? `exit code ${code}`})` }),
+      )
+    })
+    if (answer.type === 'ready') return answer.started
+    throw new RankmillError('redis_unavailable', answer.message)
+  } finally {
+    if (keeper.connected) keeper.disconnect()
+    keeper.unref()
+  }
+}

@@ -1,0 +1,18 @@
+import { configDefaults, defineConfig } from 'vitest/config'
+
+/** Tests run compiled, so that the threads and processes they start run the very files that ship. */
+export default defineConfig({
+  test: {
+    include: ['dist/test/**/*.test.js'],
+    exclude: configDefaults.exclude.filter((pattern) => !pattern.includes('dist')),
+    globalSetup: ['dist/test/setup/global-redis.js'],
+    setupFiles: ['dist/test/setup/no-leaks.js'],
+    // What is not a test is loaded by Node itself.
+    server: { deps: { external: [/\/dist\/(?!test\/)/] } },
+    pool: 'forks',
+    poolOptions: { forks: { execArgv: ['--enable-source-maps'] } },
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    teardownTimeout: 30_000,
+  },
+})
