@@ -78,6 +78,8 @@ for (const [name, folder] of Object.entries(FOLDERS)) {
     return ids.join() === tokenizer.encode(text, 100_000).ids.join()
   })
   const figures = { cached, uncached, 'JavaScript library': theirs }
-  const columns = Object.entries(figures).map(([label, value]) => `${label} ${Math.round(value).toLocaleString('en')}/s`)
+  const columns = Object.entries(figures).map(
+    ([label, value]) => `${label} ${Math.round(value).toLocaleString('en')}/s`,
+  )
   console.log(`${name}: ${columns.join(', ')}; library agrees on ${same.length} of ${PASSAGES} passages`)
 }

@@ -59,18 +59,30 @@ export function normaliseChar(codePoint: number, options: BertNormalizerOptions)
 
 /** BertNormalizer of a whole text; needed where added tokens are looked for in normalised text. */
 export function bertNormaliser(options: BertNormalizerOptions): (text: string) => string {
-  const known = new Map<string, string>()
+  /** What characters become, by code point; the empty entries of `unchanged` are still unknown. */
+  const changed = new Map<number, string>()
+  const unchanged = new Uint8Array(0x110000)
   return (text) => {
     let out = ''
-    for (const char of text) {
-      let normalised = known.get(char)
-      if (normalised === undefined) {
-        normalised = normaliseChar(char.codePointAt(0) ?? 0, options)
-        known.set(char, normalised)
+    let kept = 0
+    for (let at = 0; at < text.length; ) {
+      const codePoint = text.codePointAt(at) ?? 0
+      const end = at + (codePoint > 0xffff ? 2 : 1)
+      if (unchanged[codePoint] === 0) {
+        let normalised = changed.get(codePoint)
+        if (normalised === undefined) {
+          normalised = normaliseChar(codePoint, options)
+          if (normalised === text.slice(at, end)) unchanged[codePoint] = 1
+          else changed.set(codePoint, normalised)
+        }
+        if (unchanged[codePoint] === 0) {
+          out += text.slice(kept, at) + normalised
+          kept = end
+        }
       }
-      out += normalised
+      at = end
     }
-    return out
+    return kept === 0 ? text : out + text.slice(kept)
   }
 }
 

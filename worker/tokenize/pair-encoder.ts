@@ -119,7 +119,8 @@ export class PairEncoder {
     }
     if (firstLength > budget && secondLength > budget && budget % 2 === 1) {
       // Both over the budget, and it is odd: the longer one gets the spare token, so true lengths must be compared.
-      return this.isFirstLonger(query, passage, limit) ? longestFirst(2, 1, 1) : longestFirst(1, 2, 1)
+      const longer = this.isFirstLonger(query, passage, limit) ? 1 : 0
+      return longestFirst(budget + 1 + longer, budget + 1, budget)
     }
     return longestFirst(firstLength, secondLength, budget)
   }

@@ -25,15 +25,15 @@ const FIRM_SEARCH = 1024
 const OPEN_SEARCH = 4096
 
 export class PrefixCutter {
-  private readonly openAllowed: boolean
+  /** Last code units of tokens that match only as a word of their own, in lower case: an open cut hides what follows. */
+  private readonly wordEnds = new Set<string>()
   /** Neighbouring code units in added tokens, in lower case. */
   private readonly neighbours = new Set<string>()
 
   constructor(added: readonly AddedToken[]) {
-    // Whether such a token matches depends on the character behind it, which an open cut hides.
-    this.openAllowed = !added.some((token) => token.singleWord)
-    for (const { content } of added) {
+    for (const { content, singleWord } of added) {
       for (const form of [content.toLowerCase(), content.normalize('NFKC').toLowerCase()]) {
+        if (singleWord) this.wordEnds.add(form.slice(-1))
         for (let at = 0; at + 1 < form.length; at += 1) this.neighbours.add(form.slice(at, at + 2))
       }
     }
@@ -44,7 +44,7 @@ export class PrefixCutter {
     if (text.length - size > OPEN_SEARCH) {
       const firm = this.search(FIRM, text, size, FIRM_SEARCH)
       if (firm > 0) return { end: firm, open: false }
-      const open = this.openAllowed ? this.search(OPEN, text, size, OPEN_SEARCH) : 0
+      const open = this.search(OPEN, text, size, OPEN_SEARCH)
       if (open > 0) return { end: open, open: true }
     }
     return { end: text.length, open: false }
@@ -54,7 +54,8 @@ export class PrefixCutter {
     const window = text.slice(from, from + length)
     for (const found of window.matchAll(expression)) {
       const end = found.index + found[0].length
-      if (!this.neighbours.has(window.slice(end - 1, end + 1).toLowerCase())) return from + end
+      const pair = window.slice(end - 1, end + 1).toLowerCase()
+      if (!this.neighbours.has(pair) && !this.wordEnds.has(pair.slice(0, 1))) return from + end
     }
     return 0
   }

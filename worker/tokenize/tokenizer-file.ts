@@ -1,4 +1,4 @@
-/** From the contents of tokenizer.json and tokenizer_config.json to a Tokenizer; refuses what it does not know. */
+/** From the contents of tokenizer.json and tokenizer_config.json to a Tokenizer (tokenizer.ts); refuses what it does not know. */
 import { z } from 'zod'
 import type { AddedToken } from './added-tokens.js'
 import { BertCharacters, type BertNormalizerOptions, bertNormaliser } from './bert-characters.js'
@@ -6,7 +6,6 @@ import { BytePairEncoder } from './byte-pair.js'
 import { buildNormaliser } from './normalizers.js'
 import { pairTemplate, postProcessorSchema } from './pair-template.js'
 import { type PieceEncoder, TextPipeline } from './text-pipeline.js'
-import type { Tokenizer } from './tokenizer.js'
 import { UnigramEncoder } from './unigram.js'
 import { WordPieceEncoder } from './word-piece.js'
 
@@ -191,7 +190,7 @@ function splitMerge(merge: string): [string, string] {
 function sequence(config: Component | null | undefined): Component[] {
   if (config == null) return []
   if (config.type !== 'Sequence') return [config]
-  return parse(z.array(component), config['pretokenizers'], 'pre_tokenizer')
+  return parse(z.array(component), config.pretokenizers, 'pre_tokenizer')
 }
 
 const MODELS: Record<string, (definition: Definition) => Model> = {
@@ -201,7 +200,7 @@ const MODELS: Record<string, (definition: Definition) => Model> = {
 }
 
 /** Throws an Error that names the fault. */
-export function buildTokenizer(definition: unknown, config: unknown): Tokenizer {
+export function buildTokenizer(definition: unknown, config: unknown) {
   const file = parse(definitionSchema, definition, 'tokenizer')
   const settings = parse(configSchema, config, 'tokenizer_config')
   if (settings.truncation_side === 'left') throw new Error('truncation_side left is not known')
@@ -216,7 +215,7 @@ export function buildTokenizer(definition: unknown, config: unknown): Tokenizer 
   for (const id of vocabulary.values()) highest = Math.max(highest, id)
   for (const { id } of file.added_tokens) highest = Math.max(highest, id)
   return {
-    encode: (text, maxTokens) => pipeline.encode(text, maxTokens),
+    encode: (text: string, maxTokens: number) => pipeline.encode(text, maxTokens),
     template: pairTemplate(file.post_processor),
     padId,
     vocabularySize: highest + 1,

@@ -47,7 +47,8 @@ async function readJson(file: string): Promise<unknown> {
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const file = path.join(folder, 'tokenizer.json')
   const configFile = path.join(folder, 'tokenizer_config.json')
-  const [definition, config] = await Promise.all([readJson(file), readJson(configFile)])
+  const definition = await readJson(file)
+  const config = await readJson(configFile)
   try {
     return buildTokenizer(definition, config)
   } catch (cause) {

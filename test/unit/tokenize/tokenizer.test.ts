@@ -1,0 +1,97 @@
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { loadTokenizer } from '../../../worker/tokenize/tokenizer.js'
+import { writeFolder } from './golden-pairs.js'
+
+const names = ['wordpiece-cased', 'unigram', 'bpe']
+const folderOf = (name: string) => path.resolve('test/golden/tokenize', name)
+const tokenisers = await Promise.all(
+  names.map(async (name) => ({ name, tokenizer: await loadTokenizer(folderOf(name)) })),
+)
+
+describe.each(tokenisers)('$name', ({ tokenizer }) => {
+  const piece = fc.oneof(
+    fc.constantFrom(
+      ' ',
+      '  ',
+      '\n',
+      'job',
+      'Retry',
+      "it's",
+      '[SEP]',
+      '<mask>',
+      '検索',
+      'قائمة',
+      'สวัสดี',
+      '👩‍👩‍👧',
+      'e\u0301',
+      '==',
+      '한국',
+    ),
+    fc.string({ unit: 'grapheme', maxLength: 8 }),
+  )
+
+  it('cuts long texts without changing their first tokens', () => {
+    // Repeated, a short random text becomes one that is long enough to be cut.
+    const long = fc
+      .tuple(fc.array(piece, { minLength: 1, maxLength: 12 }), fc.array(piece, { minLength: 1, maxLength: 12 }))
+      .map(([head, body]) => head.join('') + body.join('').repeat(1 + Math.floor(12_000 / (body.join('').length + 1))))
+    fc.assert(
+      fc.property(long, fc.integer({ min: 0, max: 200 }), (text, limit) => {
+        const whole = tokenizer.encode(text, 1_000_000)
+        const part = tokenizer.encode(text, limit)
+        expect(whole.complete).toBe(true)
+        expect([...part.ids]).toEqual([...whole.ids.subarray(0, limit)])
+        expect(part.complete).toBe(whole.ids.length <= limit)
+      }),
+      { numRuns: 60 },
+    )
+  })
+
+  it('reads a lone surrogate as U+FFFD', () => {
+    expect(tokenizer.encode('a\ud800b \udc00', 100)).toEqual(tokenizer.encode('a\ufffdb \ufffd', 100))
+  })
+
+  it('gives ids under vocabularySize and knows its padding', () => {
+    const { ids } = tokenizer.encode('Any text, 検索 <mask> [MASK] RankMill  |||IP_ADDRESS||| ☃', 1000)
+    expect(Math.max(...ids, ...tokenizer.template.before, tokenizer.padId)).toBeLessThan(tokenizer.vocabularySize)
+  })
+
+  it.each(['Retry the job. ', '検索結果', 'x', '=', ' ', '\n', '👍🏽', 'नमस्ते', '[SEP', "'"])(
+    'reads 10 MB of %j in a bounded time',
+    (unit) => {
+      // Generous, for a busy machine: tokenising all of it takes 10 to 100 times as long.
+      const text = unit.repeat(10_000_000 / unit.length)
+      const start = performance.now()
+      expect(tokenizer.encode(text, 512).ids.length).toBeLessThanOrEqual(512)
+      expect(performance.now() - start).toBeLessThan(4000)
+    },
+  )
+})
+
+describe('loadTokenizer', () => {
+  const config = '{"pad_token":"[PAD]"}'
+  const changed = async (changes: Record<string, unknown>, settings = config) => {
+    const definition = JSON.parse(await readFile(path.join(folderOf('bpe'), 'tokenizer.json'), 'utf8')) as object
+    return loadTokenizer(await writeFolder({ ...definition, ...changes }, settings))
+  }
+
+  it.each([
+    ['a missing folder', () => loadTokenizer('/nonexistent'), /tokenizer\.json cannot be read/],
+    ['a truncated file', async () => loadTokenizer(await writeFolder('{"model": {', config)), /is not JSON/],
+    ['a damaged config', () => changed({}, '{'), /tokenizer_config\.json is not JSON/],
+    ['an array', async () => loadTokenizer(await writeFolder([], config)), /tokenizer/],
+    ['no model', () => changed({ model: undefined }), /model/],
+    ['an unknown model', () => changed({ model: { type: 'WordLevel' } }), /WordLevel/],
+    ['an empty vocabulary', () => changed({ model: { type: 'BPE', vocab: {}, merges: [] } }), /vocab/],
+    ['an unknown normaliser', () => changed({ normalizer: { type: 'Nmt' } }), /Nmt/],
+    ['an unknown pre-tokeniser', () => changed({ pre_tokenizer: { type: 'Digits' } }), /ByteLevel/],
+    ['an unknown template', () => changed({ post_processor: { type: 'Other' } }), /post_processor/],
+    ['no padding token', () => changed({}, '{}'), /pad_token/],
+    ['truncation on the left', () => changed({}, '{"pad_token":"[PAD]","truncation_side":"left"}'), /left/],
+  ])('refuses %s', async (_name, load, message) => {
+    await expect(load()).rejects.toMatchObject({ code: 'invalid_model', message: expect.stringMatching(message) })
+  })
+})
