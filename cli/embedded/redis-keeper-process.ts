@@ -18,11 +18,15 @@ export type KeeperAnswer =
 
 const KEEPER = fileURLToPath(new URL('./redis-keeper.js', import.meta.url))
 
-/**
- * @returns whether Redis was started, rather than found running
- * @throws RankmillError `redis_unavailable` where it could not be
- */
-export async function startKeeper(dataDir: string, launch: Launch | undefined): Promise<boolean> {
+export interface StartedKeeper {
+  /** Redis was started, rather than found running. */
+  readonly started: boolean
+  /** To be called when this process has connected as a user: until then the keeper waits for that. */
+  release(): void
+}
+
+/** @throws RankmillError `redis_unavailable` where Redis could not be started */
+export async function startKeeper(dataDir: string, launch: Launch | undefined): Promise<StartedKeeper> {
   const task: KeeperTask = launch ? { dataDir, launch } : { dataDir }
   const keeper = fork(KEEPER, [JSON.stringify(task)], {
     // A session of its own: Ctrl-C is for the command, and the keeper outlives it by a moment.
@@ -30,18 +34,18 @@ export async function startKeeper(dataDir: string, launch: Launch | undefined): 
     stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
     execArgv: [],
   })
-  try {
-    const answer = await new Promise<KeeperAnswer>((resolve) => {
-      keeper.once('message', (message) => resolve(message as KeeperAnswer))
-      keeper.once('error', (error) => resolve({ type: 'failed', message: error.message }))
-      keeper.once('exit', (code, signal) =>
-        resolve({ type: 'failed', message: `the process that keeps Redis ended (${signal ?? `exit code ${code}`})` }),
-      )
-    })
-    if (answer.type === 'ready') return answer.started
-    throw new RankmillError('redis_unavailable', answer.message)
-  } finally {
+  const release = () => {
     if (keeper.connected) keeper.disconnect()
     keeper.unref()
   }
+  const answer = await new Promise<KeeperAnswer>((resolve) => {
+    keeper.once('message', (message) => resolve(message as KeeperAnswer))
+    keeper.once('error', (error) => resolve({ type: 'failed', message: error.message }))
+    keeper.once('exit', (code, signal) =>
+      resolve({ type: 'failed', message: `the process that keeps Redis ended (${signal ?? `exit code ${code}`})` }),
+    )
+  })
+  if (answer.type === 'ready') return { started: answer.started, release }
+  release()
+  throw new RankmillError('redis_unavailable', answer.message)
 }

@@ -15,7 +15,6 @@ import { isAlive, withFolderLock } from './folder-lock.js'
 import {
   connectTo,
   KEEPER_NAME,
-  LEAVING_NAME,
   lockFile,
   namesOfClients,
   type Opened,
@@ -29,8 +28,6 @@ import type { KeeperAnswer, KeeperTask } from './redis-keeper-process.js'
 import type { Launch } from './redis-launch.js'
 
 const LOOK_MS = 200
-/** For whoever started the keeper to connect. */
-const FIRST_USER_MS = 10_000
 const READY_MS = 60_000
 const SHUTDOWN_MS = 10_000
 const TERM_MS = 5000
@@ -38,18 +35,18 @@ const TERM_MS = 5000
 const PORT_ATTEMPTS = 3
 
 const task = JSON.parse(process.argv[2] ?? '{}') as KeeperTask
-let told = false
 
 try {
   const kept = await withFolderLock(lockFile(task.dataDir), adoptOrStart)
   if (kept) await keep(kept)
 } catch (error) {
   tell({ type: 'failed', message: error instanceof Error ? error.message : String(error) })
+} finally {
+  if (process.connected) process.disconnect()
 }
 
 function tell(answer: KeeperAnswer): void {
-  if (!told && process.send && process.connected) process.send(answer, () => process.connected && process.disconnect())
-  told = true
+  if (process.connected) process.send?.(answer)
 }
 
 async function adoptOrStart(): Promise<Opened | undefined> {
@@ -153,12 +150,9 @@ async function keep({ running, connection }: Opened): Promise<void> {
   connection.once('end', () => {
     away = true
   })
-  const firstUserUntil = Date.now() + FIRST_USER_MS
-  let wasUsed = false
   while (!away) {
-    const connected = await names(connection)
-    wasUsed ||= connected.some((name) => name === USER_NAME || name === LEAVING_NAME)
-    const idle = !connected.includes(USER_NAME) && (wasUsed || Date.now() > firstUserUntil)
+    // Whoever started this process keeps its channel open until it has connected to Redis, or is gone.
+    const idle = !process.connected && !(await names(connection)).includes(USER_NAME)
     if ((asked || idle) && (await stopUnlessUsed(running, connection, () => asked))) return
     await delay(LOOK_MS)
   }

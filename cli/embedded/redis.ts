@@ -47,7 +47,7 @@ export interface EmbeddedRedis {
   stop(): Promise<void>
 }
 
-const JOIN_ATTEMPTS = 5
+const START_ATTEMPTS = 5
 /** Longer than the keeper takes to end Redis by force. */
 const STOP_MS = 30_000
 const POLL_MS = 25
@@ -66,16 +66,20 @@ export async function findOrStartRedis(options: EmbeddedRedisOptions): Promise<E
 
   mkdirSync(options.dataDir, { recursive: true })
   const dataDir = realpathSync(options.dataDir)
-  let launched: string | undefined
-  for (let attempt = 0; attempt < JOIN_ATTEMPTS; attempt++) {
-    const joined = await joinRunning(dataDir)
-    if (joined) return leaseOf(joined, launched, dataDir)
+  const running = await joinRunning(dataDir)
+  if (running) return leaseOf(running, undefined, dataDir)
+  for (let attempt = 0; attempt < START_ATTEMPTS; attempt++) {
     // One that runs without its keeper is adopted; it needs no launch.
     const orphan = await openRunning(dataDir, LEAVING_NAME)
     orphan?.connection.disconnect()
     const launch = orphan ? undefined : await findLaunch({ dataDir, env, log: options.log })
-    const started = await startKeeper(dataDir, launch)
-    launched = started ? launch?.description : undefined
+    const keeper = await startKeeper(dataDir, launch)
+    try {
+      const joined = await joinRunning(dataDir)
+      if (joined) return leaseOf(joined, keeper.started ? launch?.description : undefined, dataDir)
+    } finally {
+      keeper.release()
+    }
   }
   throw new RankmillError(
     'redis_unavailable',
