@@ -20,7 +20,8 @@ export function printConditions(title: string, extra: Record<string, unknown> = 
     ...extra,
   }
   console.log(`# ${title}`)
-  for (const [key, value] of Object.entries(conditions)) console.log(`#   ${key}: ${typeof value === 'object' ? JSON.stringify(value) : value}`)
+  for (const [key, value] of Object.entries(conditions))
+    console.log(`#   ${key}: ${typeof value === 'object' ? JSON.stringify(value) : value}`)
 }
 
 export function median(values: readonly number[]): number {

@@ -1,6 +1,7 @@
 /** Scorers without a model, to measure the path of jobs and not the path of matrices. */
-import type { Model } from '../worker/model/model.js'
+
 import { FakeEngine } from '../worker/inference/fake-engine.js'
+import type { Model } from '../worker/model/model.js'
 import type { ScorerSource } from '../worker/scorers.js'
 import type { Tokenizer } from '../worker/tokenize/tokenizer.js'
 
@@ -27,7 +28,12 @@ const TOKENIZER: Tokenizer = {
     for (let i = 0; i < ids.length; i++) ids[i] = text.charCodeAt(i * 4)
     return { ids, complete: count <= maxTokens }
   },
-  template: { before: Int32Array.of(101), between: Int32Array.of(102), after: Int32Array.of(102), secondType: 1 } as never,
+  template: {
+    before: Int32Array.of(101),
+    between: Int32Array.of(102),
+    after: Int32Array.of(102),
+    typeIds: { before: 0, first: 0, between: 0, second: 1, after: 1 },
+  },
   padId: 0,
   vocabularySize: 65_536,
 }

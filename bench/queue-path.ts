@@ -30,7 +30,8 @@ function* requests(count: number, kind: 'inline' | 'reference'): Generator<Reran
   for (let i = 0; i < count; i++) {
     const at = (i * 37) % (PASSAGES - CANDIDATES)
     const candidates = passages.slice(at, at + CANDIDATES)
-    const documents = kind === 'inline' ? candidates.map(({ text }) => text) : { corpus: 'bench', ids: candidates.map(({ id }) => id) }
+    const documents =
+      kind === 'inline' ? candidates.map(({ text }) => text) : { corpus: 'bench', ids: candidates.map(({ id }) => id) }
     yield { query: `what does passage ${i} say`, documents, topN: 10 }
   }
 }
@@ -47,13 +48,24 @@ async function measureBare(url: string, count: number): Promise<number> {
   const queue = new Queue('bare', { connection: forQueue, prefix: '{bench-bare}' })
   const schema = requestSchema(resolveOptions({}, {}))
   const jobs = [...requests(count, 'inline')].flatMap((input, i) =>
-    splitRequest(parseRequest(input, schema, () => `bare-${process.hrtime.bigint()}-${i}`), 256, 0, 1000),
+    splitRequest(
+      parseRequest(input, schema, () => `bare-${process.hrtime.bigint()}-${i}`),
+      256,
+      0,
+      1000,
+    ),
   )
   let done = 0
-  const worker = new Worker('bare', async () => void done++, { connection: forWorker, prefix: '{bench-bare}', concurrency: 64, removeOnComplete: { count: 0 } })
+  const worker = new Worker('bare', async () => void done++, {
+    connection: forWorker,
+    prefix: '{bench-bare}',
+    concurrency: 64,
+    removeOnComplete: { count: 0 },
+  })
   const finished = new Promise<void>((resolve) => worker.on('completed', () => done === count && resolve()))
   const startedAt = performance.now()
-  for (let i = 0; i < jobs.length; i += 32) await queue.addBulk(jobs.slice(i, i + 32).map((data) => ({ name: 'bare', data })))
+  for (let i = 0; i < jobs.length; i += 32)
+    await queue.addBulk(jobs.slice(i, i + 32).map((data) => ({ name: 'bare', data })))
   await finished
   const rate = (count * CANDIDATES) / ((performance.now() - startedAt) / 1000)
   await worker.close()
@@ -65,7 +77,14 @@ async function measureBare(url: string, count: number): Promise<number> {
 }
 
 if (process.send) {
-  const options = resolveOptions({ scoreCacheTtlMs: 0, metricsPort: 0, logLevel: 'error', maxInflightPairs: 100_000, concurrency: 64, corpusCacheBytes: 256_000_000 })
+  const options = resolveOptions({
+    scoreCacheTtlMs: 0,
+    metricsPort: 0,
+    logLevel: 'error',
+    maxInflightPairs: 100_000,
+    concurrency: 64,
+    corpusCacheBytes: 256_000_000,
+  })
   const worker = await RerankWorker.start(options, fakeSource)
   process.send('ready')
   process.on('disconnect', () => void worker.close(true).then(() => process.exit(0)))
@@ -77,7 +96,13 @@ if (process.send) {
   await Promise.all(children.map((child) => once(child, 'message')))
   const client = new RerankClient({ redis: redis.url, prefix: '{bench}', resultTtlMs: 5000 })
   await client.putCorpus('bench', passages)
-  printConditions('queue path, engine that costs nothing', { requests: count, candidates: CANDIDATES, bytesPerPassage: passages[0]?.text.length, workers, rounds: ROUNDS })
+  printConditions('queue path, engine that costs nothing', {
+    requests: count,
+    candidates: CANDIDATES,
+    bytesPerPassage: passages[0]?.text.length,
+    workers,
+    rounds: ROUNDS,
+  })
   await measure(client, 200, 'inline')
   await measure(client, 200, 'reference')
   const rates: Record<string, number[]> = { 'bare BullMQ, inline': [], inline: [], 'by reference': [] }
@@ -87,7 +112,9 @@ if (process.send) {
     rates['by reference']?.push(await measure(client, count, 'reference'))
   }
   for (const [name, values] of Object.entries(rates)) {
-    console.log(`${name.padEnd(22)} median ${Math.round(median(values)).toLocaleString('en')} pairs/s  (${values.map((v) => Math.round(v)).join(', ')})`)
+    console.log(
+      `${name.padEnd(22)} median ${Math.round(median(values)).toLocaleString('en')} pairs/s  (${values.map((v) => Math.round(v)).join(', ')})`,
+    )
   }
   await client.close()
   for (const child of children) child.disconnect()

@@ -17,7 +17,15 @@ const program = new Command('rankmill')
   .version(version)
   .showHelpAfterError('(add --help for the options)')
 
-for (const command of [upCommand(), workerCommand(), rerankCommand(), modelsCommand(), failedCommand(), doctorCommand(), demoCommand()]) {
+for (const command of [
+  upCommand(),
+  workerCommand(),
+  rerankCommand(),
+  modelsCommand(),
+  failedCommand(),
+  doctorCommand(),
+  demoCommand(),
+]) {
   program.addCommand(command)
 }
 exitInsteadOfCommander(program)

@@ -3,11 +3,7 @@ import { type Command, Option } from 'commander'
 import { envOf, flagOf, OPTIONS, type OptionName, type Options, resolveOptions } from '../shared/options.js'
 
 const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel']
-export const PRODUCER_OPTIONS: readonly OptionName[] = [
-  ...REDIS_OPTIONS,
-  ...namesOf('producer'),
-  'commandTimeoutMs',
-]
+export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('producer'), 'commandTimeoutMs']
 export const WORKER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('worker'), ...namesOf('monitoring')]
 
 function namesOf(group: string): OptionName[] {

@@ -1,10 +1,18 @@
 /** What a worker process measures, under the names of docs/metrics.md; one registry an instance, never the global one. */
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800]
 
-export type Stage = 'queued' | 'load' | 'prefilter' | 'cache' | 'tokenize' | 'batch_wait' | 'inference' | 'aggregate' | 'write'
-export type PairSource = 'model' | 'cache' | 'prefilter' | 'exit'
+export type Stage =
+  | 'queued'
+  | 'load'
+  | 'prefilter'
+  | 'cache'
+  | 'tokenize'
+  | 'batch_wait'
+  | 'inference'
+  | 'aggregate'
+  | 'write'
 
 export class WorkerMetrics {
   readonly registry = new Registry()

@@ -15,7 +15,12 @@ export interface ObservedQueue {
  * Registers the queue's gauges. Of all processes on a queue only one should report it, or sums over instances count it
  * several times: `reports` says whether this one does, asked at each scrape.
  */
-export function collectQueue(registry: Registry, queue: ObservedQueue, reports: () => boolean, now: () => number): void {
+export function collectQueue(
+  registry: Registry,
+  queue: ObservedQueue,
+  reports: () => boolean,
+  now: () => number,
+): void {
   new Gauge({
     name: 'rankmill_queue_jobs',
     help: 'Jobs in the queue, by state',

@@ -23,7 +23,11 @@ export interface MonitoringServer {
 }
 
 /** @throws RankmillError `invalid_configuration` when the port is taken */
-export async function serveMonitoring(sources: MonitoringSources, host: string, port: number): Promise<MonitoringServer> {
+export async function serveMonitoring(
+  sources: MonitoringSources,
+  host: string,
+  port: number,
+): Promise<MonitoringServer> {
   const server: FastifyInstance = Fastify({ logger: false, forceCloseConnections: true })
   server.get('/metrics', async (_request, reply) => reply.type(sources.contentType).send(await sources.metrics()))
   server.get('/healthz', async (_request, reply) => {

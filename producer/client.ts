@@ -11,7 +11,15 @@ import { closeAll } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import { connectProducer, reaching } from '../shared/redis.js'
-import { type Document, parseRequest, type RequestSchema, type RerankInput, type RerankRequest, type RerankResult, requestSchema } from '../shared/request.js'
+import {
+  type Document,
+  parseRequest,
+  type RequestSchema,
+  type RerankInput,
+  type RerankRequest,
+  type RerankResult,
+  requestSchema,
+} from '../shared/request.js'
 import { Scripts } from '../shared/scripts.js'
 import { Answers } from './answers.js'
 import { inWindow } from './stream.js'
@@ -92,7 +100,8 @@ export class RerankClient {
       return await this.#result(request.id, wait, request.deadlineMs)
     } catch (error) {
       const unwanted = wait.signal?.aborted || (error instanceof RankmillError && error.code === 'deadline_exceeded')
-      if (unwanted) await this.#giveUp(request.id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
+      if (unwanted)
+        await this.#giveUp(request.id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
       throw error
     }
   }
@@ -154,14 +163,19 @@ export class RerankClient {
     { window = 256, signal }: RerankAllOptions = {},
   ): AsyncGenerator<RerankOutcome> {
     if (!Number.isInteger(window) || window < 1) {
-      throw new RankmillError('invalid_request', `window: must be a whole number of at least 1, got ${window}`, { param: 'window' })
+      throw new RankmillError('invalid_request', `window: must be a whole number of at least 1, got ${window}`, {
+        param: 'window',
+      })
     }
     yield* inWindow(requests, window, async (input, position): Promise<RerankOutcome> => {
       // The id is drawn before anything can fail, so that every outcome has one; one that is no id is refused below.
       const given = (input as { id?: unknown } | null)?.id
       const id = typeof given === 'string' ? given : randomUUID()
       try {
-        const result = await this.#untilTaken(() => this.rerank(typeof given === 'undefined' ? { ...input, id } : input, { signal }), signal)
+        const result = await this.#untilTaken(
+          () => this.rerank(typeof given === 'undefined' ? { ...input, id } : input, { signal }),
+          signal,
+        )
         return { id, position, result }
       } catch (error) {
         signal?.throwIfAborted()
@@ -201,11 +215,15 @@ export class RerankClient {
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
     const { answers } = await this.#connect()
-    const limitMs = wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
+    const limitMs =
+      wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
     const late =
       deadlineMs !== null && wait.timeoutMs === undefined
         ? new RankmillError('deadline_exceeded', `request "${id}" was not done within its deadline of ${deadlineMs} ms`)
-        : new RankmillError('timeout', `request "${id}" was not done within ${limitMs} ms; it goes on, and its result can be asked for`)
+        : new RankmillError(
+            'timeout',
+            `request "${id}" was not done within ${limitMs} ms; it goes on, and its result can be asked for`,
+          )
     const timeout = new AbortController()
     const timer = setTimeout(() => timeout.abort(late), limitMs)
     const signals = [timeout.signal, this.#closing.signal, ...(wait.signal ? [wait.signal] : [])]
@@ -220,7 +238,8 @@ export class RerankClient {
     const { redis, scripts, submission } = await this.#connect()
     const meta = await reaching(() => redis.hget(this.#keys.request(id), 'meta'))
     if (meta === null) throw unknownRequest(id)
-    const message = code === 'cancelled' ? `request "${id}" was cancelled` : `request "${id}" was not done within its deadline`
+    const message =
+      code === 'cancelled' ? `request "${id}" was cancelled` : `request "${id}" was not done within its deadline`
     const answer = JSON.stringify({ error: { code, message } } satisfies Answer)
     const first = await reaching(() => scripts.answer(id, answer, this.options.resultTtlMs))
     if (first) {

@@ -6,7 +6,12 @@ import { candidateCount, isCorpusReference, type RerankRequest } from '../shared
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
  * most, so that no worker is left with a crumb while another has a full share.
  */
-export function splitRequest(request: RerankRequest, maxJobPairs: number, submittedAt: number, resultTtlMs: number): RerankJob[] {
+export function splitRequest(
+  request: RerankRequest,
+  maxJobPairs: number,
+  submittedAt: number,
+  resultTtlMs: number,
+): RerankJob[] {
   const { documents, deadlineMs } = request
   const count = candidateCount(documents)
   const parts = Math.ceil(count / maxJobPairs)

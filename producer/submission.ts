@@ -57,7 +57,9 @@ export class Submission {
       case 'answered':
         return
       case 'conflict':
-        throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, { param: 'id' })
+        throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
+          param: 'id',
+        })
       case 'overloaded':
         throw await this.#overloaded(depth)
       case 'reopened':

@@ -18,13 +18,15 @@ interface OptionSpec<T> {
   env?: string
 }
 
-const numeric = (value: unknown) =>
-  typeof value === 'string' && value.trim() !== '' ? Number(value) : value
+const numeric = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value)
 const int = (min: number, max: number) => z.preprocess(numeric, z.int().min(min).max(max)) as z.ZodType<number>
 const text = (max = 4096) => z.string().min(1).max(max) as z.ZodType<string>
 const oneOf = <const T extends readonly string[]>(...values: T) => z.enum(values) as unknown as z.ZodType<T[number]>
 const flag = () =>
-  z.preprocess((v) => (v === 'true' || v === '1' ? true : v === 'false' || v === '0' ? false : v), z.boolean()) as z.ZodType<boolean>
+  z.preprocess(
+    (v) => (v === 'true' || v === '1' ? true : v === 'false' || v === '0' ? false : v),
+    z.boolean(),
+  ) as z.ZodType<boolean>
 
 const define = <const T>(spec: OptionSpec<T>): OptionSpec<T> => spec
 const DAY = 86_400_000

@@ -70,9 +70,13 @@ function parseUrl(url: string): URL {
     })
   }
   if (!['redis:', 'rediss:'].includes(parsed.protocol)) {
-    throw new RankmillError('invalid_configuration', `--redis: must begin with redis:// or rediss://, got ${parsed.protocol}//`, {
-      param: 'redis',
-    })
+    throw new RankmillError(
+      'invalid_configuration',
+      `--redis: must begin with redis:// or rediss://, got ${parsed.protocol}//`,
+      {
+        param: 'redis',
+      },
+    )
   }
   return parsed
 }
@@ -90,7 +94,12 @@ function explain(error: unknown, lastError: unknown, url: string): RankmillError
   const message = cause?.message || String(cause ?? error)
   const where = withoutPassword(url)
   if (/WRONGPASS|NOAUTH|invalid password|without any password/i.test(message)) {
-    return new RankmillError('redis_unavailable', `Redis at ${where} refused the password or user: ${message}`, {}, { cause })
+    return new RankmillError(
+      'redis_unavailable',
+      `Redis at ${where} refused the password or user: ${message}`,
+      {},
+      { cause },
+    )
   }
   return new RankmillError('redis_unavailable', `cannot reach Redis at ${where}: ${message}`, {}, { cause })
 }
@@ -131,7 +140,7 @@ function isOlder(version: string, minimum: string): boolean {
 }
 
 /** Whether an error of ioredis means that Redis could not be reached, rather than that it said no. */
-export function isConnectionError(error: unknown): boolean {
+function isConnectionError(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   return /isn't writeable|Connection is closed|ECONN|EPIPE|ETIMEDOUT|Command timed out|max retries per request/i.test(
     `${error.message} ${(error as NodeJS.ErrnoException).code ?? ''}`,

@@ -43,14 +43,18 @@ export interface RerankRequest {
 export interface RerankInput {
   id?: string | undefined
   query: string
-  documents: readonly (string | { id?: string | undefined; text: string })[] | { corpus: string; ids: readonly string[] }
+  documents:
+    | readonly (string | { id?: string | undefined; text: string })[]
+    | { corpus: string; ids: readonly string[] }
   model?: string | undefined
   topN?: number | undefined
   returnDocuments?: boolean | undefined
   maxTokensPerDoc?: number | undefined
   priority?: number | undefined
   deadlineMs?: number | undefined
-  strategy?: { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: 'truncate' | undefined } | undefined
+  strategy?:
+    | { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: 'truncate' | undefined }
+    | undefined
 }
 
 export interface Usage {
@@ -206,7 +210,9 @@ function renameAliases(input: unknown): unknown {
   for (const [key, value] of Object.entries(input)) {
     const name = ALIASES[key] ?? key
     if (name in named) {
-      throw new RankmillError('invalid_request', `${key}: given twice, as ${name} and under its other name`, { param: key })
+      throw new RankmillError('invalid_request', `${key}: given twice, as ${name} and under its other name`, {
+        param: key,
+      })
     }
     named[name] = value
   }
@@ -218,7 +224,10 @@ function describe(issues: readonly z.core.$ZodIssue[], input: unknown): Rankmill
   if (!issue) return new RankmillError('invalid_request', 'the request is not valid')
   const path = issue.code === 'unrecognized_keys' ? [...issue.path, issue.keys[0] ?? ''] : issue.path
   const param = path.join('.')
-  const code = issue.code === 'custom' ? ((issue.params?.['code'] as ErrorCode | undefined) ?? 'invalid_request') : 'invalid_request'
+  const code =
+    issue.code === 'custom'
+      ? ((issue.params?.['code'] as ErrorCode | undefined) ?? 'invalid_request')
+      : 'invalid_request'
   const reason = issue.code === 'unrecognized_keys' ? 'unknown field' : issue.message
   const more = issues.length > 1 ? ` (and ${issues.length - 1} more)` : ''
   const got = issue.code === 'custom' || issue.code === 'unrecognized_keys' ? '' : shown(valueAt(input, path))

@@ -5,11 +5,11 @@ import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { RerankJob, ScoredPart } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
-import type { Scorer, Scorers } from './scorers.js'
 import { encodePairs } from './pipeline/encode-pairs.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
 import { writePart } from './pipeline/write-result.js'
+import type { Scorer, Scorers } from './scorers.js'
 
 /** What the stages need; made once a worker. */
 export interface Stages {
@@ -45,7 +45,11 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const giveBack = await budget.take(unknown.length, signal)
   try {
     const { scores, ...spent } = await scoreCandidates(job, unknown, scorer, metrics, signal)
-    await cache.write(cacheKey, unknown.map((c) => c.document.text), scores)
+    await cache.write(
+      cacheKey,
+      unknown.map((c) => c.document.text),
+      scores,
+    )
     const part = metrics.time('aggregate', () => composePart(scorer, candidates, known, scores, { ...spent, queuedMs }))
     const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
     metrics.pairs.inc({ source: 'model' }, scores.length)
@@ -88,7 +92,9 @@ async function scoreCandidates(
   if (candidates.length === 0) return { scores: [], tokens: 0, tokenizeMs: 0, batchWaitMs: 0, inferenceMs: 0 }
   const startedAt = performance.now()
   const passages = candidates.map((candidate) => candidate.document.text)
-  const pairs = await metrics.time('tokenize', () => encodePairs(scorer.encoder, job.query, passages, job.maxTokensPerDoc))
+  const pairs = await metrics.time('tokenize', () =>
+    encodePairs(scorer.encoder, job.query, passages, job.maxTokensPerDoc),
+  )
   const tokenizeMs = performance.now() - startedAt
   const { priority, deadlineAt } = job
   const request = { pairs, priority, deadlineAt, signal }

@@ -115,7 +115,14 @@ export class Scorers {
     metrics.modelInfo.set({ model: model.name, dtype: model.dtype, device: this.#options.device }, 1)
     const { sessions, threadsPerSession, batchPairs } = engine.shape
     this.#log.info(
-      { model: model.name, dtype: model.dtype, sessions, threadsPerSession, batchPairs, ms: Math.round(performance.now() - startedAt) },
+      {
+        model: model.name,
+        dtype: model.dtype,
+        sessions,
+        threadsPerSession,
+        batchPairs,
+        ms: Math.round(performance.now() - startedAt),
+      },
       'model loaded',
     )
     return scorer

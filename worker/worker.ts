@@ -20,7 +20,7 @@ import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { writeError } from './pipeline/write-result.js'
 import { processJob, type Stages } from './process-job.js'
-import { Scorers, type ScorerSource } from './scorers.js'
+import { type ScorerSource, Scorers } from './scorers.js'
 
 /** What a worker says of itself with every heartbeat. */
 export interface WorkerInfo {
@@ -35,6 +35,9 @@ export interface WorkerInfo {
 
 /** Bytes of an answer that tell whether it is an error, and which. */
 const ANSWER_HEAD = 100
+
+/** For running jobs to go back to the queue, once they were told to. */
+const GIVE_BACK_MS = 3000
 
 /** Ends that belong to the request's own life, not faults of the job: nothing for `failed ls`. */
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
@@ -65,9 +68,19 @@ export class RerankWorker {
   #closing: Promise<void> | undefined
 
   /** Starts a worker: connects, loads and warms up its default model, then takes jobs. */
-  static async start(options: Options, source: ScorerSource, parts: { now?: () => number; log?: Logger } = {}): Promise<RerankWorker> {
+  static async start(
+    options: Options,
+    source: ScorerSource,
+    parts: { now?: () => number; log?: Logger } = {},
+  ): Promise<RerankWorker> {
     const redis = await connectWorker(options.redis)
-    const worker = new RerankWorker(options, source, redis, parts.now ?? Date.now, parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'))
+    const worker = new RerankWorker(
+      options,
+      source,
+      redis,
+      parts.now ?? Date.now,
+      parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'),
+    )
     try {
       await worker.#start()
       return worker
@@ -141,7 +154,10 @@ export class RerankWorker {
         contentType: this.metrics.registry.contentType,
         metrics: () => this.metrics.registry.metrics(),
         alive: () => this.#alive(),
-        ready: () => ({ ok: this.#ready && this.#redis.status === 'ready', checks: { redis: this.#redis.status, model: this.#ready ? 'loaded' : 'loading' } }),
+        ready: () => ({
+          ok: this.#ready && this.#redis.status === 'ready',
+          checks: { redis: this.#redis.status, model: this.#ready ? 'loaded' : 'loading' },
+        }),
       },
       metricsHost,
       metricsPort,
@@ -159,10 +175,12 @@ export class RerankWorker {
   async #close(): Promise<void> {
     clearInterval(this.#heartbeat)
     const drained = this.#worker.close()
-    if (!(await within(drained, this.#options.drainTimeoutMs))) {
-      this.#log.warn({ jobs: this.#runningJobs() }, 'drain time is over: running jobs go back to the queue')
+    // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
+    const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
+    if (!(await within(drained, drainMs))) {
+      this.#log.warn({ jobs: this.#runningJobs() }, 'not drained in time: running jobs go back to the queue')
       this.#abortRunning()
-      await within(drained, 5000)
+      await within(drained, GIVE_BACK_MS)
     }
     const failed = await closeAll([
       { name: 'heartbeat', close: () => within(this.#scripts.farewell(this.id), 1000) },
@@ -282,7 +300,8 @@ export class RerankWorker {
   #alive(): { ok: boolean; checks: Record<string, string> } {
     const { livenessMs } = this.#options
     const stuck = [...this.scorers.loaded].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
-    const inference = stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
+    const inference =
+      stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
     return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#runningJobs()) } }
   }
 }

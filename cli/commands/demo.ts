@@ -44,7 +44,9 @@ async function run(command: Command): Promise<void> {
   const folder = packagesFolder()
   const passages = await readPassages(folder)
   const retrieved = retrieve(passages)
-  note(`demo: ${passages.length} passages from the installed packages' documentation; BM25 found ${CANDIDATES} candidates for each of ${QUESTIONS.length} questions`)
+  note(
+    `demo: ${passages.length} passages from the installed packages' documentation; BM25 found ${CANDIDATES} candidates for each of ${QUESTIONS.length} questions`,
+  )
 
   if (workers === undefined) command.setOptionValue('workers', 2)
   const session = await openSessionFor(command, options)
@@ -124,7 +126,12 @@ function show(retrieved: readonly Retrieved[], outcomes: readonly RerankOutcome[
   for (let i = 0; i < SHOWN_QUESTIONS; i++) {
     const { question, candidates } = retrieved[i] ?? { question: '', candidates: [] }
     const results = outcomes[i]?.result?.results ?? []
-    const table = new Table({ head: ['', 'BM25', 'after reranking'], colWidths: [4, Math.floor(width / 2) - 4, Math.floor(width / 2) - 4], wordWrap: true, style: { head: [] } })
+    const table = new Table({
+      head: ['', 'BM25', 'after reranking'],
+      colWidths: [4, Math.floor(width / 2) - 4, Math.floor(width / 2) - 4],
+      wordWrap: true,
+      style: { head: [] },
+    })
     for (let place = 0; place < SHOWN_PASSAGES; place++) {
       const best = results[place]
       const after = best ? `${best.relevance_score.toFixed(3)} ${shownPassage(candidates[best.index])}` : ''
@@ -141,7 +148,11 @@ function shownPassage(passage: Passage | undefined): string {
 }
 
 /** The line of totals, and whether the workers' own counters say the same. */
-async function sumUp(outcomes: readonly RerankOutcome[], seconds: number, { metrics, metricsUrl }: Session): Promise<void> {
+async function sumUp(
+  outcomes: readonly RerankOutcome[],
+  seconds: number,
+  { metrics, metricsUrl }: Session,
+): Promise<void> {
   const results = outcomes.flatMap(({ result }) => result ?? [])
   const sum = (field: 'pairs' | 'tokens' | 'cached') => results.reduce((total, { usage }) => total + usage[field], 0)
   const [pairs, tokens, cached] = [sum('pairs'), sum('tokens'), sum('cached')]
@@ -160,8 +171,13 @@ async function sumUp(outcomes: readonly RerankOutcome[], seconds: number, { metr
     cached: await metrics.total('rankmill_pairs_total', { source: 'cache' }),
   }
   const agrees =
-    counted.requests === results.length && counted.pairs === pairs && counted.tokens === tokens && counted.cached === cached
-  process.stdout.write(`${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ${JSON.stringify(counted)}\n`)
+    counted.requests === results.length &&
+    counted.pairs === pairs &&
+    counted.tokens === tokens &&
+    counted.cached === cached
+  process.stdout.write(
+    `${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ${JSON.stringify(counted)}\n`,
+  )
   if (!agrees) throw new RankmillError('internal', 'the metrics do not agree with the results')
 }
 

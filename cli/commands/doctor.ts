@@ -28,10 +28,17 @@ export function doctorCommand(): Command {
 
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
-  const findings = [checkNode(), ...(await checkRedis(options)), ...(await checkRuntime()), ...(await checkModels(options)), await checkCache(options)]
+  const findings = [
+    checkNode(),
+    ...(await checkRedis(options)),
+    ...(await checkRuntime()),
+    ...(await checkModels(options)),
+    await checkCache(options),
+  ]
   const json = command.opts<{ json?: true }>().json || !process.stdout.isTTY
   for (const finding of findings) process.stdout.write(`${json ? JSON.stringify(finding) : line(finding)}\n`)
-  if (findings.some((f) => f.state === 'fault')) process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.someFailed
+  if (findings.some((f) => f.state === 'fault'))
+    process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.someFailed
 }
 
 function line({ what, state, detail, fix }: Finding): string {
@@ -42,7 +49,12 @@ function line({ what, state, detail, fix }: Finding): string {
 function checkNode(): Finding {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
   const ok = major > 20 || (major === 20 && minor >= 12)
-  return { what: 'Node', state: ok ? 'ok' : 'fault', detail: process.versions.node, ...(ok ? {} : { fix: 'install Node 20.12 or later' }) }
+  return {
+    what: 'Node',
+    state: ok ? 'ok' : 'fault',
+    detail: process.versions.node,
+    ...(ok ? {} : { fix: 'install Node 20.12 or later' }),
+  }
 }
 
 async function checkRedis(options: Options): Promise<Finding[]> {
@@ -61,11 +73,25 @@ async function checkRedis(options: Options): Promise<Finding[]> {
     const aof = field('aof_enabled') === '1'
     const workers = await new Scripts(redis, keysOf(options.prefix, options.queue)).workers()
     return [
-      { what: 'Redis', state: 'ok', detail: `${field('redis_version')} at ${withoutPassword(options.redis)}, ${field('maxmemory_policy')}, ${field('used_memory_human')} in use` },
+      {
+        what: 'Redis',
+        state: 'ok',
+        detail: `${field('redis_version')} at ${withoutPassword(options.redis)}, ${field('maxmemory_policy')}, ${field('used_memory_human')} in use`,
+      },
       aof
         ? { what: 'Redis persistence', state: 'ok', detail: 'append-only file on' }
-        : { what: 'Redis persistence', state: 'warning', detail: 'append-only file off: a crash of Redis loses queued jobs', fix: 'redis-cli config set appendonly yes, and in redis.conf' },
-      { what: 'Workers', state: workers.length > 0 ? 'ok' : 'warning', detail: `${workers.length} alive on queue "${options.queue}"`, ...(workers.length > 0 ? {} : { fix: '`rankmill worker`, or `rankmill up`' }) },
+        : {
+            what: 'Redis persistence',
+            state: 'warning',
+            detail: 'append-only file off: a crash of Redis loses queued jobs',
+            fix: 'redis-cli config set appendonly yes, and in redis.conf',
+          },
+      {
+        what: 'Workers',
+        state: workers.length > 0 ? 'ok' : 'warning',
+        detail: `${workers.length} alive on queue "${options.queue}"`,
+        ...(workers.length > 0 ? {} : { fix: '`rankmill worker`, or `rankmill up`' }),
+      },
     ]
   } finally {
     redis.disconnect()
@@ -92,7 +118,12 @@ async function checkModels(options: Options): Promise<Finding[]> {
         const model = await openModel(name.trim(), { cacheDir, dtype, device, allowHub: false })
         return { what: 'Model', state: 'ok', detail: `${model.name} (${model.dtype}), ${model.maxTokens} tokens` }
       } catch (error) {
-        return { what: 'Model', state: 'fault', detail: describeError(error).split('\n')[0] ?? '', fix: RankmillError.from(error).advice }
+        return {
+          what: 'Model',
+          state: 'fault',
+          detail: describeError(error).split('\n')[0] ?? '',
+          fix: RankmillError.from(error).advice,
+        }
       }
     }),
   )
@@ -104,5 +135,10 @@ async function checkCache({ cacheDir }: Options): Promise<Finding> {
     (error: NodeJS.ErrnoException) => (error.code === 'ENOENT' ? 'made when first needed' : undefined),
   )
   if (exists) return { what: 'Cache folder', state: 'ok', detail: `${cacheDir} (${exists})` }
-  return { what: 'Cache folder', state: 'warning', detail: `${cacheDir} is not writable`, fix: 'name another with --cache-dir' }
+  return {
+    what: 'Cache folder',
+    state: 'warning',
+    detail: `${cacheDir} is not writable`,
+    fix: 'name another with --cache-dir',
+  }
 }

@@ -23,11 +23,20 @@ const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'c
 
 export function failedCommand(): Command {
   const command = new Command('failed').description('Dead jobs: list, show, try again, remove.')
-  const add = (name: string, description: string, run: (jobs: FailedJobs, ids: string[], flags: Command) => Promise<void>) => {
+  const add = (
+    name: string,
+    description: string,
+    run: (jobs: FailedJobs, ids: string[], flags: Command) => Promise<void>,
+  ) => {
     const sub = new Command(name).description(description)
-    if (name === 'ls') sub.addOption(new Option('--limit <n>', 'jobs to list').default(100).argParser(countArgument)).option('--json', 'JSON lines')
+    if (name === 'ls')
+      sub
+        .addOption(new Option('--limit <n>', 'jobs to list').default(100).argParser(countArgument))
+        .option('--json', 'JSON lines')
     else sub.argument('<ids...>', 'request ids, or "all"')
-    sub.action(async (ids: unknown) => withQueue(sub, (jobs) => run(jobs, Array.isArray(ids) ? (ids as string[]) : [], sub)))
+    sub.action(async (ids: unknown) =>
+      withQueue(sub, (jobs) => run(jobs, Array.isArray(ids) ? (ids as string[]) : [], sub)),
+    )
     command.addCommand(addOptions(sub, FLAGS))
   }
   add('ls', 'Newest first: request, part, when, attempts, error.', list)

@@ -30,8 +30,14 @@ export function rerankCommand(): Command {
     .description('Rank documents for one query: a table on a terminal, JSON lines in a pipe.')
     .argument('[files...]', 'files of documents, one a line; standard input when none is named')
     .requiredOption('-q, --query <text>', 'what the documents are ranked for')
-    .addOption(new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument))
-    .addOption(new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(Number))
+    .addOption(
+      new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
+    )
+    .addOption(
+      new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
+        Number,
+      ),
+    )
     .option('--jsonl', 'each line is {"id": …, "text": …}')
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
@@ -96,7 +102,9 @@ function parseLine(line: string, source: string): { id?: string; text: string } 
   }
   const { id, text } = (parsed ?? {}) as { id?: unknown; text?: unknown }
   if (typeof text !== 'string' || (id !== undefined && typeof id !== 'string')) {
-    throw new RankmillError('invalid_request', `${source}: must be {"id": "…", "text": "…"}, id optional`, { param: source })
+    throw new RankmillError('invalid_request', `${source}: must be {"id": "…", "text": "…"}, id optional`, {
+      param: source,
+    })
   }
   return id === undefined ? { text } : { id, text }
 }
@@ -115,7 +123,11 @@ function table(result: RerankResult, documents: readonly SourceDocument[]): stri
   const sources = result.results.map(({ index }) => documents[index]?.source ?? '')
   const sourceWidth = Math.min(40, Math.max(8, ...sources.map((s) => s.length + 2)))
   const textWidth = Math.max(20, columns - sourceWidth - 21)
-  const rows = new Table({ head: ['#', 'score', 'text', 'source'], colWidths: [5, 10, textWidth, sourceWidth], style: { head: ['bold'] } })
+  const rows = new Table({
+    head: ['#', 'score', 'text', 'source'],
+    colWidths: [5, 10, textWidth, sourceWidth],
+    style: { head: ['bold'] },
+  })
   result.results.forEach(({ index, relevance_score }, place) => {
     const text = (documents[index]?.text ?? '').replace(/\s+/g, ' ').trim()
     const cut = text.length > textWidth - 2 ? `${text.slice(0, textWidth - 3)}…` : text

@@ -21,13 +21,16 @@ export function upCommand(): Command {
 async function run(command: Command): Promise<void> {
   const { port = '8080', workers } = command.opts<{ port?: string; workers?: number }>()
   const { metricsPort, ...options } = optionsOf(command, { metricsPort: port })
-  const session = await openSession({ ...options, metricsPort: 0 }, {
-    embedded: true,
-    always: true,
-    redisGiven: redisIsGiven(command),
-    workers,
-    metricsPort,
-  })
+  const session = await openSession(
+    { ...options, metricsPort: 0 },
+    {
+      embedded: true,
+      always: true,
+      redisGiven: redisIsGiven(command),
+      workers,
+      metricsPort,
+    },
+  )
   note(`rankmill: Redis at ${hidden(session.options.redis)}, queue "${options.queue}"; Ctrl-C drains and stops`)
   await new Promise<void>((resolve) => {
     onSignals(

@@ -41,7 +41,8 @@ async function run(command: Command): Promise<void> {
 function answerParent(worker: RerankWorker, stop: (reason: string) => Promise<void>): void {
   if (!process.send) return
   process.on('message', async (message: ParentMessage) => {
-    if (message.type === 'metrics') await tell({ type: 'metrics', snapshot: await worker.metrics.registry.getMetricsAsJSON() })
+    if (message.type === 'metrics')
+      await tell({ type: 'metrics', snapshot: await worker.metrics.registry.getMetricsAsJSON() })
   })
   // A parent that was killed cannot say stop.
   process.on('disconnect', () => void stop('the parent process ended'))

@@ -49,16 +49,20 @@ export async function readPassages(folder: string): Promise<Passage[]> {
 }
 
 /** Cuts Markdown at headings, and between paragraphs where a section is long; each passage begins with its heading. */
-export function cutMarkdown(markdown: string, source: string): Passage[] {
+function cutMarkdown(markdown: string, source: string): Passage[] {
   const passages: Passage[] = []
   let heading = ''
   let startLine = 1
   let lines: string[] = []
   let fenced = false
   const flush = () => {
-    const body = lines.join('\n').replace(/\n{2,}/g, '\n').trim()
+    const body = lines
+      .join('\n')
+      .replace(/\n{2,}/g, '\n')
+      .trim()
     lines = []
-    if (body.length >= MIN_CHARACTERS) passages.push({ id: `${source}:${startLine}`, text: heading ? `${heading}\n${body}` : body })
+    if (body.length >= MIN_CHARACTERS)
+      passages.push({ id: `${source}:${startLine}`, text: heading ? `${heading}\n${body}` : body })
   }
   markdown.split(/\r?\n/).forEach((raw, i) => {
     const line = fenced ? raw : raw.replace(/<[^>]+>|!\[[^\]]*\]\([^)]*\)/g, '').replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')

@@ -55,7 +55,8 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     steps.push({ name: 'connection', close: () => redis.disconnect() })
     const alive = await new Scripts(redis, keysOf(filled.prefix, filled.queue)).workers()
     if (!session.always && (alive.length > 0 || !session.embedded)) {
-      const none = 'no worker is alive on the queue, and --no-embedded forbids to start one: requests wait until one comes'
+      const none =
+        'no worker is alive on the queue, and --no-embedded forbids to start one: requests wait until one comes'
       note(`rankmill: ${found.description}; ${alive.length > 0 ? `${alive.length} worker(s) alive` : none}`)
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
@@ -68,7 +69,9 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const metrics = new FleetMetrics(queue, () => fleet.snapshots(), Date.now)
     const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
-    note(`rankmill: ${found.description}; started ${workers} worker(s) with ${filled.model}; metrics at ${server.url}/metrics`)
+    note(
+      `rankmill: ${found.description}; started ${workers} worker(s) with ${filled.model}; metrics at ${server.url}/metrics`,
+    )
     return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet, stop }
   } catch (error) {
     await stop(true)
@@ -78,13 +81,22 @@ export async function openSession(options: Options, session: SessionOptions): Pr
 
 async function redisFor(options: Options, { embedded, redisGiven }: SessionOptions) {
   if (!embedded && !redisGiven) {
-    throw new RankmillError('redis_unavailable', '--no-embedded forbids to start a Redis, and neither --redis nor REDIS_URL names one')
+    throw new RankmillError(
+      'redis_unavailable',
+      '--no-embedded forbids to start a Redis, and neither --redis nor REDIS_URL names one',
+    )
   }
   const given = redisGiven ? { url: options.redis } : {}
   return findOrStartRedis({ ...given, dataDir: '.rankmill/redis', log: () => undefined })
 }
 
-function serveFleet(options: Options, fleet: Fleet, metrics: FleetMetrics, port: number, redis: () => string): Promise<MonitoringServer> {
+function serveFleet(
+  options: Options,
+  fleet: Fleet,
+  metrics: FleetMetrics,
+  port: number,
+  redis: () => string,
+): Promise<MonitoringServer> {
   const health = () => {
     const checks = { redis: redis(), workers: `${fleet.alive} of ${fleet.size}` }
     return { ok: fleet.alive > 0 && checks.redis === 'ready', checks }

@@ -1,10 +1,17 @@
 /** What producers rely on: the client library over a real Redis, with real workers. */
 import { Queue } from 'bullmq'
 import { describe, expect, it } from 'vitest'
-import { useStage, until } from './stage.js'
+import type { RerankOutcome } from '../../producer/client.js'
+import { until, useStage } from './stage.js'
 
 const stage = useStage()
-const DOCUMENTS = ['red apples and green pears', 'a queue of jobs', 'workers take jobs from the queue', '', 'the quick brown fox']
+const DOCUMENTS = [
+  'red apples and green pears',
+  'a queue of jobs',
+  'workers take jobs from the queue',
+  '',
+  'the quick brown fox',
+]
 
 describe('rerank', () => {
   it('returns every document, best first, with usage and timings', async () => {
@@ -26,13 +33,18 @@ describe('rerank', () => {
     const client = stage().client()
     const all = await client.rerank({ query: 'job queue', documents })
     const two = await client.rerank({ query: 'job queue', documents, topN: 2, returnDocuments: true })
-    expect(two.results).toEqual(all.results.slice(0, 2).map((r) => ({ ...r, document: { text: documents[r.index]!.text } })))
+    expect(two.results).toEqual(
+      all.results.slice(0, 2).map((r) => ({ ...r, document: { text: documents[r.index]!.text } })),
+    )
   })
 
   it('takes passages of a stored corpus by id, and sees changes of the corpus', async () => {
     await stage().worker({ scoreCacheTtlMs: 0 })
     const client = stage().client()
-    await client.putCorpus('fruit', DOCUMENTS.map((text, i) => ({ id: `p${i}`, text })))
+    await client.putCorpus(
+      'fruit',
+      DOCUMENTS.map((text, i) => ({ id: `p${i}`, text })),
+    )
     const inline = await client.rerank({ query: 'jobs', documents: [DOCUMENTS[2]!, DOCUMENTS[0]!] })
     const reference = { query: 'jobs', documents: { corpus: 'fruit', ids: ['p2', 'p0'] } }
     const named = await client.rerank(reference)
@@ -47,9 +59,15 @@ describe('rerank', () => {
     await stage().worker()
     const client = stage().client()
     const ask = (corpus: string, ids: string[]) => client.rerank({ query: 'q', documents: { corpus, ids } })
-    await expect(ask('none', ['a'])).rejects.toMatchObject({ code: 'unknown_corpus', message: expect.stringContaining('"none"') })
+    await expect(ask('none', ['a'])).rejects.toMatchObject({
+      code: 'unknown_corpus',
+      message: expect.stringContaining('"none"'),
+    })
     await client.putCorpus('some', [{ id: 'a', text: 'x' }])
-    await expect(ask('some', ['a', 'b', 'c'])).rejects.toMatchObject({ code: 'missing_documents', message: expect.stringContaining('"b", "c"') })
+    await expect(ask('some', ['a', 'b', 'c'])).rejects.toMatchObject({
+      code: 'missing_documents',
+      message: expect.stringContaining('"b", "c"'),
+    })
   })
 
   it('does not score a pair twice: scores are cached, exactly', async () => {
@@ -67,28 +85,42 @@ describe('rerank', () => {
   it('says which model it cannot serve, and keeps the worker', async () => {
     await stage().worker()
     const client = stage().client()
-    await expect(client.rerank({ query: 'q', documents: ['a'], model: 'nope' })).rejects.toMatchObject({ code: 'unknown_model', message: expect.stringContaining('"nope"') })
+    await expect(client.rerank({ query: 'q', documents: ['a'], model: 'nope' })).rejects.toMatchObject({
+      code: 'unknown_model',
+      message: expect.stringContaining('"nope"'),
+    })
     await expect(client.rerank({ query: 'q', documents: ['a'] })).resolves.toBeDefined()
   })
 })
 
 describe('a request larger than a job', () => {
   it('gives exactly what one worker with one job would give, from several workers', async () => {
-    const documents = Array.from({ length: 10_000 }, (_, i) => ({ id: `d${i}`, text: `passage ${i % 700} of ${i % 13} words about ${'jobs and queues '.repeat(i % 4)}` }))
+    const documents = Array.from({ length: 10_000 }, (_, i) => ({
+      id: `d${i}`,
+      text: `passage ${i % 700} of ${i % 13} words about ${'jobs and queues '.repeat(i % 4)}`,
+    }))
     const request = { query: 'queues', documents }
-    await Promise.all([stage().worker({ batchPairs: 64, scoreCacheTtlMs: 0 }), stage().worker({ batchPairs: 7, scoreCacheTtlMs: 0 })])
+    await Promise.all([
+      stage().worker({ batchPairs: 64, scoreCacheTtlMs: 0 }),
+      stage().worker({ batchPairs: 7, scoreCacheTtlMs: 0 }),
+    ])
     const split = await stage().client({ maxJobPairs: 256 }).rerank(request)
     const whole = await stage().client({ maxJobPairs: 10_000 }).rerank(request)
     expect(split.usage).toEqual(whole.usage)
     expect(split.results).toEqual(whole.results)
-    const first = await stage().client({ maxJobPairs: 999 }).rerank({ ...request, topN: 10 })
+    const first = await stage()
+      .client({ maxJobPairs: 999 })
+      .rerank({ ...request, topN: 10 })
     expect(first.results).toEqual(whole.results.slice(0, 10))
   })
 
   it('fails as a whole when a part fails, and can be tried again', async () => {
     await stage().worker()
     const client = stage().client({ maxJobPairs: 2 })
-    await client.putCorpus('c', [1, 2, 3, 4, 5].map((i) => ({ id: `p${i}`, text: `text ${i}` })))
+    await client.putCorpus(
+      'c',
+      [1, 2, 3, 4, 5].map((i) => ({ id: `p${i}`, text: `text ${i}` })),
+    )
     const request = { id: 'parted', query: 'q', documents: { corpus: 'c', ids: ['p1', 'p2', 'p3', 'p4', 'p5', 'p6'] } }
     await expect(client.rerank(request)).rejects.toMatchObject({ code: 'missing_documents' })
     expect(await client.status('parted')).toMatchObject({ state: 'failed', pairs: 6 })
@@ -111,7 +143,10 @@ describe('a submitted request', () => {
     const client = stage().client()
     const request = { id: 'twice', query: 'q', documents: DOCUMENTS }
     await Promise.all([client.submit(request), client.submit(request), stage().client().submit(request)])
-    await expect(client.submit({ ...request, query: 'other' })).rejects.toMatchObject({ code: 'conflict', details: { param: 'id' } })
+    await expect(client.submit({ ...request, query: 'other' })).rejects.toMatchObject({
+      code: 'conflict',
+      details: { param: 'id' },
+    })
     const worker = await stage().worker()
     const results = await Promise.all([client.result('twice'), client.rerank(request)])
     expect(results[0]).toEqual(results[1])
@@ -135,7 +170,11 @@ describe('a submitted request', () => {
     await waiting
     expect(await client.status(id)).toMatchObject({ state: 'cancelled' })
     const queue = new Queue('rerank', { connection: stage().redis, prefix: stage().prefix })
-    expect(await queue.getJobCounts('waiting', 'prioritized', 'delayed')).toEqual({ waiting: 0, prioritized: 0, delayed: 0 })
+    expect(await queue.getJobCounts('waiting', 'prioritized', 'delayed')).toEqual({
+      waiting: 0,
+      prioritized: 0,
+      delayed: 0,
+    })
     await queue.close()
   })
 
@@ -144,11 +183,15 @@ describe('a submitted request', () => {
     const client = stage().client({ maxJobPairs: 50_000 })
     const documents = Array.from({ length: 20_000 }, (_, i) => `a long text number ${i} ${'word '.repeat(50)}`)
     const id = await client.submit({ query: 'q', documents })
-    await until('the worker has begun', async () => (await worker.metrics.batchPairs.get()).values.some(({ value }) => value > 0))
+    await until('the worker has begun', async () =>
+      (await worker.metrics.batchPairs.get()).values.some(({ value }) => value > 0),
+    )
     await client.cancel(id)
     const quick = await client.rerank({ query: 'q', documents: ['a'] })
     expect(quick.results).toHaveLength(1)
-    const scored = (await worker.metrics.batchPairs.get()).values.find(({ metricName }) => metricName?.endsWith('_sum'))?.value
+    const scored = (await worker.metrics.batchPairs.get()).values.find(({ metricName }) =>
+      metricName?.endsWith('_sum'),
+    )?.value
     expect(scored).toBeLessThan(20_000)
   })
 
@@ -158,12 +201,17 @@ describe('a submitted request', () => {
     await until('the deadline has passed', async () => Date.now() > ((await client.status(id)).deadlineAt ?? 0))
     const worker = await stage().worker()
     await expect(client.result(id)).rejects.toMatchObject({ code: 'deadline_exceeded' })
-    expect((await worker.metrics.batchPairs.get()).values.find(({ metricName }) => metricName?.endsWith('_count'))?.value ?? 0).toBe(0)
+    expect(
+      (await worker.metrics.batchPairs.get()).values.find(({ metricName }) => metricName?.endsWith('_count'))?.value ??
+        0,
+    ).toBe(0)
   })
 
   it('ends at its deadline for its caller when there is no worker', async () => {
     const client = stage().client()
-    await expect(client.rerank({ id: 'late', query: 'q', documents: ['a'], deadlineMs: 50 })).rejects.toMatchObject({ code: 'deadline_exceeded' })
+    await expect(client.rerank({ id: 'late', query: 'q', documents: ['a'], deadlineMs: 50 })).rejects.toMatchObject({
+      code: 'deadline_exceeded',
+    })
     await until('its job is gone', async () => (await stage().redis.llen(`${stage().prefix}:rerank:wait`)) === 0)
     // The same request may be tried again, since that can help.
     await stage().worker()
@@ -173,7 +221,9 @@ describe('a submitted request', () => {
 
   it('can be waited for as long as its caller likes, and no longer', async () => {
     const client = stage().client()
-    await expect(client.rerank({ id: 'slow', query: 'q', documents: ['a'] }, { timeoutMs: 30 })).rejects.toMatchObject({ code: 'timeout' })
+    await expect(client.rerank({ id: 'slow', query: 'q', documents: ['a'] }, { timeoutMs: 30 })).rejects.toMatchObject({
+      code: 'timeout',
+    })
     expect(await client.status('slow')).toMatchObject({ state: 'waiting' })
     const controller = new AbortController()
     const aborted = client.rerank({ id: 'aborted', query: 'q', documents: ['a'] }, { signal: controller.signal })
@@ -187,7 +237,8 @@ describe('a submitted request', () => {
 describe('the queue', () => {
   it('serves better priorities first', async () => {
     const client = stage().client()
-    for (const priority of [500, 20, 0, 100]) await client.submit({ id: `p${priority}`, query: 'q', documents: [`text ${priority}`], priority })
+    for (const priority of [500, 20, 0, 100])
+      await client.submit({ id: `p${priority}`, query: 'q', documents: [`text ${priority}`], priority })
     const ids = ['p0', 'p20', 'p100', 'p500']
     const order: string[] = []
     const waits = ids.map((id) => client.result(id).then(() => order.push(id)))
@@ -201,7 +252,11 @@ describe('the queue', () => {
     await client.submit({ query: 'q', documents: ['a'] })
     await client.submit({ query: 'q', documents: ['b'], priority: 5 })
     const error = await client.submit({ query: 'q', documents: ['c'] }).catch((e) => e)
-    expect(error).toMatchObject({ code: 'overloaded', retryable: true, message: expect.stringContaining('its bound is 2') })
+    expect(error).toMatchObject({
+      code: 'overloaded',
+      retryable: true,
+      message: expect.stringContaining('its bound is 2'),
+    })
     expect(error.details.retryAfterMs).toBeGreaterThanOrEqual(1000)
   })
 
@@ -210,9 +265,11 @@ describe('the queue', () => {
     const client = stage().client({ maxJobPairs: 2, resultTtlMs: 60_000, requestTtlMs: 120_000 })
     await client.putCorpus('kept', [{ id: 'a', text: 'b' }])
     await client.rerank({ query: 'q', documents: DOCUMENTS })
-    const lasting = /:(corpus|corpus-version|workers-seen|workers-info)|:rerank:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
+    const lasting =
+      /:(corpus|corpus-version|workers-seen|workers-info)|:rerank:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
     const forever: string[] = []
-    for (const key of await stage().keys()) if ((await stage().redis.pttl(key)) === -1 && !lasting.test(key)) forever.push(key)
+    for (const key of await stage().keys())
+      if ((await stage().redis.pttl(key)) === -1 && !lasting.test(key)) forever.push(key)
     expect(forever).toEqual([])
   })
 })
@@ -220,7 +277,9 @@ describe('the queue', () => {
 describe('waiting', () => {
   it('takes one subscription, whatever the number of waiters', async () => {
     const client = stage().client()
-    const ids = await Promise.all(Array.from({ length: 50 }, (_, i) => client.submit({ query: 'q', documents: [`text ${i}`] })))
+    const ids = await Promise.all(
+      Array.from({ length: 50 }, (_, i) => client.submit({ query: 'q', documents: [`text ${i}`] })),
+    )
     const results = ids.map((id) => client.result(id))
     const subscriptions = async () => (await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]
     await until('there is a subscription', async () => Number(await subscriptions()) > 0)
@@ -233,7 +292,10 @@ describe('waiting', () => {
     const client = stage().client()
     const id = await client.submit({ query: 'q', documents: ['a'] })
     const waiting = client.result(id)
-    await until('it is subscribed', async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1)
+    await until(
+      'it is subscribed',
+      async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1,
+    )
     // The answer appears without any event, as if the message had been lost on the way.
     const answer = { result: { id, model: 'm', results: [], usage: {}, timings_ms: {} } }
     await stage().redis.set(`${stage().prefix}:result:rerank:${id}`, JSON.stringify(answer), 'PX', 10_000)
@@ -244,7 +306,10 @@ describe('waiting', () => {
     const client = stage().client()
     const id = await client.submit({ query: 'q', documents: ['a'] })
     const waiting = client.result(id)
-    await until('it is subscribed', async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1)
+    await until(
+      'it is subscribed',
+      async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1,
+    )
     const clients = String(await stage().redis.client('LIST'))
     for (const line of clients.split('\n').filter((l) => / name=rankmill-(answers|producer) /.test(l))) {
       await stage().redis.client('KILL', 'ID', /id=(\d+)/.exec(line)?.[1] ?? '')
@@ -257,7 +322,10 @@ describe('waiting', () => {
     const client = stage().client()
     const id = await client.submit({ query: 'q', documents: ['a'] })
     const waiting = expect(client.result(id)).rejects.toMatchObject({ code: 'closed' })
-    await until('it waits', async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1)
+    await until(
+      'it waits',
+      async () => Number((await stage().redis.pubsub('NUMSUB', `${stage().prefix}:done:rerank`))[1]) === 1,
+    )
     await client.close()
     await waiting
     await expect(client.submit({ query: 'q', documents: ['a'] })).rejects.toMatchObject({ code: 'closed' })
@@ -268,7 +336,11 @@ describe('rerankAll', () => {
   it('answers every request once, bad ones with their error', async () => {
     await stage().worker()
     const client = stage().client()
-    const requests = Array.from({ length: 60 }, (_, i) => ({ id: `r${i}`, query: i === 7 ? '' : `query ${i}`, documents: DOCUMENTS }))
+    const requests = Array.from({ length: 60 }, (_, i) => ({
+      id: `r${i}`,
+      query: i === 7 ? '' : `query ${i}`,
+      documents: DOCUMENTS,
+    }))
     const seen = new Map<string, string>()
     for await (const { id, result, error, position } of client.rerankAll(requests, { window: 10 })) {
       expect(requests[position]?.id).toBe(id)
@@ -282,7 +354,7 @@ describe('rerankAll', () => {
     const client = stage().client({ maxQueuedJobs: 1 })
     await client.submit({ query: 'q', documents: ['in the way'] })
     const all = (async () => {
-      const outcomes = []
+      const outcomes: RerankOutcome[] = []
       for await (const outcome of client.rerankAll([{ query: 'q', documents: ['a'] }])) outcomes.push(outcome)
       return outcomes
     })()

@@ -10,7 +10,19 @@ const MAIN = resolve('dist/cli/main.js')
 
 function workerProcess(s: Stage, ...flags: string[]): ChildProcess {
   const { redis, prefix } = s.options()
-  const quick = ['--model', TINY_MODEL, '--threads', '1', '--sessions', '1', '--batch-pairs', '4', '--no-calibrate', '--metrics-port', '0']
+  const quick = [
+    '--model',
+    TINY_MODEL,
+    '--threads',
+    '1',
+    '--sessions',
+    '1',
+    '--batch-pairs',
+    '4',
+    '--no-calibrate',
+    '--metrics-port',
+    '0',
+  ]
   const child = fork(MAIN, ['worker', ...quick, '--log-level', 'error', ...flags], {
     env: { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix },
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
@@ -53,7 +65,9 @@ it('a worker that is told to stop finishes what it holds, takes nothing new and 
   await ready(worker)
   const client = stage().client()
   const ids = await Promise.all(['a', 'b', 'c', 'd'].map((name) => client.submit(longRequest(name, 200))))
-  await until('one runs', async () => (await Promise.all(ids.map((id) => client.status(id)))).some(({ state }) => state !== 'waiting'))
+  await until('one runs', async () =>
+    (await Promise.all(ids.map((id) => client.status(id)))).some(({ state }) => state !== 'waiting'),
+  )
   worker.kill('SIGTERM')
   const [code] = await once(worker, 'exit')
   expect(code).toBe(0)

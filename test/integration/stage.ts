@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { resolve } from 'node:path'
 import { Redis } from 'ioredis'
-import { afterEach } from 'vitest'
+import { afterEach, inject } from 'vitest'
 import { RerankClient } from '../../producer/client.js'
 import { type Options, type OptionsInput, resolveOptions } from '../../shared/options.js'
 import { modelSource } from '../../worker/model-source.js'
@@ -10,7 +10,8 @@ import { RerankWorker } from '../../worker/worker.js'
 
 /** Scores with a tiny random model: real inference in a millisecond. */
 export const TINY_MODEL = resolve('test/fixtures/models/one-logit')
-export const REDIS_URL = process.env['REDIS_URL'] ?? 'redis://127.0.0.1:6379'
+/** The run's Redis: REDIS_URL, or one that was started for the run. */
+export const REDIS_URL = inject('redisUrl')
 
 export class Stage {
   readonly prefix = `{test-${randomBytes(6).toString('hex')}}`
@@ -19,7 +20,10 @@ export class Stage {
 
   options(input: OptionsInput = {}): Options {
     const quick = { model: TINY_MODEL, threads: 1, calibrate: false, sessions: 1, batchPairs: 8, pollIntervalMs: 200 }
-    return resolveOptions({ ...quick, metricsPort: 0, logLevel: 'silent', redis: REDIS_URL, prefix: this.prefix, ...input }, {})
+    return resolveOptions(
+      { ...quick, metricsPort: 0, logLevel: 'silent', redis: REDIS_URL, prefix: this.prefix, ...input },
+      {},
+    )
   }
 
   client(input: OptionsInput = {}): RerankClient {
@@ -42,7 +46,10 @@ export class Stage {
   /** Keys under this test's prefix. */
   async keys(pattern = '*'): Promise<string[]> {
     const keys: string[] = []
-    for await (const found of this.redis.scanStream({ match: `${this.prefix.replace(/[{}]/g, '\\$&')}:${pattern}`, count: 1000 })) {
+    for await (const found of this.redis.scanStream({
+      match: `${this.prefix.replace(/[{}]/g, '\\$&')}:${pattern}`,
+      count: 1000,
+    })) {
       keys.push(...(found as string[]))
     }
     return keys

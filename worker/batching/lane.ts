@@ -96,6 +96,6 @@ export class Lane {
 }
 
 /** The padded-cost rule: what a batch costs is its count times its longest member (text-embeddings-inference, queue.rs). */
-export function fits(count: number, longest: number, limits: BatchLimits): boolean {
+function fits(count: number, longest: number, limits: BatchLimits): boolean {
   return count <= limits.pairs && (count === 1 || count * longest <= limits.tokens)
 }

@@ -71,7 +71,8 @@ export class ScoringGroup {
   score(entry: Entry, logit: number, waitedMs: number, inferenceMs: number): void {
     if (this.#settled) return
     if (!Number.isFinite(logit)) {
-      return this.fail(new RankmillError('inference_failed', `the model gives ${logit}`, { index: entry.index }))
+      this.fail(new RankmillError('inference_failed', `the model gives ${logit}`, { index: entry.index }))
+      return
     }
     this.#logits[entry.index] = logit
     this.#waitedMs += waitedMs

@@ -29,7 +29,10 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
     model: parts[0]?.model ?? '',
     results,
     usage: parts.map((part) => part.usage).reduce(addUsage),
-    timings_ms: roundTimings({ ...parts.map((part) => part.timings).reduce(longestTimings), total: now - job.submittedAt }),
+    timings_ms: roundTimings({
+      ...parts.map((part) => part.timings).reduce(longestTimings),
+      total: now - job.submittedAt,
+    }),
   }
 }
 

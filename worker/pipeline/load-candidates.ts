@@ -34,7 +34,10 @@ export class CandidateLoader {
 
   async #resolve({ corpus, ids }: CorpusReference): Promise<Document[]> {
     const { version, passages } = await this.#corpora.info(corpus)
-    if (passages === 0) throw new RankmillError('unknown_corpus', `documents.corpus: there is no corpus "${corpus}"`, { param: 'documents.corpus' })
+    if (passages === 0)
+      throw new RankmillError('unknown_corpus', `documents.corpus: there is no corpus "${corpus}"`, {
+        param: 'documents.corpus',
+      })
     const keyOf = (id: string) => `${version} ${corpus} ${id}`
     const texts = ids.map((id) => this.#texts?.get(keyOf(id)))
     const absent = ids.filter((_, i) => texts[i] === undefined)

@@ -38,7 +38,9 @@ export class ScoreCache {
   /** The key under which a query's scores are kept; it changes whenever a score could. */
   keyOf(context: ScoringContext, query: string): string {
     const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc } = context
-    const model = digest(JSON.stringify([1, modelFingerprint, maxTokens, truncation, maxTokensPerDoc])).toString('base64url')
+    const model = digest(JSON.stringify([1, modelFingerprint, maxTokens, truncation, maxTokensPerDoc])).toString(
+      'base64url',
+    )
     return this.#keys.scores(model, digest(query).toString('base64url'))
   }
 
@@ -62,7 +64,11 @@ export class ScoreCache {
       value[4] = score.truncated ? 1 : 0
       fields.push(fieldOf(passage), value)
     })
-    await this.#redis.pipeline().hset(key, ...fields).pexpire(key, this.#ttlMs).exec()
+    await this.#redis
+      .pipeline()
+      .hset(key, ...fields)
+      .pexpire(key, this.#ttlMs)
+      .exec()
   }
 }
 

@@ -5,14 +5,25 @@ import type { Scripts } from '../../shared/scripts.js'
 import { mergeParts, trimPart } from './aggregate.js'
 
 /** @returns whether this call answered the request */
-export async function writePart(scripts: Scripts, job: RerankJob, scored: ScoredPart, now: () => number): Promise<boolean> {
+export async function writePart(
+  scripts: Scripts,
+  job: RerankJob,
+  scored: ScoredPart,
+  now: () => number,
+): Promise<boolean> {
   const part = trimPart(scored, job.topN)
   const parts =
     job.parts === 1
       ? [part]
-      : (await scripts.writePart(job.requestId, job.part, JSON.stringify(withoutTexts(job, part)), job.parts, job.resultTtlMs)).map(
-          (text) => JSON.parse(text) as ScoredPart,
-        )
+      : (
+          await scripts.writePart(
+            job.requestId,
+            job.part,
+            JSON.stringify(withoutTexts(job, part)),
+            job.parts,
+            job.resultTtlMs,
+          )
+        ).map((text) => JSON.parse(text) as ScoredPart)
   if (parts.length < job.parts) return false
   const answer: Answer = { result: mergeParts(job, parts, now()) }
   return scripts.answer(job.requestId, JSON.stringify(answer), job.resultTtlMs)

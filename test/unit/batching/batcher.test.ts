@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { RankmillError } from '../../../shared/errors.js'
-import { type BatchObservation, Batcher } from '../../../worker/batching/batcher.js'
+import { Batcher, type BatchObservation } from '../../../worker/batching/batcher.js'
 import type { Batch, BatchOutput, InferenceEngine } from '../../../worker/inference/engine.js'
 import type { EncodedPair } from '../../../worker/tokenize/pair-encoder.js'
 
@@ -26,7 +26,13 @@ class ManualEngine implements InferenceEngine {
 
 /** Finishes every call at once, unless one of its pairs holds the poison. */
 class InstantEngine extends ManualEngine {
-  constructor(batchPairs: number, batchTokens: number, slots: number, readonly poison = -1, readonly code: 'inference_failed' | 'out_of_memory' = 'inference_failed') {
+  constructor(
+    batchPairs: number,
+    batchTokens: number,
+    slots: number,
+    readonly poison = -1,
+    readonly code: 'inference_failed' | 'out_of_memory' = 'inference_failed',
+  ) {
     super(batchPairs, batchTokens, slots)
   }
   override async run(batch: Batch): Promise<BatchOutput> {
@@ -43,13 +49,23 @@ function sums(batch: Batch): Float32Array {
   })
 }
 
-const pair = (length: number, id = 1): EncodedPair => ({ ids: new Int32Array(length).fill(id), secondStart: 1, truncated: false })
+const pair = (length: number, id = 1): EncodedPair => ({
+  ids: new Int32Array(length).fill(id),
+  secondStart: 1,
+  truncated: false,
+})
 const never = new AbortController().signal
 const ordinary = { priority: 0, deadlineAt: null, signal: never }
 
 function setUp(engine: InferenceEngine, clock = { now: 0 }, maxEntryAgeMs = 1000) {
   const seen: BatchObservation[] = []
-  const batcher = new Batcher(engine, { padId: 0, withTypes: true, maxEntryAgeMs, now: () => clock.now, observe: (b) => seen.push(b) })
+  const batcher = new Batcher(engine, {
+    padId: 0,
+    withTypes: true,
+    maxEntryAgeMs,
+    now: () => clock.now,
+    observe: (b) => seen.push(b),
+  })
   return { batcher, seen }
 }
 
@@ -57,18 +73,30 @@ const settled = () => new Promise(setImmediate)
 
 describe('Batcher', () => {
   it('gives every pair its own score, whatever the mix of jobs and lengths', async () => {
-    const jobs = fc.array(fc.array(fc.record({ length: fc.integer({ min: 2, max: 60 }), id: fc.integer({ min: 1, max: 999 }) }), { maxLength: 20 }), { maxLength: 10 })
-    await fc.assert(
-      fc.asyncProperty(jobs, fc.integer({ min: 1, max: 9 }), fc.integer({ min: 60, max: 400 }), async (jobs, batchPairs, batchTokens) => {
-        const { batcher, seen } = setUp(new InstantEngine(batchPairs, batchTokens, 2))
-        const results = await Promise.all(jobs.map((job) => batcher.score({ ...ordinary, pairs: job.map((p) => pair(p.length, p.id)) })))
-        results.forEach(({ logits }, j) => expect([...logits]).toEqual(jobs[j]!.map((p) => p.length * p.id)))
-        for (const batch of seen) {
-          expect(batch.pairs).toBeLessThanOrEqual(batchPairs)
-          expect(batch.paddedTokens).toBeLessThanOrEqual(batchTokens)
-        }
-        expect(batcher.pairsWaiting).toBe(0)
+    const jobs = fc.array(
+      fc.array(fc.record({ length: fc.integer({ min: 2, max: 60 }), id: fc.integer({ min: 1, max: 999 }) }), {
+        maxLength: 20,
       }),
+      { maxLength: 10 },
+    )
+    await fc.assert(
+      fc.asyncProperty(
+        jobs,
+        fc.integer({ min: 1, max: 9 }),
+        fc.integer({ min: 60, max: 400 }),
+        async (jobs, batchPairs, batchTokens) => {
+          const { batcher, seen } = setUp(new InstantEngine(batchPairs, batchTokens, 2))
+          const results = await Promise.all(
+            jobs.map((job) => batcher.score({ ...ordinary, pairs: job.map((p) => pair(p.length, p.id)) })),
+          )
+          expect(results.map(({ logits }) => [...logits])).toEqual(jobs.map((job) => job.map((p) => p.length * p.id)))
+          for (const batch of seen) {
+            expect(batch.pairs).toBeLessThanOrEqual(batchPairs)
+            expect(batch.paddedTokens).toBeLessThanOrEqual(batchTokens)
+          }
+          expect(batcher.pairsWaiting).toBe(0)
+        },
+      ),
     )
   })
 
@@ -100,7 +128,14 @@ describe('Batcher', () => {
     const order: string[] = []
     const add = (name: string, priority: number, deadlineAt: number | null) =>
       batcher.score({ pairs: [pair(3)], priority, deadlineAt, signal: never }).then(() => order.push(name))
-    const all = [add('running', 0, null), add('low', 9, null), add('none', 0, null), add('later', 0, 900), add('sooner', 0, 500), add('last', 0, null)]
+    const all = [
+      add('running', 0, null),
+      add('low', 9, null),
+      add('none', 0, null),
+      add('later', 0, 900),
+      add('sooner', 0, 500),
+      add('last', 0, null),
+    ]
     for (let i = 0; i < all.length; i++) {
       engine.calls[i]!.finish()
       await settled()

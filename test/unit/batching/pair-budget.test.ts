@@ -2,7 +2,8 @@ import { expect, it } from 'vitest'
 import { PairBudget } from '../../../worker/batching/pair-budget.js'
 
 const never = new AbortController().signal
-const isPending = async (promise: Promise<unknown>) => (await Promise.race([promise, new Promise((r) => setImmediate(r, 'pending'))])) === 'pending'
+const isPending = async (promise: Promise<unknown>) =>
+  (await Promise.race([promise, new Promise((r) => setImmediate(r, 'pending'))])) === 'pending'
 
 it('holds back what does not fit, in order, and admits it when room comes back', async () => {
   const budget = new PairBudget(10)

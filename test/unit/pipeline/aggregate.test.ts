@@ -6,8 +6,22 @@ import { mergeParts, trimPart } from '../../../worker/pipeline/aggregate.js'
 const usage = { pairs: 1, scored: 1, cached: 0, prefiltered: 0, exited_early: 0, tokens: 10, truncated: 1 }
 const timings = { queued: 1, tokenize: 2, batch_wait: 3, inference: 4, total: 0 }
 const job = (topN: number | null, parts: number): RerankJob => ({
-  v: 1, requestId: 'r', part: 0, parts, offset: 0, query: 'q', documents: [], model: null, topN, returnDocuments: false,
-  maxTokensPerDoc: null, dtype: 'auto', priority: 0, submittedAt: 100, deadlineAt: null, resultTtlMs: 1000,
+  v: 1,
+  requestId: 'r',
+  part: 0,
+  parts,
+  offset: 0,
+  query: 'q',
+  documents: [],
+  model: null,
+  topN,
+  returnDocuments: false,
+  maxTokensPerDoc: null,
+  dtype: 'auto',
+  priority: 0,
+  submittedAt: 100,
+  deadlineAt: null,
+  resultTtlMs: 1000,
 })
 const part = (scores: number[], offset: number): ScoredPart => ({
   model: 'm',
@@ -35,7 +49,19 @@ it('orders by score, then by index, and cuts at topN', () => {
 })
 
 it('adds usage up and takes the longest timings', () => {
-  const result = mergeParts(job(null, 2), [part([1], 0), { ...part([2], 1), timings: { ...timings, inference: 9 } }], 350)
-  expect(result.usage).toEqual({ pairs: 2, scored: 2, cached: 0, prefiltered: 0, exited_early: 0, tokens: 20, truncated: 2 })
+  const result = mergeParts(
+    job(null, 2),
+    [part([1], 0), { ...part([2], 1), timings: { ...timings, inference: 9 } }],
+    350,
+  )
+  expect(result.usage).toEqual({
+    pairs: 2,
+    scored: 2,
+    cached: 0,
+    prefiltered: 0,
+    exited_early: 0,
+    tokens: 20,
+    truncated: 2,
+  })
   expect(result.timings_ms).toEqual({ queued: 1, tokenize: 2, batch_wait: 3, inference: 9, total: 250 })
 })

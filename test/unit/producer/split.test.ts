@@ -10,7 +10,9 @@ describe('splitRequest', () => {
     const texts = Array.from({ length: count }, (_, i) => `text ${i}`)
     const jobs = splitRequest(request(texts), 256, 1000, 5000)
     expect(jobs).toHaveLength(Math.ceil(count / 256))
-    const seen = jobs.flatMap((job) => (job.documents as { text: string }[]).map(({ text }, i) => [job.offset + i, text]))
+    const seen = jobs.flatMap((job) =>
+      (job.documents as { text: string }[]).map(({ text }, i) => [job.offset + i, text]),
+    )
     expect(seen).toEqual(texts.map((text, i) => [i, text]))
     const sizes = jobs.map((job) => (job.documents as unknown[]).length)
     expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1)

@@ -13,12 +13,16 @@ describe('inWindow', () => {
   it('never has more under way than the window, results not taken included', async () => {
     let running = 0
     let most = 0
-    const stream = inWindow(Array.from({ length: 50 }, (_, i) => i), 4, async (i) => {
-      most = Math.max(most, ++running)
-      await new Promise(setImmediate)
-      running--
-      return i
-    })
+    const stream = inWindow(
+      Array.from({ length: 50 }, (_, i) => i),
+      4,
+      async (i) => {
+        most = Math.max(most, ++running)
+        await new Promise(setImmediate)
+        running--
+        return i
+      },
+    )
     const seen: number[] = []
     for await (const i of stream) seen.push(i)
     expect(most).toBe(4)

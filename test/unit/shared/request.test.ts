@@ -33,14 +33,31 @@ describe('parseRequest', () => {
   })
 
   it('takes the names of the wire as well as the names of the library', () => {
-    const wire = parse({ ...valid, top_n: 3, return_documents: true, max_tokens_per_doc: 5, deadline_ms: 9, strategy: { dtype: 'fp32' } })
-    const library = parse({ ...valid, topN: 3, returnDocuments: true, maxTokensPerDoc: 5, deadlineMs: 9, strategy: { dtype: 'fp32' } })
+    const wire = parse({
+      ...valid,
+      top_n: 3,
+      return_documents: true,
+      max_tokens_per_doc: 5,
+      deadline_ms: 9,
+      strategy: { dtype: 'fp32' },
+    })
+    const library = parse({
+      ...valid,
+      topN: 3,
+      returnDocuments: true,
+      maxTokensPerDoc: 5,
+      deadlineMs: 9,
+      strategy: { dtype: 'fp32' },
+    })
     expect(wire).toEqual(library)
     expect(wire).toMatchObject({ topN: 3, returnDocuments: true, maxTokensPerDoc: 5, deadlineMs: 9, dtype: 'fp32' })
   })
 
   it('takes passages of a corpus by their ids', () => {
-    expect(parse({ query: 'q', documents: { corpus: 'c', ids: ['1', '2'] } }).documents).toEqual({ corpus: 'c', ids: ['1', '2'] })
+    expect(parse({ query: 'q', documents: { corpus: 'c', ids: ['1', '2'] } }).documents).toEqual({
+      corpus: 'c',
+      ids: ['1', '2'],
+    })
   })
 
   it.each([
@@ -52,25 +69,79 @@ describe('parseRequest', () => {
     ['long query', { ...valid, query: 'x'.repeat(1001) }, 'invalid_request', 'query', /at most 1000 bytes, got 1001/],
     ['no documents', { query: 'q' }, 'invalid_request', 'documents', /array/],
     ['empty documents', { query: 'q', documents: [] }, 'invalid_request', 'documents', /at least one/],
-    ['too many documents', { query: 'q', documents: new Array(100_001).fill('a') }, 'too_many_documents', 'documents', /at most 100000 documents, got 100001/],
-    ['a 10 MB document', { query: 'q', documents: ['a', 'x'.repeat(10_000_000)] }, 'document_too_long', 'documents.1.text', /at most 1000000 bytes, got 10000000/],
-    ['bytes, not characters', { query: 'q', documents: ['é'.repeat(500_001)] }, 'document_too_long', 'documents.0.text', /got 1000002/],
-    ['a number for a document', { query: 'q', documents: ['a', 3] }, 'invalid_request', 'documents.1', /object, received number, got 3/],
-    ['a document without text', { query: 'q', documents: [{ id: 'x' }] }, 'invalid_request', 'documents.0.text', /string/],
-    ['an unknown field in a document', { query: 'q', documents: [{ text: 'a', txt: 'b' }] }, 'invalid_request', 'documents.0.txt', /unknown field/],
+    [
+      'too many documents',
+      { query: 'q', documents: new Array(100_001).fill('a') },
+      'too_many_documents',
+      'documents',
+      /at most 100000 documents, got 100001/,
+    ],
+    [
+      'a 10 MB document',
+      { query: 'q', documents: ['a', 'x'.repeat(10_000_000)] },
+      'document_too_long',
+      'documents.1.text',
+      /at most 1000000 bytes, got 10000000/,
+    ],
+    [
+      'bytes, not characters',
+      { query: 'q', documents: ['é'.repeat(500_001)] },
+      'document_too_long',
+      'documents.0.text',
+      /got 1000002/,
+    ],
+    [
+      'a number for a document',
+      { query: 'q', documents: ['a', 3] },
+      'invalid_request',
+      'documents.1',
+      /object, received number, got 3/,
+    ],
+    [
+      'a document without text',
+      { query: 'q', documents: [{ id: 'x' }] },
+      'invalid_request',
+      'documents.0.text',
+      /string/,
+    ],
+    [
+      'an unknown field in a document',
+      { query: 'q', documents: [{ text: 'a', txt: 'b' }] },
+      'invalid_request',
+      'documents.0.txt',
+      /unknown field/,
+    ],
     ['lone surrogate in the query', { ...valid, query: 'a\ud800' }, 'invalid_request', 'query', /surrogate/],
-    ['lone surrogate in a document', { query: 'q', documents: ['\udc00'] }, 'invalid_request', 'documents.0.text', /surrogate/],
+    [
+      'lone surrogate in a document',
+      { query: 'q', documents: ['\udc00'] },
+      'invalid_request',
+      'documents.0.text',
+      /surrogate/,
+    ],
     ['NaN priority', { ...valid, priority: Number.NaN }, 'invalid_request', 'priority', /got NaN/],
     ['negative priority', { ...valid, priority: -1 }, 'invalid_request', 'priority', />=0, got -1/],
     ['fractional topN', { ...valid, topN: 1.5 }, 'invalid_request', 'topN', /int.*got 1\.5/],
     ['topN of 0', { ...valid, topN: 0 }, 'invalid_request', 'topN', />=1, got 0/],
-    ['infinite deadline', { ...valid, deadlineMs: Number.POSITIVE_INFINITY }, 'invalid_request', 'deadlineMs', /number/],
+    [
+      'infinite deadline',
+      { ...valid, deadlineMs: Number.POSITIVE_INFINITY },
+      'invalid_request',
+      'deadlineMs',
+      /number/,
+    ],
     ['unknown field', { ...valid, topK: 3 }, 'invalid_request', 'topK', /unknown field/],
     ['unknown strategy', { ...valid, strategy: { magic: 1 } }, 'invalid_request', 'strategy.magic', /unknown field/],
     ['wrong type', { ...valid, returnDocuments: 'yes' }, 'invalid_request', 'returnDocuments', /boolean.*"yes"/],
     ['a field twice', { ...valid, topN: 1, top_n: 2 }, 'invalid_request', 'top_n', /twice/],
     ['empty id', { ...valid, id: '' }, 'invalid_request', 'id', /empty/],
-    ['a reference without ids', { query: 'q', documents: { corpus: 'c' } }, 'invalid_request', 'documents.ids', /array/],
+    [
+      'a reference without ids',
+      { query: 'q', documents: { corpus: 'c' } },
+      'invalid_request',
+      'documents.ids',
+      /array/,
+    ],
   ])('refuses %s', (_name, input, code, param, message) => {
     const error = refusal(input)
     expect(error.code).toBe(code)
