@@ -44,7 +44,7 @@ export class Scorers {
     this.#metrics = metrics
     this.#log = log
     this.#now = now
-    this.#served = new Map(options.model.split(',').map((name) => [name.trim(), name.trim()]))
+    this.#served = new Map(options.model.split(',').map((name) => [fullName(name.trim()), name.trim()]))
   }
 
   /** The models in use. */
@@ -63,7 +63,7 @@ export class Scorers {
    */
   get(name: string | null, dtype: Options['dtype']): Promise<Scorer> {
     const wanted = name ?? this.names[0] ?? ''
-    const reference = this.#served.get(wanted)
+    const reference = this.#served.get(fullName(wanted))
     if (reference === undefined) {
       const message = `model: "${wanted}" is not served here; served: ${this.names.join(', ')}`
       return Promise.reject(new RankmillError('unknown_model', message, { param: 'model' }))
@@ -127,4 +127,9 @@ export class Scorers {
     )
     return scorer
   }
+}
+
+/** Shipped models go by a short name too: `small` is `rankmill-small`. */
+function fullName(name: string): string {
+  return /^(small|nano|filter)$/.test(name) ? `rankmill-${name}` : name
 }

@@ -101,7 +101,7 @@ async function rerankAll(client: RerankClient, retrieved: readonly Retrieved[]):
     format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {eta_formatted}',
     stream: process.stderr,
     noTTYOutput: true,
-    notTTYSchedule: 5000,
+    notTTYSchedule: 10_000,
     hideCursor: true,
     etaBuffer: 20,
   })
@@ -130,7 +130,7 @@ function show(retrieved: readonly Retrieved[], outcomes: readonly RerankOutcome[
       head: ['', 'BM25', 'after reranking'],
       colWidths: [4, Math.floor(width / 2) - 4, Math.floor(width / 2) - 4],
       wordWrap: true,
-      style: { head: [] },
+      style: { head: [], border: process.stdout.isTTY ? ['grey'] : [] },
     })
     for (let place = 0; place < SHOWN_PASSAGES; place++) {
       const best = results[place]

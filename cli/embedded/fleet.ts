@@ -19,6 +19,10 @@ const MAIN = fileURLToPath(new URL('../main.js', import.meta.url))
 /** Loading a model is quick, downloading one may not be. */
 const READY_MS = 600_000
 const SNAPSHOT_MS = 2000
+const FIRST_RESTART_MS = 1000
+const LAST_RESTART_MS = 60_000
+/** A worker that lived this long was not a bad start. */
+const LASTED_MS = 60_000
 
 /** Default number of workers: one for two cores, so that each has a session or two. */
 export function defaultWorkers(): number {
@@ -26,45 +30,68 @@ export function defaultWorkers(): number {
 }
 
 export class Fleet {
-  readonly #children: readonly ChildProcess[]
+  readonly #children: ChildProcess[]
+  readonly #spawn: () => ChildProcess
   readonly #drainMs: number
+  readonly #report: (line: string) => void
+  #restartMs = FIRST_RESTART_MS
   #stopping = false
 
   /** @throws RankmillError what the first worker that failed says of it */
-  static async start(options: Options, workers: number, onExit: (line: string) => void): Promise<Fleet> {
+  static async start(options: Options, workers: number, report: (line: string) => void): Promise<Fleet> {
     const threads = options.threads || availableParallelism()
     // What a child says of its start, this command says itself.
     const logLevel = options.logLevel === 'info' ? 'warn' : options.logLevel
     const each: Options = { ...options, logLevel, metricsPort: 0, threads: Math.max(1, Math.floor(threads / workers)) }
-    const flags = asFlags(each, WORKER_OPTIONS)
-    const children = Array.from({ length: workers }, () =>
-      // The password that a Redis URL may hold does not belong on a command line that everybody can read.
-      fork(MAIN, ['worker', ...withoutRedis(flags)], {
+    // The password that a Redis URL may hold does not belong on a command line that everybody can read.
+    const flags = asFlags(
+      each,
+      WORKER_OPTIONS.filter((name) => name !== 'redis'),
+    )
+    const spawn = () =>
+      fork(MAIN, ['worker', ...flags], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         env: { ...process.env, RANKMILL_REDIS: options.redis },
         // Ctrl-C reaches the whole process group; the parent decides when its children stop.
         detached: true,
         execArgv: [],
-      }),
-    )
-    const fleet = new Fleet(children, options.drainTimeoutMs, onExit)
+      })
+    const fleet = new Fleet(workers, spawn, options.drainTimeoutMs, report)
     try {
-      await Promise.all(children.map(ready))
-      return fleet
+      await Promise.all(fleet.#children.map(ready))
     } catch (error) {
       await fleet.stop(true)
       throw error
     }
+    fleet.#children.forEach((child, place) => {
+      fleet.#restartWhenGone(child, place)
+    })
+    return fleet
   }
 
-  private constructor(children: readonly ChildProcess[], drainMs: number, onExit: (line: string) => void) {
-    this.#children = children
+  private constructor(workers: number, spawn: () => ChildProcess, drainMs: number, report: (line: string) => void) {
+    this.#children = Array.from({ length: workers }, spawn)
+    this.#spawn = spawn
     this.#drainMs = drainMs
-    for (const child of children) {
-      child.on('exit', (code, signal) => {
-        if (!this.#stopping) onExit(`worker ${child.pid} ended unexpectedly (${signal ?? `exit code ${code}`})`)
-      })
-    }
+    this.#report = report
+  }
+
+  /** A worker that ends by itself is replaced, later each time while replacements do not last either. */
+  #restartWhenGone(child: ChildProcess, place: number): void {
+    const startedAt = performance.now()
+    child.once('exit', (code, signal) => {
+      if (this.#stopping) return
+      if (performance.now() - startedAt > LASTED_MS) this.#restartMs = FIRST_RESTART_MS
+      const how = signal ?? `exit code ${code}`
+      this.#report(`rankmill: worker ${child.pid} ended (${how}); starting another in ${this.#restartMs / 1000} s`)
+      setTimeout(() => {
+        if (this.#stopping) return
+        const next = this.#spawn()
+        this.#children[place] = next
+        this.#restartWhenGone(next, place)
+      }, this.#restartMs)
+      this.#restartMs = Math.min(this.#restartMs * 2, LAST_RESTART_MS)
+    })
   }
 
   get size(): number {
@@ -73,10 +100,6 @@ export class Fleet {
 
   get alive(): number {
     return this.#children.filter(isAlive).length
-  }
-
-  get pids(): number[] {
-    return this.#children.flatMap((child) => child.pid ?? [])
   }
 
   /** The workers' metrics; one that does not answer is left out. */
@@ -102,11 +125,6 @@ export class Fleet {
 
 function isAlive(child: ChildProcess): boolean {
   return child.exitCode === null && child.signalCode === null
-}
-
-function withoutRedis(flags: readonly string[]): string[] {
-  const at = flags.indexOf('--redis')
-  return at < 0 ? [...flags] : [...flags.slice(0, at), ...flags.slice(at + 2)]
 }
 
 async function ready(child: ChildProcess): Promise<void> {

@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { REDIS_URL, TINY_MODEL, useStage } from './stage.js'
+import { REDIS_URL, TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
 const MAIN = resolve('dist/cli/main.js')
@@ -194,4 +194,24 @@ it('rankmill up serves metrics for the whole and drains at the first signal', as
   expect(
     await client.result(await client.submit({ query: 'q', documents: ['a'] }), { timeoutMs: 50 }).catch((e) => e.code),
   ).toBe('timeout')
+})
+
+it('rankmill up replaces a worker that was killed', async () => {
+  const child = spawn(process.execPath, [MAIN, 'up', ...QUICK.slice(0, -2), '--workers', '1', '--port', '0'], {
+    env: { ...process.env, RANKMILL_PREFIX: stage().prefix, REDIS_URL },
+  })
+  stage().onEnd(() => child.kill('SIGTERM'))
+  let err = ''
+  child.stderr.on('data', (data) => {
+    err += data
+  })
+  await until('it is up', () => /Ctrl-C drains/.test(err))
+  const alive = async () =>
+    (await stage().redis.hvals(`${stage().prefix}:workers-info:rerank`)).map((text) => JSON.parse(text))
+  const [first] = await alive()
+  process.kill(first.pid, 'SIGKILL')
+  await until('another worker is there', async () => (await alive()).some(({ pid }) => pid !== first.pid))
+  const client = stage().client()
+  expect((await client.rerank({ query: 'q', documents: ['a'] })).results).toHaveLength(1)
+  expect(err).toMatch(/ended \(SIGKILL\); starting another in 1 s/)
 })
