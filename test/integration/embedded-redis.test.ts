@@ -13,7 +13,7 @@ import { infoField } from '../../shared/redis.js'
 import type { UserMessage } from './embedded-redis-user.js'
 
 const USER = fileURLToPath(new URL('./embedded-redis-user.js', import.meta.url))
-const PATIENCE = { timeout: 30_000, interval: 25 }
+const PATIENCE = { timeout: 60_000, interval: 25 }
 
 let dataDir: string
 const users: ChildProcess[] = []
