@@ -78,13 +78,33 @@ class Graph:
         if key not in self.made:
             largest = self.op('ReduceMax', self.op('Abs', x), axes=[-1], keepdims=1)
             scale = self.op('Add', self.op('Mul', largest, self.constant(1 / 127)), self.constant(1e-9))
-            even = self.op('Div', x, scale)
+            even = self.op('Mul', x, self.op('Reciprocal', scale))
             self.made[key] = self.op('QuantizeLinear', even, self.constant(1), self.constant(128, np.uint8)), scale
         return self.made[key]
 
     def unit(self, x):
         square = self.op('ReduceSumSquare', x, axes=[-1], keepdims=1)
         return self.op('Div', x, self.op('Sqrt', self.op('Add', square, self.constant(1e-9))))
+
+    def cosines(self, unit):
+        """All tokens with all, [n, tokens, tokens], in three parts of 128 channels and their sum.
+
+        ONNX Runtime cuts longer sums by the matrix's size: padding would change the last bit of a score.
+        """
+        parts = self.op('Reshape', unit, self.constant([0, 0, 3, 128], np.int64))
+        return self.op('ReduceSum', self.op('MatMul', self.op('Transpose', parts, perm=[0, 2, 1, 3]),
+                                            self.op('Transpose', parts, perm=[0, 2, 3, 1])), self.axes(1), keepdims=0)
+
+    def first(self, x, axis):
+        return self.op('Gather', x, self.axes(0), axis=axis)
+
+    def weighted(self, weight, values):
+        """Sums of values [n, tokens, k] weighted by [n, 1, tokens], as [n, k].
+
+        With two rows and at least two columns: ONNX Runtime sums a single one in another order when it is padded.
+        """
+        both = self.op('MatMul', self.op('Concat', weight, weight, axis=1), values)
+        return self.op('Gather', both, self.constant(0, np.int64), axis=1)
 
     def norm(self, x, name):
         return self.op('LayerNormalization', x, self.weight(name + '.weight'), self.weight(name + '.bias'), axis=-1, epsilon=1e-12)
@@ -150,22 +170,21 @@ def overlap(g, words, query, passage):
     idf = g.op('Gather', g.weight('overlap.idf', g.state['overlap.idf'][:, 0]), 'input_ids')
     weight = g.op('Unsqueeze', g.op('Mul', idf, query), g.axes(1))
     query_column, column, row = g.op('Unsqueeze', query, g.axes(2)), g.op('Unsqueeze', passage, g.axes(2)), g.op('Unsqueeze', passage, g.axes(1))
-    total = g.op('Add', g.op('MatMul', weight, query_column), g.constant(1e-3))
     length = g.op('Mul', g.op('MatMul', row, column), g.constant(0.7 / 110))
     same = g.op('Cast', g.op('Equal', g.op('Unsqueeze', 'input_ids', g.axes(2)), g.op('Unsqueeze', 'input_ids', g.axes(1))), to=TensorProto.FLOAT)
-    unit = g.unit(words)
-    cosine = g.op('MatMul', unit, g.op('Transpose', unit, perm=[0, 2, 1]))
     slope, offset = g.state['overlap.near']
-    near = g.op('Sigmoid', g.op('Add', g.op('Mul', cosine, g.constant(slope)), g.constant(offset)))
-    sums = []
+    near = g.op('Sigmoid', g.op('Add', g.op('Mul', g.cosines(g.unit(words)), g.constant(slope)), g.constant(offset)))
+    values = []
     for match in (same, near):
-        count = g.op('MatMul', match, column)
-        saturated = g.op('Div', count, g.op('Add', g.op('Add', count, g.constant(0.5)), length))
-        best = g.op('ReduceMax', g.op('Mul', match, row), axes=[2], keepdims=1)
-        sums += [g.op('MatMul', weight, saturated), g.op('MatMul', weight, best)]
-    found = [g.op('Div', s, total) for s in sums] + [g.op('Mul', sums[i], g.constant(1 / 30)) for i in (0, 2)]
-    features = g.op('Squeeze', g.op('Concat', *found, axis=2), g.axes(1))
-    return features, g.op('Div', weight, total)
+        count = g.first(g.op('MatMul', match, g.op('Concat', column, query_column, axis=2)), 2)
+        values.append(g.op('Div', count, g.op('Add', g.op('Add', count, g.constant(0.5)), length)))
+        values.append(g.op('ReduceMax', g.op('Mul', match, row), axes=[2], keepdims=1))
+    sums = g.weighted(weight, g.op('Concat', *values, query_column, axis=2))
+    found, total = g.op('Split', sums, g.constant([4, 1], np.int64), outputs=2, axis=1)
+    total = g.op('Add', total, g.constant(1e-3))
+    absolute = g.op('Mul', g.op('Gather', found, g.constant([0, 2], np.int64), axis=1), g.constant(1 / 30))
+    features = g.op('Concat', g.op('Div', found, total), absolute, axis=1)
+    return features, g.op('Div', weight, g.op('Unsqueeze', total, g.axes(2)))
 
 
 def layer(g, i, x, flat, shape):
@@ -181,17 +200,22 @@ def layer(g, i, x, flat, shape):
 
 
 def skip_norm(g, x, skip, norm, bias):
-    return g.op('SkipLayerNormalization', x, skip, g.weight(norm + '.weight'), g.weight(norm + '.bias'), g.weight(bias), epsilon=1e-12)
+    """Layer normalisation of x + skip + bias, spelled out: ONNX Runtime's own operator is scalar code on CPU, half as fast."""
+    x = g.op('Add', g.op('Add', x, g.weight(bias)), skip)
+    centred = g.op('Sub', x, g.op('ReduceMean', x, axes=[-1], keepdims=1))
+    variance = g.op('Mul', g.op('ReduceSumSquare', centred, axes=[-1], keepdims=1), g.constant(1 / HIDDEN))
+    inverse = g.op('Reciprocal', g.op('Sqrt', g.op('Add', variance, g.constant(1e-12))))
+    return g.op('Add', g.op('Mul', g.op('Mul', centred, inverse), g.weight(norm + '.weight')), g.weight(norm + '.bias'))
 
 
 def head(g, k, x, query, passage, content, features, weight, out):
     name = f'heads.{k}.'
-    mean = lambda mask: g.unit(g.op('MatMul', g.op('Unsqueeze', mask, g.axes(1)), x))
-    u, v = mean(query), mean(passage)
-    tokens = g.unit(x)
-    near = g.op('Mul', g.op('MatMul', tokens, g.op('Transpose', tokens, perm=[0, 2, 1])), g.op('Unsqueeze', content, g.axes(1)))
-    late = g.op('Squeeze', g.op('MatMul', weight, g.op('ReduceMax', near, axes=[2], keepdims=1)), g.axes(1))
-    u, v = g.op('Squeeze', u, g.axes(1)), g.op('Squeeze', v, g.axes(1))
+    segments = g.op('Concat', g.op('Unsqueeze', query, g.axes(1)), g.op('Unsqueeze', passage, g.axes(1)), axis=1)
+    means = g.unit(g.op('MatMul', segments, x))
+    u, v = (g.op('Gather', means, g.constant(i, np.int64), axis=1) for i in (0, 1))
+    near = g.op('Mul', g.cosines(g.unit(x)), g.op('Unsqueeze', content, g.axes(1)))
+    best = g.op('ReduceMax', near, axes=[2], keepdims=1)
+    late = g.op('Gather', g.weighted(weight, g.op('Concat', best, best, axis=2)), g.axes(0), axis=1)
     all_features = g.op('Concat', features, late, axis=1)
     product = g.op('Mul', u, v)
     apart = g.op('Abs', g.op('Sub', u, v))
