@@ -18,7 +18,7 @@ export const KEEP = 1
 export const DROP = 2
 export const BREAK = 3
 export const ISOLATE = 4
-export const REPLACE = 5
+const REPLACE = 5
 
 /** The settings of a BertNormalizer in tokenizer.json; strip_accents: null is already resolved to lowercase. */
 export interface BertNormalizerOptions {
@@ -36,7 +36,7 @@ export function splitKind(codePoint: number): typeof KEEP | typeof BREAK | typeo
 }
 
 /** BertNormalizer of one character, in the reference's order: clean, space out ideographs, strip, lower. */
-export function normaliseChar(codePoint: number, options: BertNormalizerOptions): string {
+function normaliseChar(codePoint: number, options: BertNormalizerOptions): string {
   const char = String.fromCodePoint(codePoint)
   if (options.cleanText) {
     if (has(codePoint, CONTROL)) return ''
