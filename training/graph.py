@@ -223,22 +223,26 @@ def head(g, k, x, query, passage, content, features, weight, out):
     w[:HIDDEN] *= 20
     w[HIDDEN:2 * HIDDEN] *= 10
     inner = g.op('Tanh', g.op('Add', g.op('MatMul', g.op('Concat', product, apart, all_features, axis=1), g.weight(name + 'inner.weight.T', w)), g.weight(name + 'inner.bias')))
-    ours = np.concatenate([g.state[name + 'linear.weight'], ], 1).T
     cosine = g.op('Mul', g.op('ReduceSum', product, g.axes(1), keepdims=1), g.constant(g.state[name + 'cosine']))
-    linear = g.op('Add', g.op('MatMul', all_features, g.constant(ours)), g.constant(g.state[name + 'linear.bias']))
+    linear = g.op('Add', g.op('MatMul', all_features, g.constant(g.state[name + 'linear.weight'].T)), g.constant(g.state[name + 'linear.bias']))
     outer = g.op('MatMul', inner, g.constant(g.state[name + 'outer.weight'].T))
     return g.op('Sum', cosine, linear, outer, out=out)
 
 
 I64, F32 = TensorProto.INT64, TensorProto.FLOAT
 IDS = [(n, I64, ['n', 'tokens']) for n in ('input_ids', 'attention_mask', 'token_type_ids')]
-CARRIED = [('hidden_states', F32, ['n', 'tokens', HIDDEN]), ('overlap', F32, ['n', 6]), ('query_weights', F32, ['n', 1, 'tokens'])]
+
+
+def carried(after):
+    """What a stage that ends after this layer hands on."""
+    return [(f'hidden_states_{after}', F32, ['n', 'tokens', HIDDEN]), (f'overlap_{after}', F32, ['n', 6]),
+            (f'query_weights_{after}', F32, ['n', 1, 'tokens'])]
 
 
 def write_cross_encoder(path, state, exits, first=0, last=None, int8=False, scales=None, extra=()):
     """The layers from `first` up to exit `last` as one graph, with the head of that exit.
 
-    A later stage takes hidden_states, overlap and query_weights from the one before, beside the three usual inputs.
+    A later stage takes hidden_states_N, overlap_N and query_weights_N from the one before, beside the three usual inputs.
     """
     last = exits[-1] if last is None else last
     g = Graph(state, int8, scales)
@@ -248,17 +252,16 @@ def write_cross_encoder(path, state, exits, first=0, last=None, int8=False, scal
         words, x = embed(g, query, passage, index)
         features, weight = overlap(g, words, content_of(g, query), content_of(g, passage))
     else:
-        x, features, weight = 'hidden_states', 'overlap', 'query_weights'
+        x, features, weight = (name for name, *_ in carried(first))
     content = content_of(g, passage)
     for i in range(first, last):
         x = layer(g, i, x, flat, shape)
     head(g, exits.index(last), x, query, passage, content, features, weight, 'logits')
     outputs = [('logits', F32, ['n', 1])]
     if last != exits[-1]:
-        for source, (name, kind, dims) in zip((x, features, weight), CARRIED):
-            given = name if first == 0 else name + '_next'
-            g.op('Identity', source, out=given)
-            outputs.append((given, kind, dims))
+        for source, value in zip((x, features, weight), carried(last)):
+            g.op('Identity', source, out=value[0])
+            outputs.append(value)
     for name in extra:
         outputs.append((name, F32, None))
-    g.save(path, IDS + ([] if first == 0 else CARRIED), outputs)
+    g.save(path, IDS + ([] if first == 0 else carried(first)), outputs)
