@@ -3,12 +3,15 @@
     python ship.py [folder]
 """
 import json
+import random
 import sys
 from pathlib import Path
 
 import torch
 
+from encode import batch_of, load_lists
 from graph import write_cross_encoder
+from model import CrossEncoder
 from settings import CACHE, MODELS, base_folder
 
 CONFIG = {
@@ -33,10 +36,29 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + '\n')
 
 
+def centre(state, exits, layers):
+    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates.
+
+    The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
+    """
+    passages, queries, _, held = load_lists()
+    model = CrossEncoder(layers, tuple(exits))
+    model.load_state_dict(state)
+    model.eval()
+    with torch.no_grad():
+        batches = [batch_of(held[a:a + 10], passages, queries, 8, 160, random.Random(a)) for a in range(0, 100, 10)]
+        for k, scores in enumerate(zip(*(model(ids, mask, types) for ids, mask, types, _ in batches))):
+            lists = torch.cat(scores).view(-1, 8)
+            shift = (lists[:, 0].mean() + lists[:, 1:].mean()) / 2
+            state[f'heads.{k}.linear.bias'] -= shift
+            print(f'exit {exits[k]}: own {lists[:, 0].mean():.2f}, others {lists[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
+
+
 def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODELS / 'rankmill-small'
     trained = torch.load(CACHE / 'small.pt', map_location='cpu', weights_only=False)
     state, exits = trained['average'], list(trained['exits'])
+    centre(state, exits, trained['layers'])
     write_cross_encoder(folder / 'onnx/model.onnx', state, exits)
     write_cross_encoder(folder / 'onnx/model_int8.onnx', state, exits, int8=True)
     # The tokeniser without the padding and truncation that sentence-transformers saves in it: loaders set their own.
