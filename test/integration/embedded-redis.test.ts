@@ -1,7 +1,7 @@
 /** The private Redis, with real processes: who starts it, who shares it, and what is left when they are killed. */
 import { type ChildProcess, execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -63,7 +63,10 @@ function withoutRedisUrl(): NodeJS.ProcessEnv {
   return env
 }
 
+/** Minimal systems have no `ps`, others no /proc. */
 function parentOf(pid: number): number {
+  const status = `/proc/${pid}/status`
+  if (existsSync(status)) return Number(/^PPid:\s*(\d+)/m.exec(readFileSync(status, 'utf8'))?.[1])
   return Number(execFileSync('ps', ['-o', 'ppid=', '-p', String(pid)], { encoding: 'utf8' }))
 }
 
