@@ -87,7 +87,7 @@ async function redisFor(options: Options, { embedded, redisGiven }: SessionOptio
     )
   }
   const given = redisGiven ? { url: options.redis } : {}
-  return findOrStartRedis({ ...given, dataDir: '.rankmill/redis', log: () => undefined })
+  return findOrStartRedis({ ...given, dataDir: '.rankmill/redis', log: (line) => note(`rankmill: ${line}`) })
 }
 
 function serveFleet(
