@@ -184,6 +184,19 @@ export class RerankClient {
     })
   }
 
+  /** Removes what Redis holds of answered requests, whose ids are then as good as new. */
+  async forget(ids: readonly string[]): Promise<void> {
+    if (ids.length === 0) return
+    const { redis } = await this.#connect()
+    await reaching(() => redis.unlink(ids.flatMap((id) => [this.#keys.request(id), this.#keys.result(id)])))
+  }
+
+  /** Jobs of batches that the live workers hold at once, all of them together. */
+  async appetite(): Promise<number> {
+    const { scripts } = await this.#connect()
+    return (await reaching(() => scripts.workers())).length * 32
+  }
+
   /** Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. */
   async putCorpus(name: string, passages: Iterable<Required<Document>>): Promise<CorpusInfo> {
     const { redis } = await this.#connect()

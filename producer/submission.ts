@@ -65,9 +65,12 @@ export class Submission {
       case 'reopened':
         await this.removeJobs(request.id, jobs.length)
         break
-      case 'new':
       case 'pending':
-      // A pending request may have lost its producer between the note and the jobs: BullMQ ignores jobs it has.
+        // It may have lost its producer between the note and the jobs, or Redis may have lost a part of them: BullMQ
+        // ignores jobs that it has, so those that are in none of its lists have to go first.
+        await this.#removeStray(request.id, jobs.length)
+        break
+      case 'new':
     }
     for (let i = 0; i < jobs.length; i += ADD_CHUNK) {
       await this.#queue.addBulk(
@@ -79,6 +82,13 @@ export class Submission {
   /** Takes the jobs of a request out of the queue; those that run stay. */
   async removeJobs(id: string, parts: number): Promise<void> {
     await Promise.all(Array.from({ length: parts }, (_, part) => this.#queue.remove(jobIdOf(id, part)).catch(() => 0)))
+  }
+
+  async #removeStray(id: string, parts: number): Promise<void> {
+    const states = await Promise.all(
+      (await this.jobs(id, parts)).map(async (job) => ({ job, state: await job.getState() })),
+    )
+    await Promise.all(states.map(({ job, state }) => (state === 'unknown' ? job.remove().catch(() => 0) : 0)))
   }
 
   /** The queue's entries of a request, as far as they are still there. */

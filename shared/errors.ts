@@ -39,6 +39,42 @@ export const ERRORS = {
     retryable: false,
     advice: 'The corpus has no passages under the ids that the message lists: store them or leave them out.',
   },
+  invalid_line: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the line that the message names: one JSON object in UTF-8, no longer than --max-line-bytes.',
+  },
+  duplicate_custom_id: {
+    status: 400,
+    retryable: false,
+    advice: 'Give every line a custom_id of its own.',
+  },
+  input_unreadable: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the file that the message names and run the same command again: it goes on where it stopped.',
+  },
+  output_unwritable: {
+    status: 507,
+    retryable: true,
+    advice: 'Make room or a folder for the output and run the same command again: it goes on where it stopped.',
+  },
+  output_exists: {
+    status: 409,
+    retryable: false,
+    advice: 'Choose another output, or add --overwrite to begin anew.',
+  },
+  output_in_use: {
+    status: 409,
+    retryable: true,
+    advice: 'Wait for the other run to end, or choose another output.',
+  },
+  too_many_errors: {
+    status: 422,
+    retryable: false,
+    advice:
+      'Look at the errors in the output; run again with a higher --max-errors to go on, then with --retry-failed.',
+  },
   not_found: {
     status: 404,
     retryable: false,

@@ -5,7 +5,7 @@
 import { z } from 'zod'
 import { RankmillError } from './errors.js'
 
-type OptionGroup = 'redis' | 'producer' | 'worker' | 'monitoring'
+type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'monitoring'
 
 interface OptionSpec<T> {
   group: OptionGroup
@@ -138,6 +138,49 @@ export const OPTIONS = {
     default: 1000,
     value: '<ms>',
     help: 'how often awaited results are asked for in case their event was lost',
+  }),
+
+  maxLineBytes: define({
+    group: 'batch',
+    schema: int(1024, 1_000_000_000),
+    default: 67_108_864,
+    value: '<bytes>',
+    help: 'length of one line of a batch file; a longer one becomes an error line',
+  }),
+  maxWindowRequests: define({
+    group: 'batch',
+    schema: int(1, 1_000_000),
+    default: 5000,
+    value: '<n>',
+    help: 'requests of a batch under way at once, however many workers there are',
+  }),
+  maxWindowBytes: define({
+    group: 'batch',
+    schema: int(1024, 64_000_000_000),
+    default: 134_217_728,
+    value: '<bytes>',
+    help: 'input lines of a batch under way at once, in bytes: bounds the memory of the run and of Redis',
+  }),
+  checkpointMs: define({
+    group: 'batch',
+    schema: int(50, 600_000),
+    default: 1000,
+    value: '<ms>',
+    help: 'how often the output of a batch is synced to disk and its checkpoint renewed',
+  }),
+  leaseMs: define({
+    group: 'batch',
+    schema: int(1000, 3_600_000),
+    default: 30_000,
+    value: '<ms>',
+    help: 'a run of a batch that gives no sign of life for this long may be taken over by another',
+  }),
+  resubmitMs: define({
+    group: 'batch',
+    schema: int(100, 3_600_000),
+    default: 10_000,
+    value: '<ms>',
+    help: 'a request of a batch that is not answered for this long is submitted again, in case Redis lost it; the time doubles each time',
   }),
 
   model: define({

@@ -10,8 +10,9 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { within } from '../../shared/lifecycle.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { infoField } from '../../shared/redis.js'
-import { isAlive, withFolderLock } from './folder-lock.js'
+import { withFolderLock } from './folder-lock.js'
 import {
   connectTo,
   KEEPER_NAME,

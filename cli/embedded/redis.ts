@@ -11,8 +11,9 @@ import { join, relative } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { withoutPassword } from '../../shared/redis.js'
-import { isAlive, withFolderLock } from './folder-lock.js'
+import { withFolderLock } from './folder-lock.js'
 import {
   KEEPER_NAME,
   LEAVING_NAME,

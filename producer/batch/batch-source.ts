@@ -1,0 +1,199 @@
+/** What a batch run reads: items one after another, from any place on, and a fingerprint that tells inputs apart. */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { open, stat } from 'node:fs/promises'
+import { RankmillError } from '../../shared/errors.js'
+import type { RerankInput, RerankResult } from '../../shared/request.js'
+import { parseBatchLine } from './batch-line.js'
+import { compressionOf, decompressed } from './compression.js'
+import { type LineMark, readLines } from './line-reader.js'
+
+/** One request of the input, or what is wrong with it. */
+export type BatchItem = {
+  /** Place in the input, from 1, rising; a file's line number. */
+  readonly line: number
+  /** Offset after which reading goes on. */
+  readonly end: number
+  /** Size in the input: what the item costs in memory while it is under way. */
+  readonly bytes: number
+  readonly customId: string | null
+} & (
+  | { readonly request: RerankInput; readonly error?: undefined }
+  | { readonly error: RankmillError; readonly request?: undefined }
+)
+
+export type BatchOutcome =
+  | { readonly result: RerankResult; readonly error?: undefined }
+  | { readonly error: RankmillError; readonly result?: undefined }
+
+export interface BatchSource {
+  readonly name: string
+  /** Size as `position` counts it; undefined where it is not known. */
+  readonly size: number | undefined
+  /** How far reading has come, of `size`. */
+  position(): number
+  /** Changes with the content. */
+  fingerprint(): Promise<string>
+  /** The items after a mark, in order. @throws RankmillError `input_unreadable` */
+  read(from: LineMark): AsyncIterable<BatchItem>
+}
+
+const SAMPLES = 32
+const SAMPLE_BYTES = 65_536
+
+/** Requests from a JSONL file, compressed or not. */
+export class FileSource implements BatchSource {
+  readonly name: string
+  readonly size: number
+  readonly #maxLineBytes: number
+  #position = 0
+
+  /** @throws RankmillError `input_unreadable` */
+  static async open(path: string, maxLineBytes: number): Promise<FileSource> {
+    try {
+      const { size } = await stat(path)
+      await (await open(path, 'r')).close()
+      return new FileSource(path, size, maxLineBytes)
+    } catch (error) {
+      throw unreadable(path, error)
+    }
+  }
+
+  private constructor(path: string, size: number, maxLineBytes: number) {
+    this.name = path
+    this.size = size
+    this.#maxLineBytes = maxLineBytes
+  }
+
+  position(): number {
+    return this.#position
+  }
+
+  /** Of the size and of samples from all over the file: a 20 GB file is not read twice for it. */
+  async fingerprint(): Promise<string> {
+    const hash = createHash('sha256').update(`${this.size}`)
+    try {
+      const file = await open(this.name, 'r')
+      try {
+        const buffer = Buffer.alloc(SAMPLE_BYTES)
+        for (let i = 0; i < SAMPLES; i++) {
+          const at = Math.floor((Math.max(0, this.size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
+          const { bytesRead } = await file.read(buffer, 0, SAMPLE_BYTES, at)
+          hash.update(buffer.subarray(0, bytesRead))
+        }
+      } finally {
+        await file.close()
+      }
+    } catch (error) {
+      throw unreadable(this.name, error)
+    }
+    return hash.digest('hex').slice(0, 32)
+  }
+
+  async *read(from: LineMark): AsyncGenerator<BatchItem> {
+    const compression = compressionOf(this.name)
+    const start = compression === 'none' ? from.offset : 0
+    const stream = createReadStream(this.name, { start, highWaterMark: 1 << 18 })
+    const counted = this.#counting(stream, start)
+    try {
+      const content = compression === 'none' ? counted : skipping(decompressed(counted, compression), from.offset)
+      yield* items(readLines(content, this.#maxLineBytes, from), this.#maxLineBytes)
+    } catch (error) {
+      throw unreadable(this.name, error)
+    } finally {
+      stream.destroy()
+    }
+  }
+
+  async *#counting(chunks: AsyncIterable<Buffer>, start: number): AsyncGenerator<Buffer> {
+    this.#position = start
+    for await (const chunk of chunks) {
+      this.#position += chunk.length
+      yield chunk
+    }
+  }
+}
+
+/** Requests from a stream that can be read once: known again by its beginning, and skipped as far as it was done. */
+export class StreamSource implements BatchSource {
+  readonly name: string
+  readonly size = undefined
+  readonly #head: Buffer
+  readonly #rest: AsyncIterator<Buffer>
+  readonly #maxLineBytes: number
+  #position = 0
+
+  /** @throws RankmillError `input_unreadable` */
+  static async open(stream: AsyncIterable<Buffer>, name: string, maxLineBytes: number): Promise<StreamSource> {
+    const chunks = stream[Symbol.asyncIterator]()
+    const head: Buffer[] = []
+    let length = 0
+    try {
+      while (length < SAMPLE_BYTES) {
+        const next = await chunks.next()
+        if (next.done) break
+        head.push(next.value)
+        length += next.value.length
+      }
+    } catch (error) {
+      throw unreadable(name, error)
+    }
+    return new StreamSource(name, Buffer.concat(head), chunks, maxLineBytes)
+  }
+
+  private constructor(name: string, head: Buffer, rest: AsyncIterator<Buffer>, maxLineBytes: number) {
+    this.name = name
+    this.#head = head
+    this.#rest = rest
+    this.#maxLineBytes = maxLineBytes
+  }
+
+  position(): number {
+    return this.#position
+  }
+
+  async fingerprint(): Promise<string> {
+    return createHash('sha256').update(this.#head.subarray(0, SAMPLE_BYTES)).digest('hex').slice(0, 32)
+  }
+
+  async *read(from: LineMark): AsyncGenerator<BatchItem> {
+    try {
+      const content = skipping(this.#content(), from.offset)
+      yield* items(readLines(content, this.#maxLineBytes, from), this.#maxLineBytes)
+    } catch (error) {
+      throw unreadable(this.name, error)
+    }
+  }
+
+  async *#content(): AsyncGenerator<Buffer> {
+    if (this.#head.length > 0) yield this.#head
+    for (let next = await this.#rest.next(); !next.done; next = await this.#rest.next()) {
+      this.#position += next.value.length
+      yield next.value
+    }
+  }
+}
+
+async function* items(lines: AsyncIterable<Parameters<typeof parseBatchLine>[0]>, maxLineBytes: number) {
+  for await (const line of lines) {
+    const item = parseBatchLine(line, maxLineBytes)
+    if (item) yield item
+  }
+}
+
+async function* skipping(chunks: AsyncIterable<Buffer>, bytes: number): AsyncGenerator<Buffer> {
+  let left = bytes
+  for await (const chunk of chunks) {
+    if (left >= chunk.length) left -= chunk.length
+    else {
+      yield left === 0 ? chunk : chunk.subarray(left)
+      left = 0
+    }
+  }
+}
+
+function unreadable(name: string, error: unknown): RankmillError {
+  if (error instanceof RankmillError) return error
+  const message = `${name}: ${error instanceof Error ? error.message : String(error)}`
+  return new RankmillError('input_unreadable', message, { param: name }, { cause: error })
+}
