@@ -78,13 +78,10 @@ function meter(run: BatchRun): () => Reading {
   }
 }
 
-/** From the requests written, not from what was read ahead of them. */
 function etaOf(began: BatchProgress & { at: number }, now: BatchProgress & { at: number }): number | undefined {
-  const read = now.requests + now.inFlight
-  if (now.share === undefined || now.share === 0 || read === 0) return undefined
-  const left = read / now.share - now.requests
-  const done = now.requests - began.requests
-  return done > 0 ? Math.round(((now.at - began.at) / done / 1000) * left) : undefined
+  if (now.share === undefined || began.share === undefined) return undefined
+  const done = now.share - began.share
+  return done > 0 ? Math.round(((now.at - began.at) / done / 1000) * (1 - now.share)) : undefined
 }
 
 function describe(reading: Reading): string {

@@ -38,7 +38,7 @@ export interface BatchProgress {
   readonly cached: number
   readonly inFlight: number
   readonly window: number
-  /** Of the input, 0 to 1; undefined where its size is not known. */
+  /** Of the input that is done, 0 to 1; undefined where its size is not known. */
   readonly share: number | undefined
 }
 
@@ -137,7 +137,7 @@ export class BatchRun {
       cached: totals.cached,
       inFlight: this.#admission.requests,
       window: this.#admission.limit,
-      share: source.size === undefined ? undefined : source.size === 0 ? 1 : source.position() / source.size,
+      share: source.shareBefore(this.#state.done.mark.offset),
     }
   }
 

@@ -28,10 +28,8 @@ export type BatchOutcome =
 
 export interface BatchSource {
   readonly name: string
-  /** Size as `position` counts it; undefined where it is not known. */
-  readonly size: number | undefined
-  /** How far reading has come, of `size`. */
-  position(): number
+  /** How much of the input lies before an offset, 0 to 1; undefined where its size is not known. */
+  shareBefore(offset: number): number | undefined
   /** Changes with the content. */
   fingerprint(): Promise<string>
   /** The items after a mark, in order. @throws RankmillError `input_unreadable` */
@@ -44,9 +42,11 @@ const SAMPLE_BYTES = 65_536
 /** Requests from a JSONL file, compressed or not. */
 export class FileSource implements BatchSource {
   readonly name: string
-  readonly size: number
+  readonly #size: number
   readonly #maxLineBytes: number
-  #position = 0
+  /** Read of the file, and what that was decompressed: their ratio tells how large the whole will be. */
+  #fileBytes = 0
+  #contentBytes = 0
 
   /** @throws RankmillError `input_unreadable` */
   static async open(path: string, maxLineBytes: number): Promise<FileSource> {
@@ -61,23 +61,25 @@ export class FileSource implements BatchSource {
 
   private constructor(path: string, size: number, maxLineBytes: number) {
     this.name = path
-    this.size = size
+    this.#size = size
     this.#maxLineBytes = maxLineBytes
   }
 
-  position(): number {
-    return this.#position
+  shareBefore(offset: number): number {
+    if (this.#size === 0) return 1
+    const share = this.#fileBytes / this.#size
+    return this.#contentBytes === 0 ? 0 : Math.min(1, (share * offset) / this.#contentBytes)
   }
 
   /** Of the size and of samples from all over the file: a 20 GB file is not read twice for it. */
   async fingerprint(): Promise<string> {
-    const hash = createHash('sha256').update(`${this.size}`)
+    const hash = createHash('sha256').update(`${this.#size}`)
     try {
       const file = await open(this.name, 'r')
       try {
         const buffer = Buffer.alloc(SAMPLE_BYTES)
         for (let i = 0; i < SAMPLES; i++) {
-          const at = Math.floor((Math.max(0, this.size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
+          const at = Math.floor((Math.max(0, this.#size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
           const { bytesRead } = await file.read(buffer, 0, SAMPLE_BYTES, at)
           hash.update(buffer.subarray(0, bytesRead))
         }
@@ -94,22 +96,24 @@ export class FileSource implements BatchSource {
     const compression = compressionOf(this.name)
     const start = compression === 'none' ? from.offset : 0
     const stream = createReadStream(this.name, { start, highWaterMark: 1 << 18 })
-    const counted = this.#counting(stream, start)
+    this.#fileBytes = start
+    this.#contentBytes = start
+    const content = counted(
+      decompressed(
+        counted(stream, (bytes) => (this.#fileBytes += bytes)),
+        compression,
+      ),
+      (bytes) => {
+        this.#contentBytes += bytes
+      },
+    )
     try {
-      const content = compression === 'none' ? counted : skipping(decompressed(counted, compression), from.offset)
-      yield* items(readLines(content, this.#maxLineBytes, from), this.#maxLineBytes)
+      const rest = compression === 'none' ? content : skipping(content, from.offset)
+      yield* items(readLines(rest, this.#maxLineBytes, from), this.#maxLineBytes)
     } catch (error) {
       throw unreadable(this.name, error)
     } finally {
       stream.destroy()
-    }
-  }
-
-  async *#counting(chunks: AsyncIterable<Buffer>, start: number): AsyncGenerator<Buffer> {
-    this.#position = start
-    for await (const chunk of chunks) {
-      this.#position += chunk.length
-      yield chunk
     }
   }
 }
@@ -117,11 +121,9 @@ export class FileSource implements BatchSource {
 /** Requests from a stream that can be read once: known again by its beginning, and skipped as far as it was done. */
 export class StreamSource implements BatchSource {
   readonly name: string
-  readonly size = undefined
   readonly #head: Buffer
   readonly #rest: AsyncIterator<Buffer>
   readonly #maxLineBytes: number
-  #position = 0
 
   /** @throws RankmillError `input_unreadable` */
   static async open(stream: AsyncIterable<Buffer>, name: string, maxLineBytes: number): Promise<StreamSource> {
@@ -148,8 +150,8 @@ export class StreamSource implements BatchSource {
     this.#maxLineBytes = maxLineBytes
   }
 
-  position(): number {
-    return this.#position
+  shareBefore(): undefined {
+    return undefined
   }
 
   async fingerprint(): Promise<string> {
@@ -168,7 +170,6 @@ export class StreamSource implements BatchSource {
   async *#content(): AsyncGenerator<Buffer> {
     if (this.#head.length > 0) yield this.#head
     for (let next = await this.#rest.next(); !next.done; next = await this.#rest.next()) {
-      this.#position += next.value.length
       yield next.value
     }
   }
@@ -178,6 +179,13 @@ async function* items(lines: AsyncIterable<Parameters<typeof parseBatchLine>[0]>
   for await (const line of lines) {
     const item = parseBatchLine(line, maxLineBytes)
     if (item) yield item
+  }
+}
+
+async function* counted(chunks: AsyncIterable<Buffer>, count: (bytes: number) => void): AsyncGenerator<Buffer> {
+  for await (const chunk of chunks) {
+    count(chunk.length)
+    yield chunk
   }
 }
 

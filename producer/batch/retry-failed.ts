@@ -74,8 +74,7 @@ async function failedLines(output: string): Promise<Set<number>> {
 function only(lines: ReadonlySet<number>, source: BatchSource): BatchSource {
   return {
     name: source.name,
-    size: source.size,
-    position: () => source.position(),
+    shareBefore: (offset) => source.shareBefore(offset),
     fingerprint: async () => {
       const which = [...lines].sort((a, b) => a - b).join()
       return createHash('sha256')
