@@ -3,6 +3,7 @@
 export { ERRORS, type ErrorBody, type ErrorCode, RankmillError } from '../shared/errors.js'
 export type { OptionsInput as RerankClientOptions } from '../shared/options.js'
 export type { RankedDocument, RerankInput, RerankResult, Timings, Usage } from '../shared/request.js'
+export type { WorkerInfo } from '../shared/worker-info.js'
 export {
   type RequestState,
   type RequestStatus,

@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { WorkerMetrics } from '../dist/monitoring/metrics.js'
-import { collectQueue } from '../dist/monitoring/queue-collector.js'
+import { collectQueues } from '../dist/monitoring/queue-collector.js'
 import { ERRORS } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
 
@@ -55,7 +55,7 @@ function metrics() {
     () => 0,
     () => true,
   )
-  collectQueue(registry, { name: 'rerank' }, () => false, Date.now)
+  collectQueues(registry, [{ name: 'rerank' }], () => false, Date.now)
   const rows = registry
     .getMetricsAsArray()
     .filter(({ name }) => name.startsWith('rankmill_'))
