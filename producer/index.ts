@@ -3,6 +3,7 @@
 export { ERRORS, type ErrorBody, type ErrorCode, RankmillError } from '../shared/errors.js'
 export type { OptionsInput as RerankClientOptions } from '../shared/options.js'
 export type { RankedDocument, RerankInput, RerankResult, Timings, Usage } from '../shared/request.js'
+export type { WorkerInfo } from '../shared/worker-info.js'
 export { type BatchFileOptions, openBatch } from './batch/batch-file.js'
 export type { BatchReport } from './batch/batch-report.js'
 export type { BatchProgress, BatchRun } from './batch/batch-run.js'

@@ -1,3 +1,5 @@
+import { type Lane, queueName } from './lanes.js'
+
 /** Names of everything Rankmill keeps in Redis. docs/redis.md lists them with their lifetimes and sizes. */
 export interface Keys {
   readonly prefix: string
@@ -17,10 +19,8 @@ export interface Keys {
   /** Sorted set and hash: workers alive, by their last heartbeat. */
   readonly workersSeen: string
   readonly workersInfo: string
-  /** BullMQ's own lists of waiting jobs, for back-pressure. */
-  readonly waiting: string
-  readonly prioritized: string
-  readonly delayed: string
+  /** BullMQ's own lists of a lane's jobs that no worker has: waiting, prioritized, delayed; for back-pressure. */
+  backlog(lane: Lane): readonly [string, string, string]
   /** Pub/sub: ids of requests that were answered; ids of requests that were cancelled. */
   readonly doneChannel: string
   readonly cancelChannel: string
@@ -40,9 +40,10 @@ export function keysOf(prefix: string, queue: string): Keys {
     scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),
-    waiting: `${prefix}:${queue}:wait`,
-    prioritized: `${prefix}:${queue}:prioritized`,
-    delayed: `${prefix}:${queue}:delayed`,
+    backlog: (lane: Lane) => {
+      const name = `${prefix}:${queueName(queue, lane)}`
+      return [`${name}:wait`, `${name}:prioritized`, `${name}:delayed`] as const
+    },
     doneChannel: own('done'),
     cancelChannel: own('cancel'),
   })

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { RankmillError } from './errors.js'
+import { BULK_SUFFIX } from './lanes.js'
 
 type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'monitoring'
 
@@ -49,10 +50,13 @@ export const OPTIONS = {
   }),
   queue: define({
     group: 'redis',
-    schema: z.string().regex(/^[\w.-]{1,64}$/),
+    schema: z
+      .string()
+      .regex(/^[\w.-]{1,64}$/)
+      .refine((name) => !name.endsWith(BULK_SUFFIX), `must not end in "${BULK_SUFFIX}": so the bulk lanes are called`),
     default: 'rerank',
     value: '<name>',
-    help: 'name of the queue; producers and workers of one fleet share it',
+    help: 'name of the queue; producers and workers of one fleet share it, and `<name>-bulk` with it',
   }),
   commandTimeoutMs: define({
     group: 'redis',
@@ -95,7 +99,7 @@ export const OPTIONS = {
     schema: int(1, 100_000_000),
     default: 100_000,
     value: '<n>',
-    help: 'jobs that may wait in the queue before submissions are refused as overloaded',
+    help: 'jobs that may wait in a lane of the queue before submissions to it are refused as overloaded',
   }),
   attempts: define({
     group: 'producer',
@@ -209,14 +213,14 @@ export const OPTIONS = {
     schema: int(1, 10_000),
     default: 32,
     value: '<n>',
-    help: 'jobs that one worker holds at once, so that batches can be filled across jobs',
+    help: 'jobs that one worker holds at once, so that batches can be filled across jobs; bulk jobs have as many slots of their own, and take no more of them than keep the batches full',
   }),
   maxInflightPairs: define({
     group: 'worker',
     schema: int(1, 10_000_000),
     default: 8192,
     value: '<n>',
-    help: 'encoded pairs that one worker holds at once: bounds its memory',
+    help: 'encoded pairs that one worker holds at once: bounds its memory; each lane has half',
   }),
   threads: define({
     group: 'worker',

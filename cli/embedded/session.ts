@@ -2,11 +2,11 @@
  * What the commands that need nothing running stand on: a Redis and workers, found or started, stopped at the end where
  * they were started here. One line on standard error says what was done.
  */
-import { Queue } from 'bullmq'
 import { FleetMetrics } from '../../monitoring/fleet.js'
 import { type MonitoringServer, serveMonitoring } from '../../monitoring/server.js'
 import { RankmillError } from '../../shared/errors.js'
 import { keysOf } from '../../shared/keys.js'
+import { LaneQueues } from '../../shared/lane-queues.js'
 import { closeAll } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { connectProducer } from '../../shared/redis.js'
@@ -63,10 +63,9 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const workers = session.workers ?? defaultWorkers()
     const fleet = await Fleet.start(filled, workers, note)
     steps.push({ name: 'workers', close: () => fleet.stop(force) })
-    const queue = new Queue(filled.queue, { connection: redis, prefix: filled.prefix, skipVersionCheck: true })
-    queue.on('error', () => undefined)
-    steps.push({ name: 'queue', close: () => queue.close() })
-    const metrics = new FleetMetrics(queue, () => fleet.snapshots(), Date.now)
+    const queues = new LaneQueues(redis, filled)
+    steps.push({ name: 'queues', close: () => queues.close() })
+    const metrics = new FleetMetrics(queues.all, () => fleet.snapshots(), Date.now)
     const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
     note(

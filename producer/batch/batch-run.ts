@@ -4,6 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RankmillError } from '../../shared/errors.js'
+import { BULK_PRIORITY } from '../../shared/lanes.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/request.js'
 import { Admission } from './admission.js'
@@ -46,8 +47,6 @@ export interface BatchProgress {
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const APPETITE_MS = 2000
-/** Priority of requests that give none: behind whoever waits for an answer. */
-const BULK_PRIORITY = 500
 
 export class BatchRun {
   readonly #options: BatchOptions
@@ -257,8 +256,9 @@ export class BatchRun {
   async #followAppetite(client: BatchClient, over: AbortSignal): Promise<void> {
     const { maxWindowRequests } = this.#options.limits
     while (!over.aborted) {
-      const appetite = await client.appetite().catch(() => undefined)
-      if (appetite !== undefined) {
+      const workers = await client.workers().catch(() => undefined)
+      if (workers) {
+        const appetite = workers.reduce((sum, worker) => sum + worker.appetite, 0)
         this.#admission.limit = Math.min(maxWindowRequests, Math.max(SMALLEST_WINDOW, QUEUED_FOR_HELD * appetite))
       }
       await delay(APPETITE_MS, undefined, { signal: over }).catch(() => undefined)

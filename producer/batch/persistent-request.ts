@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { RerankInput, RerankResult } from '../../shared/request.js'
+import type { WorkerInfo } from '../../shared/worker-info.js'
 import type { WaitOptions } from '../client.js'
 
 /** What a run needs of a RerankClient. */
@@ -9,9 +10,9 @@ export interface BatchClient {
   submit(input: RerankInput): Promise<string>
   result(id: string, wait?: WaitOptions): Promise<RerankResult>
   /** Removes what Redis holds of requests that are done. */
-  forget(ids: readonly string[]): Promise<void>
-  /** Jobs of batches that the live workers hold at once, all of them together. */
-  appetite(): Promise<number>
+  forget(ids: readonly string[]): Promise<unknown>
+  /** The live workers. */
+  workers(): Promise<readonly Pick<WorkerInfo, 'appetite'>[]>
 }
 
 /** Not the request's fault, and over at some time. */
