@@ -18,6 +18,8 @@ export interface BatchReport {
   readonly totals: Totals
   readonly pairs_per_second: number
   readonly errors: Record<string, number>
+  /** The first 100 requests that failed. */
+  readonly failures: BatchState['failures']
   /** Submission to answer. */
   readonly latency_ms: Record<'p50' | 'p90' | 'p95' | 'p99', number | null>
 }
@@ -35,6 +37,7 @@ export function batchReport(state: BatchState, status: BatchReport['status']): B
     totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },
     pairs_per_second: totals.seconds > 0 ? Math.round(totals.pairs / totals.seconds) : 0,
     errors: Object.fromEntries(state.errors),
+    failures: state.failures,
     latency_ms: {
       p50: latency.percentile(0.5),
       p90: latency.percentile(0.9),

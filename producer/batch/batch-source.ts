@@ -39,6 +39,32 @@ export interface BatchSource {
 const SAMPLES = 32
 const SAMPLE_BYTES = 65_536
 
+/**
+ * Of a file's size and of samples from all over it: a 20 GB file is not read twice for it.
+ *
+ * @throws RankmillError `input_unreadable`
+ */
+export async function fingerprintOfFile(path: string): Promise<string> {
+  try {
+    const file = await open(path, 'r')
+    try {
+      const { size } = await file.stat()
+      const hash = createHash('sha256').update(`${size}`)
+      const buffer = Buffer.alloc(SAMPLE_BYTES)
+      for (let i = 0; i < SAMPLES; i++) {
+        const at = Math.floor((Math.max(0, size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
+        const { bytesRead } = await file.read(buffer, 0, SAMPLE_BYTES, at)
+        hash.update(buffer.subarray(0, bytesRead))
+      }
+      return hash.digest('hex').slice(0, 32)
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    throw unreadable(path, error)
+  }
+}
+
 /** Requests from a JSONL file, compressed or not. */
 export class FileSource implements BatchSource {
   readonly name: string
@@ -71,25 +97,8 @@ export class FileSource implements BatchSource {
     return this.#contentBytes === 0 ? 0 : Math.min(1, (share * offset) / this.#contentBytes)
   }
 
-  /** Of the size and of samples from all over the file: a 20 GB file is not read twice for it. */
-  async fingerprint(): Promise<string> {
-    const hash = createHash('sha256').update(`${this.#size}`)
-    try {
-      const file = await open(this.name, 'r')
-      try {
-        const buffer = Buffer.alloc(SAMPLE_BYTES)
-        for (let i = 0; i < SAMPLES; i++) {
-          const at = Math.floor((Math.max(0, this.#size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
-          const { bytesRead } = await file.read(buffer, 0, SAMPLE_BYTES, at)
-          hash.update(buffer.subarray(0, bytesRead))
-        }
-      } finally {
-        await file.close()
-      }
-    } catch (error) {
-      throw unreadable(this.name, error)
-    }
-    return hash.digest('hex').slice(0, 32)
+  fingerprint(): Promise<string> {
+    return fingerprintOfFile(this.name)
   }
 
   async *read(from: LineMark): AsyncGenerator<BatchItem> {

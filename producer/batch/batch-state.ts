@@ -30,6 +30,9 @@ export interface StateOptions {
 /** Plain text in one compressed frame. */
 const FRAME_BYTES = 1 << 20
 
+/** Named in the checkpoint and the report; the output has them all. */
+const FAILURES_LISTED = 100
+
 type Mutable<T> = { -readonly [K in keyof T]: T[K] }
 export type Totals = Mutable<Checkpoint['totals']>
 
@@ -37,6 +40,7 @@ export class BatchState {
   readonly runId: string
   readonly totals: Totals
   readonly errors: Map<string, number>
+  readonly failures: Checkpoint['failures']
   readonly latency: LatencyCounts
   readonly models: Set<string>
   readonly startedAt: string
@@ -137,6 +141,7 @@ export class BatchState {
     this.wasFinished = before?.finished ?? false
     this.startedAt = before?.startedAt ?? new Date().toISOString()
     this.errors = new Map(Object.entries(before?.errors ?? {}))
+    this.failures = [...(before?.failures ?? [])]
     this.latency = new LatencyCounts(before?.latency)
     this.models = new Set(before?.models)
     this.totals = { ...(before?.totals ?? NOTHING) }
@@ -181,6 +186,7 @@ export class BatchState {
       finished,
       totals: this.totals,
       errors: Object.fromEntries(this.errors),
+      failures: this.failures,
       latency: this.latency.toJSON(),
       models: [...this.models],
       startedAt: this.startedAt,
@@ -201,12 +207,16 @@ export class BatchState {
     for (const { item } of this.#pending.splice(0)) this.done.finish(item)
   }
 
-  #count({ outcome: { result, error } }: Answered): void {
+  #count({ item, outcome: { result, error } }: Answered): void {
     const { totals } = this
     totals.requests++
     if (error) {
       totals.failed++
-      this.errors.set(error.code, (this.errors.get(error.code) ?? 0) + 1)
+      const { code, message } = error
+      this.errors.set(code, (this.errors.get(code) ?? 0) + 1)
+      if (this.failures.length < FAILURES_LISTED) {
+        this.failures.push({ line: item.line, custom_id: item.customId, code, message })
+      }
       return
     }
     for (const name of ['pairs', 'scored', 'cached', 'tokens', 'truncated'] as const) totals[name] += result.usage[name]

@@ -33,6 +33,8 @@ const checkpointSchema = z.object({
   }),
   /** Requests by error code. */
   errors: z.record(z.string(), count),
+  /** The first that failed. */
+  failures: z.array(z.object({ line: count, custom_id: z.string().nullable(), code: z.string(), message: z.string() })),
   /** Requests by time from submission to answer: bucket -> count. */
   latency: z.record(z.string(), count),
   models: z.array(z.string()),
