@@ -8,13 +8,15 @@ const DIGITS = 4
 const LABEL_COLUMNS = 11
 const PLOT_ROWS = 8
 const MAX_PLOT_COLUMNS = 72
+const ROUNDING = 1e-9
 
 /** A table of measures: before, after, difference with its 95 % interval, and queries won, lost and tied. */
 export function comparisonTable(comparisons: readonly Comparison[]): string {
   const table = new Table({
     head: ['measure', 'before', 'after', 'difference', '95 % interval', 'won', 'lost', 'tied'],
     colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
-    style: { head: ['bold'] },
+    // No colours: it may go to a file.
+    style: { head: [], border: [] },
   })
   for (const { measure, before, after, difference, interval, won, lost, tied } of comparisons) {
     const [low, high] = interval
@@ -45,16 +47,24 @@ export function differencePlot({ measure, queries, won, lost, tied, perQuery }: 
     return sorted[place] ?? 0
   })
   const title = `${measure}, after minus before, ${queries} queries: ${won} won, ${lost} lost, ${tied} tied`
-  // asciichart divides by the range, which must not be empty.
   const [low, high] = [Math.min(0, ...shown), Math.max(0, ...shown)]
   if (low === high) return `${title}\n`
+  // Bounds at whole steps from zero, so that there is a row for zero and asciichart's labels are those of its rows.
+  const step = roundStep((high - low) / PLOT_ROWS)
+  const [rowsBelow, rowsAbove] = [Math.ceil(-low / step - ROUNDING), Math.ceil(high / step - ROUNDING)]
   const plot = asciichart.plot([shown.map(() => 0), shown], {
-    height: PLOT_ROWS,
-    min: low,
-    max: high,
+    height: rowsBelow + rowsAbove,
+    min: -rowsBelow * step,
+    max: rowsAbove * step,
     format: (value) => signed(value).padStart(LABEL_COLUMNS - 3),
   })
   return `${title}\n${plot}\n`
+}
+
+/** The next number up that is 1, 2, 2.5 or 5 times a power of ten. */
+function roundStep(atLeast: number): number {
+  const power = 10 ** Math.floor(Math.log10(atLeast))
+  return ([1, 2, 2.5, 5].find((factor) => factor * power >= atLeast * (1 - ROUNDING)) ?? 10) * power
 }
 
 function signed(value: number): string {

@@ -130,6 +130,17 @@ export function formatTrecLines(queryId: string, ranked: readonly RankedScore[],
     .join('')
 }
 
+/**
+ * What was reranked, followed by the first stage's candidates that were not (those after `depth`), in their order. As
+ * scores of the two stages do not compare, the rest counts down from one below the lowest score.
+ */
+export function withRest(ranked: readonly RankedScore[], firstStage: Ranking, depth: number): RankedScore[] {
+  const present = new Set(ranked.map(({ docId }) => docId))
+  const lowest = ranked.at(-1)?.score ?? 0
+  const rest = firstStage.docIds.slice(depth).filter((docId) => !present.has(docId))
+  return [...ranked, ...rest.map((docId, i) => ({ docId, score: lowest - 1 - i }))]
+}
+
 /** Scores to write, which differ in single precision where the given ones differ at all. */
 function singleScores(queryId: string, ranked: readonly RankedScore[]): number[] {
   const written: number[] = []

@@ -1,7 +1,13 @@
 /** Run files that are written can be read back, in the same order, by trec_eval's rules. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { formatTrecLines, type RankedScore, readTrecRun } from '../../../producer/retrieval/trec-run.js'
+import {
+  formatTrecLines,
+  type RankedScore,
+  rankingOf,
+  readTrecRun,
+  withRest,
+} from '../../../producer/retrieval/trec-run.js'
 import { sourceOf } from './source.js'
 
 const read = async (lines: string) => readTrecRun(sourceOf(lines, 1000))
@@ -60,5 +66,19 @@ describe('formatTrecLines', () => {
     ['q', ranked(['a', Number.NaN]), 't', /^score: query q, document "a": must be a finite single, got NaN$/],
   ])('refuses what the format cannot express: %j %j %j', (query, list, tag, message) => {
     expect(() => formatTrecLines(query, list, tag)).toThrow(message)
+  })
+})
+
+describe('withRest', () => {
+  it('puts candidates after the depth below those that were reranked, each once', async () => {
+    const firstStage = rankingOf(['a', 'b', 'c', 'd'], [9, 8, 7, 6])
+    const reranked = [
+      { docId: 'b', score: 0.5 },
+      { docId: 'a', score: -3 },
+    ]
+    const run = await read(formatTrecLines('q', withRest(reranked, firstStage, 2)))
+    expect(run.get('q')).toEqual({ docIds: ['b', 'a', 'c', 'd'], scores: [0.5, -3, -4, -5] })
+    expect(withRest([{ docId: 'c', score: 1 }], firstStage, 2).map(({ docId }) => docId)).toEqual(['c', 'd'])
+    expect(withRest([], firstStage, 3)).toEqual([{ docId: 'd', score: -1 }])
   })
 })

@@ -64,10 +64,11 @@ describe('trecRequests', () => {
     })
   })
 
-  it('removes its file when the reader stops early', async () => {
+  it('leaves no file behind when the reader stops early, or is killed', async () => {
     for await (const { queryId } of trecRequests(options({ maxMemoryBytes: 0 }))) {
       expect(queryId).toBe('q2')
-      expect(readdirSync(folder)).toHaveLength(1)
+      // Only Windows keeps the name of an open file.
+      if (process.platform !== 'win32') expect(readdirSync(folder)).toEqual([])
       break
     }
     expect(readdirSync(folder)).toEqual([])
