@@ -32,6 +32,11 @@ for (const command of [
 }
 exitInsteadOfCommander(program)
 
+// A reader that has seen enough, as `head` does, is no fault.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 try {
   await program.parseAsync()
 } catch (error) {

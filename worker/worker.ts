@@ -166,6 +166,8 @@ export class RerankWorker {
 
   async #close(): Promise<void> {
     clearInterval(this.#heartbeat)
+    // It takes no more: whoever comes now should not count on it.
+    await within(this.#scripts.farewell(this.id), 1000).catch(() => false)
     const drained = this.#lanes.close()
     // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
     const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0

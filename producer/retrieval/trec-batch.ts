@@ -4,7 +4,7 @@ import { type BatchItem, type BatchSource, fingerprintOfFile } from '../batch/ba
 import type { BatchFormat } from '../batch/batch-state.js'
 import type { LineMark } from '../batch/line-reader.js'
 import { type TrecRequest, type TrecRequestsOptions, trecRequests } from './trec-requests.js'
-import { formatTrecLines, type RankedScore, type TrecRun } from './trec-run.js'
+import { formatTrecLines, type RankedScore, type TrecRun, withRest } from './trec-run.js'
 
 export interface TrecSourceOptions extends TrecRequestsOptions {
   readonly queries: string
@@ -83,11 +83,10 @@ export function trecLines(run: TrecRun, tag: string): BatchFormat {
       const reranked = outcome.result.results.map(
         ({ id, relevance_score }): RankedScore => ({ docId: id ?? '', score: relevance_score }),
       )
-      const seen = new Set(reranked.map(({ docId }) => docId))
-      const lowest = reranked.at(-1)?.score ?? 0
-      const rest = run.get(queryId)?.docIds.filter((docId) => !seen.has(docId)) ?? []
-      const below = rest.map((docId, i): RankedScore => ({ docId, score: lowest - i - 1 }))
-      return formatTrecLines(queryId, [...reranked, ...below], tag)
+      const firstStage = run.get(queryId) ?? { docIds: [], scores: [] }
+      // All that is not among the results, candidates within the depth whose passage is missing too.
+      const ranked = withRest(reranked, firstStage, 0)
+      return formatTrecLines(queryId, ranked, tag)
     },
   }
 }

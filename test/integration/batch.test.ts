@@ -11,7 +11,7 @@ import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-fil
 import type { BatchReport } from '../../producer/batch/batch-report.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
 import type { RerankWorker } from '../../worker/worker.js'
-import { type Stage, until, useStage } from './stage.js'
+import { type Stage, TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
 const MAIN = resolve('dist/cli/main.js')
@@ -268,6 +268,25 @@ describe('a run', () => {
     await runBatch(s)
     expect(await s.keys('request:*')).toEqual([])
     expect(await s.keys('result:*')).toEqual([])
+  })
+
+  it('that brought its own Redis and workers goes on after a kill, with new ones where they are gone', async () => {
+    await writeRequests(1500)
+    const { RANKMILL_REDIS: _, REDIS_URL: __, ...env } = process.env
+    const quick = ['--threads', '1', '--sessions', '1', '--batch-pairs', '4', '--no-calibrate', '--workers', '1']
+    const start = () =>
+      spawn(process.execPath, [MAIN, 'batch', 'run', input, '-o', output, '--model', TINY_MODEL, ...quick], {
+        cwd: folder,
+        env: { ...env, RANKMILL_SCORE_CACHE_TTL_MS: '0' },
+        stdio: 'ignore',
+      })
+    const killed = start()
+    await until('lines', async () => (await linesWritten()) > 100, 60_000)
+    killed.kill('SIGKILL')
+    await once(killed, 'exit')
+    const [code] = await once(start(), 'exit')
+    expect(code).toBe(0)
+    expect((await outputLines()).map(({ id }) => id)).toEqual(Array.from({ length: 1500 }, (_, i) => `line-${i + 1}`))
   })
 
   it('that is told to stop finishes what is under way and exits with 130; told twice, it stops at once', async () => {
