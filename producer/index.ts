@@ -1,6 +1,7 @@
 /** The public entry of the package. */
 
 export { ERRORS, type ErrorBody, type ErrorCode, RankmillError } from '../shared/errors.js'
+export { BULK_PRIORITY } from '../shared/lanes.js'
 export type { OptionsInput as RerankClientOptions } from '../shared/options.js'
 export type { RankedDocument, RerankInput, RerankResult, Timings, Usage } from '../shared/request.js'
 export type { WorkerInfo } from '../shared/worker-info.js'
