@@ -47,7 +47,7 @@ export class CustomIds {
 }
 
 /** Never 0, which marks a free slot. */
-export function hashOf(id: string): bigint {
+function hashOf(id: string): bigint {
   return createHash('sha1').update(id).digest().readBigUInt64LE() | 1n
 }
 

@@ -163,6 +163,21 @@ describe('a private Redis', () => {
     await vi.waitFor(() => expect(isAlive(pid)).toBe(false), PATIENCE)
   })
 
+  test('comes back where it was killed, with what it held, and ends with its user', async () => {
+    const user = startUser()
+    const { url } = await answer(user, 'got')
+    const connection = new Redis(url)
+    await connection.set('kept', 'yes')
+    const { pid } = await inspect(url)
+    process.kill(pid, 'SIGKILL')
+    await vi.waitFor(async () => expect(await connection.get('kept')).toBe('yes'), PATIENCE)
+    connection.disconnect()
+    const revived = await inspect(url)
+    expect(revived.pid).not.toBe(pid)
+    await leave(user)
+    await vi.waitFor(() => expect(isAlive(revived.pid)).toBe(false), PATIENCE)
+  })
+
   test('outlives a killed starter while another uses it', async () => {
     const starter = startUser()
     const { url } = await answer(starter, 'got')
