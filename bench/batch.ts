@@ -176,7 +176,7 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
       return { id, model: 'none', results, usage, timings_ms: timings }
     },
     forget: async () => undefined,
-    workers: async () => [{ appetite: 1000 }],
+    workers: async () => [{ appetite: 1000, loaded: [] }],
   }
 }
 

@@ -1,3 +1,11 @@
+/** A model as a worker has it loaded: enough to tell whether two scores came from the same. */
+export interface LoadedModel {
+  readonly name: string
+  readonly dtype: string
+  /** Hash of everything that its scores depend on. */
+  readonly fingerprint: string
+}
+
 /** What a worker says of itself with every heartbeat. */
 export interface WorkerInfo {
   readonly id: string
@@ -5,6 +13,8 @@ export interface WorkerInfo {
   readonly pid: number
   /** Names that requests may use, the default first. */
   readonly models: readonly string[]
+  /** Those that it has loaded so far. */
+  readonly loaded: readonly LoadedModel[]
   /** http://host:port of its metrics; '' where it serves none. */
   readonly metricsUrl: string
   /** Milliseconds since 1970. */

@@ -276,6 +276,7 @@ export class RerankWorker {
       host: hostname(),
       pid: process.pid,
       models: this.scorers.names,
+      loaded: [...this.scorers.loaded].map(({ model: { name, dtype, fingerprint } }) => ({ name, dtype, fingerprint })),
       metricsUrl: this.metricsUrl,
       startedAt: this.#startedAt,
       jobsPerSecond,

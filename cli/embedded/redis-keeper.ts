@@ -140,10 +140,11 @@ function lastLines(file: string): string {
   }
 }
 
-/** @param graceUntil users may take so long to come back, by Date.now() */
-async function keep({ running, connection }: Opened, graceUntil = 0): Promise<void> {
+/** @param patientUntil users may take so long to come back, by Date.now() */
+async function keep({ running, connection }: Opened, patientUntil = 0): Promise<void> {
+  let graceUntil = patientUntil
   let asked = false
-  let used = false
+  let used = true
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
       asked = true
@@ -156,8 +157,10 @@ async function keep({ running, connection }: Opened, graceUntil = 0): Promise<vo
   while (!away) {
     // Whoever started this process keeps its channel open until it has connected to Redis, or is gone.
     const found = await names(connection)
-    if (found.length > 0) used = found.includes(USER_NAME)
-    const idle = !process.connected && !used && Date.now() > graceUntil
+    if (found.length > 0) used = process.connected || found.includes(USER_NAME)
+    // One that came back ends the wait for the others.
+    if (used) graceUntil = 0
+    const idle = !used && Date.now() > graceUntil
     if ((asked || idle) && (await stopUnlessUsed(running, connection, () => asked))) return
     await delay(LOOK_MS)
   }

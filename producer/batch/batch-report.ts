@@ -11,7 +11,8 @@ export interface BatchReport {
   readonly input: { readonly name: string; readonly fingerprint: string }
   /** Everything that the output depends on beyond the input. */
   readonly settings: Record<string, unknown>
-  readonly models: readonly string[]
+  /** Models that answered; a fingerprint is a hash of all that scores depend on. */
+  readonly models: BatchState['models']
   readonly started_at: string
   readonly ended_at: string
   /** Over all starts of the run, like the times and percentiles. */
@@ -31,7 +32,7 @@ export function batchReport(state: BatchState, status: BatchReport['status']): B
     versions: { rankmill: version, node: process.version, platform: `${process.platform}-${process.arch}` },
     input: state.input,
     settings: state.settings,
-    models: [...state.models],
+    models: state.models,
     started_at: state.startedAt,
     ended_at: new Date().toISOString(),
     totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },

@@ -156,6 +156,7 @@ export class BatchRun {
     } finally {
       over.abort()
       await appetite
+      await this.#lookAtWorkers(client)
     }
   }
 
@@ -252,11 +253,18 @@ export class BatchRun {
     this.stop()
   }
 
+  /** undefined where Redis is away. */
+  async #lookAtWorkers(client: BatchClient) {
+    const workers = await client.workers().catch(() => undefined)
+    this.#state.sawLoaded(workers?.flatMap(({ loaded }) => loaded) ?? [])
+    return workers
+  }
+
   /** Every run keeps the same number of requests for each that the workers hold, so that runs share them evenly. */
   async #followAppetite(client: BatchClient, over: AbortSignal): Promise<void> {
     const { maxWindowRequests } = this.#options.limits
     while (!over.aborted) {
-      const workers = await client.workers().catch(() => undefined)
+      const workers = await this.#lookAtWorkers(client)
       if (workers) {
         const appetite = workers.reduce((sum, worker) => sum + worker.appetite, 0)
         this.#admission.limit = Math.min(maxWindowRequests, Math.max(SMALLEST_WINDOW, QUEUED_FOR_HELD * appetite))

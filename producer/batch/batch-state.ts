@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
+import type { LoadedModel } from '../../shared/worker-info.js'
 import type { BatchSource } from './batch-source.js'
 import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
@@ -42,7 +43,6 @@ export class BatchState {
   readonly errors: Map<string, number>
   readonly failures: Checkpoint['failures']
   readonly latency: LatencyCounts
-  readonly models: Set<string>
   readonly startedAt: string
   readonly done: DoneLines
   readonly customIds: CustomIds
@@ -57,6 +57,8 @@ export class BatchState {
   #secondsAt = performance.now()
   #passedIds: string[] = []
   readonly #pending: Answered[] = []
+  readonly #answering = new Set<string>()
+  readonly #served = new Map<string, LoadedModel>()
   #pendingText = ''
 
   /**
@@ -143,12 +145,25 @@ export class BatchState {
     this.errors = new Map(Object.entries(before?.errors ?? {}))
     this.failures = [...(before?.failures ?? [])]
     this.latency = new LatencyCounts(before?.latency)
-    this.models = new Set(before?.models)
+    for (const model of before?.models ?? []) {
+      this.#served.set(model.fingerprint, model)
+      this.#answering.add(model.name)
+    }
     this.totals = { ...(before?.totals ?? NOTHING) }
     if (!this.wasFinished) this.totals.starts++
     this.totals.requests += recovered.length
     this.totals.failed += recovered.filter(({ failed }) => failed).length
     this.done = new DoneLines(before?.mark ?? START, [...(before?.beyond ?? []), ...recovered.map(({ line }) => line)])
+  }
+
+  /** Models that answered: more than one of a name and dtype means that the workers' files were changed meanwhile. */
+  get models(): LoadedModel[] {
+    return [...this.#served.values()].filter(({ name }) => this.#answering.has(name))
+  }
+
+  /** Notes what the workers have loaded. */
+  sawLoaded(models: Iterable<LoadedModel>): void {
+    for (const model of models) this.#served.set(model.fingerprint, model)
   }
 
   /** Writes answers at the end of the output and counts them. @throws RankmillError `output_unwritable`, `output_in_use` */
@@ -188,7 +203,7 @@ export class BatchState {
       errors: Object.fromEntries(this.errors),
       failures: this.failures,
       latency: this.latency.toJSON(),
-      models: [...this.models],
+      models: this.models,
       startedAt: this.startedAt,
     })
   }
@@ -221,7 +236,7 @@ export class BatchState {
     }
     for (const name of ['pairs', 'scored', 'cached', 'tokens', 'truncated'] as const) totals[name] += result.usage[name]
     this.latency.add(result.timings_ms.total)
-    this.models.add(result.model)
+    this.#answering.add(result.model)
   }
 }
 

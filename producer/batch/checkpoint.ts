@@ -37,7 +37,8 @@ const checkpointSchema = z.object({
   failures: z.array(z.object({ line: count, custom_id: z.string().nullable(), code: z.string(), message: z.string() })),
   /** Requests by time from submission to answer: bucket -> count. */
   latency: z.record(z.string(), count),
-  models: z.array(z.string()),
+  /** Models that answered, as the workers had them loaded. */
+  models: z.array(z.object({ name: z.string(), dtype: z.string(), fingerprint: z.string() })),
   startedAt: z.string(),
 })
 

@@ -12,7 +12,7 @@ export interface BatchClient {
   /** Removes what Redis holds of requests that are done. */
   forget(ids: readonly string[]): Promise<unknown>
   /** The live workers. */
-  workers(): Promise<readonly Pick<WorkerInfo, 'appetite'>[]>
+  workers(): Promise<readonly Pick<WorkerInfo, 'appetite' | 'loaded'>[]>
 }
 
 /** Not the request's fault, and over at some time. */
