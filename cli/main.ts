@@ -1,6 +1,7 @@
 /** The command `rankmill`. */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
+import { corpusCommand } from './commands/corpus.js'
 import { demoCommand } from './commands/demo.js'
 import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
@@ -21,6 +22,7 @@ for (const command of [
   upCommand(),
   workerCommand(),
   rerankCommand(),
+  corpusCommand(),
   modelsCommand(),
   failedCommand(),
   doctorCommand(),

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
-import { Corpora, type CorpusInfo } from '../shared/corpus.js'
+import type { CorpusInfo } from '../shared/corpus.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import type { Answer, RerankJob } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
@@ -22,6 +22,8 @@ import {
 } from '../shared/request.js'
 import { Scripts } from '../shared/scripts.js'
 import { Answers } from './answers.js'
+import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
+import { checkPassage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
 import { type RequestMeta, Submission } from './submission.js'
 
@@ -184,10 +186,20 @@ export class RerankClient {
     })
   }
 
-  /** Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. */
-  async putCorpus(name: string, passages: Iterable<Required<Document>>): Promise<CorpusInfo> {
+  /**
+   * Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. The
+   * change is seen as a whole once it is complete. Any number of passages, in bounded memory.
+   *
+   * @throws RankmillError `invalid_request` or `document_too_long`, naming the passage; `redis_full`
+   */
+  async putCorpus(
+    name: string,
+    passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>,
+    options: PutOptions = {},
+  ): Promise<CorpusInfo> {
     const { redis } = await this.#connect()
-    return reaching(() => new Corpora(redis, this.#keys).put(name, passages))
+    const checked = this.#checkedPassages(passages)
+    return reaching(() => new CorpusWriter(redis, this.#keys).put(name, checked, options))
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
@@ -202,6 +214,14 @@ export class RerankClient {
       { name: 'queue', close: () => queue.close() },
       { name: 'redis', close: () => redis.disconnect() },
     ])
+  }
+
+  async *#checkedPassages(passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>) {
+    let place = 0
+    for await (const passage of passages) {
+      const source = `passages.${place++}`
+      yield { ...checkPassage(passage, source, this.options), source }
+    }
   }
 
   #parse(input: unknown): RerankRequest {

@@ -252,6 +252,13 @@ export const OPTIONS = {
     value: '<bytes>',
     help: 'texts of corpus passages kept in memory',
   }),
+  corpusRoot: define({
+    group: 'worker',
+    schema: text(),
+    default: '.',
+    value: '<folder>',
+    help: 'folder that file: corpora must lie in; relative ones are looked for there',
+  }),
   lockMs: define({
     group: 'worker',
     schema: int(1000, 3_600_000),

@@ -16,6 +16,7 @@ import type { Options } from '../shared/options.js'
 import { connectWorker } from '../shared/redis.js'
 import { HEARTBEAT_MS, Scripts } from '../shared/scripts.js'
 import { PairBudget } from './batching/pair-budget.js'
+import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { writeError } from './pipeline/write-result.js'
@@ -55,6 +56,7 @@ export class RerankWorker {
   readonly #queue: Queue<RerankJob>
   readonly #worker: Worker<RerankJob>
   readonly #stages: Stages
+  readonly #folders: CorpusFolders
   /** Of the jobs in hand, by request: cancellation ends all parts of a request that run here. */
   readonly #running = new Map<string, Set<AbortController>>()
   readonly #startedAt: number
@@ -103,8 +105,9 @@ export class RerankWorker {
       () => redis.status === 'ready',
     )
     this.scorers = new Scorers(source, options, this.metrics, log, now)
+    this.#folders = new CorpusFolders(options.corpusRoot)
     this.#stages = {
-      loader: new CandidateLoader(new Corpora(redis, this.#keys), options.corpusCacheBytes),
+      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes),
       scorers: this.scorers,
       cache: new ScoreCache(redis, this.#keys, options.scoreCacheTtlMs),
       budget: new PairBudget(options.maxInflightPairs),
@@ -184,6 +187,7 @@ export class RerankWorker {
     }
     const failed = await closeAll([
       { name: 'heartbeat', close: () => within(this.#scripts.farewell(this.id), 1000) },
+      { name: 'corpora', close: () => this.#folders.close() },
       { name: 'models', close: () => this.scorers.close() },
       { name: 'metrics server', close: () => this.#server?.close() },
       { name: 'subscriber', close: () => this.#subscriber?.disconnect() },
