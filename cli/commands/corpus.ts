@@ -67,6 +67,7 @@ async function putFile(command: Command, name: string, file: string): Promise<vo
       new CorpusWriter(redis, keys).put(name, passagesOf(file, options), { replace, onProgress, signal }),
     ),
   )
+  if (!report) return
   const { given, grown, ...info } = report
   print(command, { ...json(info), put: given, grown }, `${given} passages put into ${sizeOf(info)}`)
 }
@@ -77,6 +78,7 @@ async function buildFolder(command: Command, file: string): Promise<void> {
   const built = await interruptible(file, (onProgress, signal) =>
     buildCorpus(passagesOf(file, options), output, { onProgress, signal }),
   )
+  if (!built) return
   const corpus = `file:${resolve(output)}`
   print(
     command,
@@ -152,11 +154,15 @@ async function withRedis<T>(command: Command, options: Options, run: (connected:
 
 type LongRun<T> = (onProgress: (passages: number) => void, signal: AbortSignal) => Promise<T>
 
-/** Runs with a bar on a terminal; the first signal stops it and undoes what is half done. */
-async function interruptible<T>(file: string, run: LongRun<T>): Promise<T> {
+/** Runs with a bar on a terminal. The first signal stops it and undoes what is half done; undefined then. */
+async function interruptible<T>(file: string, run: LongRun<T>): Promise<T | undefined> {
   const stop = new AbortController()
   const stopSignals = onSignals(
-    () => stop.abort(),
+    () => {
+      stop.abort()
+      // Nobody may write to it any more.
+      if (file === '-') process.stdin.destroy()
+    },
     () => process.exit(EXIT.interrupted),
   )
   if (file === '-' && process.stdin.isTTY)
@@ -166,8 +172,10 @@ async function interruptible<T>(file: string, run: LongRun<T>): Promise<T> {
     return await run((passages) => bar?.update(passages), stop.signal)
   } catch (error) {
     if (!stop.signal.aborted) throw error
+    bar?.stop()
     note('rankmill: interrupted; nothing was changed')
-    process.exit(EXIT.interrupted)
+    process.exitCode = EXIT.interrupted
+    return undefined
   } finally {
     bar?.stop()
     stopSignals()
