@@ -36,9 +36,21 @@ describe('a corpus', () => {
 
   it('is added to, corrected, cut and replaced; and counts its passages', async () => {
     const { corpora, writer } = corporaOf(stage())
-    await writer.put('c', passages(10, () => 'old'))
-    expect(await writer.put('c', passages(4, () => 'new', 8))).toMatchObject({ given: 4, grown: 2, passages: 12 })
-    expect(await writer.deletePassages('c', ['p0', 'p9', 'nobody'])).toMatchObject({ given: 3, grown: -2, passages: 10 })
+    await writer.put(
+      'c',
+      passages(10, () => 'old'),
+    )
+    expect(
+      await writer.put(
+        'c',
+        passages(4, () => 'new', 8),
+      ),
+    ).toMatchObject({ given: 4, grown: 2, passages: 12 })
+    expect(await writer.deletePassages('c', ['p0', 'p9', 'nobody'])).toMatchObject({
+      given: 3,
+      grown: -2,
+      passages: 10,
+    })
     const ids = ['p0', 'p1', 'p8', 'p9', 'p11', 'p12']
     expect(await corpora.read('c', null, ids)).toEqual({
       version: '3',
@@ -46,7 +58,11 @@ describe('a corpus', () => {
     })
     const whole = await writer.put('c', [{ id: 'p1', text: 'only' }], { replace: true })
     expect(whole).toMatchObject({ passages: 1, grown: -9, version: '4', versions: ['4'] })
-    expect((await corpora.read('c', null, ids)).texts).toEqual([undefined, 'only', ...ids.slice(2).map(() => undefined)])
+    expect((await corpora.read('c', null, ids)).texts).toEqual([
+      undefined,
+      'only',
+      ...ids.slice(2).map(() => undefined),
+    ])
     expect(await corpora.list()).toMatchObject([{ name: 'c', passages: 1 }])
   })
 
@@ -89,7 +105,12 @@ describe('a corpus', () => {
   it('is never seen half changed', async () => {
     const { corpora, writer } = corporaOf(stage())
     const count = 1500
-    const put = (n: number) => writer.put('c', passages(count, () => `text of put ${n}`), { replace: n % 3 === 0 })
+    const put = (n: number) =>
+      writer.put(
+        'c',
+        passages(count, () => `text of put ${n}`),
+        { replace: n % 3 === 0 },
+      )
     await put(0)
     let writing = true
     const seen = new Set<string>()
@@ -113,9 +134,15 @@ describe('a corpus', () => {
 describe('a pinned version', () => {
   it('stays as it is while the corpus changes, and goes with its last pin', async () => {
     const { corpora, writer } = corporaOf(stage())
-    await writer.put('c', passages(1000, (i) => `first ${i}`))
+    await writer.put(
+      'c',
+      passages(1000, (i) => `first ${i}`),
+    )
     expect(await corpora.pin('c', 'run-1', MINUTE)).toBe('1')
-    await writer.put('c', passages(600, (i) => `second ${i}`, 500))
+    await writer.put(
+      'c',
+      passages(600, (i) => `second ${i}`, 500),
+    )
     expect(await corpora.pin('c', 'run-2', MINUTE)).toBe('2')
     await writer.deletePassages('c', ['p0', 'p700'])
     await writer.put('c', [{ id: 'p1', text: 'fourth' }])
@@ -146,7 +173,11 @@ describe('a pinned version', () => {
     const { corpora, writer } = corporaOf(stage())
     await writer.put('c', passages(2000, words))
     await corpora.pin('c', 'run', MINUTE)
-    await writer.put('c', passages(2000, (i) => `${words(i + 1)} replaced`), { replace: true })
+    await writer.put(
+      'c',
+      passages(2000, (i) => `${words(i + 1)} replaced`),
+      { replace: true },
+    )
     await corpora.remove('c')
     await writer.put('c', [{ id: 'p1', text: 'after' }])
     expect((await corpora.read('c', '1', ['p1', 'p2'])).texts).toEqual([words(1), words(2)])
@@ -160,7 +191,12 @@ describe('a pinned version', () => {
     const { corpora, writer } = corporaOf(stage())
     await writer.put('c', passages(3, words))
     await corpora.pin('c', 'killed', 0)
-    expect(await writer.put('c', passages(1, () => 'new'))).toMatchObject({ versions: ['2'] })
+    expect(
+      await writer.put(
+        'c',
+        passages(1, () => 'new'),
+      ),
+    ).toMatchObject({ versions: ['2'] })
     await expect(corpora.pin('none', 'run', MINUTE)).rejects.toMatchObject({ code: 'unknown_corpus' })
   })
 })
