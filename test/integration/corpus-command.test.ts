@@ -50,6 +50,7 @@ const line = (i: number, text = `passage ${i} of some length, so that there is s
 const lines = (count: number, from = 0, text?: string) =>
   Array.from({ length: count }, (_, i) => line(from + i, text)).join('')
 const textOf = (i: number) => `Title ${i} passage ${i} of some length, so that there is something to compress in it`
+const LONG = 'a long text '.repeat(300)
 
 describe('corpus put, ls, show and rm', () => {
   it('store, list and remove; BEIR titles come before the texts', async () => {
@@ -83,50 +84,27 @@ describe('corpus put, ls, show and rm', () => {
     expect(JSON.parse(replaced.out)).toMatchObject({ put: 7, grown: -4994, passages: 7 })
   })
 
-  it.each([
-    ['is not JSON', `${line(1)}not json\n`, /in\.jsonl:2: not JSON/],
-    ['is no object', '[1]\n', /in\.jsonl:1: must be an object/],
-    ['has no id', '{"text":"x"}\n', /in\.jsonl:1: id: is missing/],
-    ['has an empty id', '\n{"id":"","text":"x"}\n', /in\.jsonl:2: id: must not be empty/],
-    ['has an id that is too long', `{"id":"${'x'.repeat(257)}","text":"x"}`, /id: must have at most 256.*got 257/],
-    ['has a number for an id', '{"id":7,"text":"x"}', /id: must be a text, got 7/],
-    ['has two ids that differ', '{"id":"a","_id":"b","text":"x"}', /differs from _id/],
-    ['has an id that came before', `${lines(900)}${line(4)}`, /in\.jsonl:901: id: "p4" was there before/],
-    ['has no text', '{"id":"a"}', /text: must be a text, got nothing/],
-    [
-      'has a text that is too long',
-      `{"id":"a","text":"${'x'.repeat(101)}"}`,
-      /document_too_long.*at most 100 bytes, got 101/,
-    ],
-    ['is endless', `{"id":"a","text":"${'x'.repeat(1_100_000)}`, /in\.jsonl:1: a line must have at most/],
-    ['is not UTF-8', Buffer.from([0x7b, 0xff, 0x0a]), /in\.jsonl:1: is not UTF-8/],
-    ['is not there', undefined, /cannot read .*in\.jsonl: ENOENT/],
-    ['is empty', '\n\n', /there are no passages/],
-  ])('refuse a file that %s, by line, and store nothing', async (_what, content, message) => {
-    await rm(at('in.jsonl'), { force: true })
-    if (content !== undefined) await writeFile(at('in.jsonl'), content)
-    const limit = ['--max-document-bytes', '100']
-    const put = await corpus(['put', 'c', at('in.jsonl'), ...limit])
-    expect(put.err).toMatch(message)
-    expect(put).toMatchObject({ code: 2, out: '' })
+  it('refuse a bad line by its number, and store nothing', async () => {
+    await writeFile(at('in.jsonl'), `${lines(900)}${line(4)}`)
+    for (const args of [
+      ['put', 'c', at('in.jsonl')],
+      ['build', at('in.jsonl'), '-o', at('never')],
+    ]) {
+      const { code, out, err } = await corpus(args)
+      expect(err).toMatch(/invalid_request: .*in\.jsonl:901: id: "p4" was there before/)
+      expect({ code, out }).toEqual({ code: 2, out: '' })
+    }
     expect(await stage().keys('corp*')).toEqual([])
-    const built = await corpus(['build', at('in.jsonl'), '-o', at('never'), ...limit])
-    expect(built.err).toMatch(message)
     expect((await readdir(folder)).filter((name) => name.startsWith('never'))).toEqual([])
   })
 
-  it('refuse broken compression, bad names and bad usage', async () => {
-    await writeFile(at('bad.jsonl.gz'), gzipSync(lines(5000)).subarray(0, 3000))
-    await writeFile(at('bad.jsonl.zst'), 'not zstd')
+  it('refuse bad names and bad usage', async () => {
     await writeFile(at('c.jsonl'), lines(1))
     for (const [args, message] of [
-      [['put', 'c', at('bad.jsonl.gz')], /cannot read .*bad\.jsonl\.gz after line \d+: unexpected end of file/],
-      [['put', 'c', at('bad.jsonl.zst')], /cannot read .*bad\.jsonl\.zst: not Zstandard data/],
       [['put', 'a:b', at('c.jsonl')], /corpus "a:b": the name must be/],
       [['put', 'file:x', at('c.jsonl')], /read-only; build another/],
       [['put', 'c'], /missing required argument 'file'/],
       [['build', at('c.jsonl')], /required option '-o/],
-      [['rm', 'none'], /unknown_corpus/],
       [['rm', 'none', '--ids', at('c.jsonl')], /unknown_corpus/],
     ] as const) {
       const { code, err } = await corpus([...args])
@@ -140,7 +118,7 @@ describe('a put that is killed', () => {
   it('leaves the corpus as it was, and nothing for good; put again makes it whole', async () => {
     await corpus(['put', 'c', '-'], lines(2000, 0, 'before'))
     const child = start(['put', 'c', '-'])
-    const all = lines(60_000)
+    const all = lines(4000, 0, LONG)
     child.stdin?.write(all.slice(0, all.length / 2))
     const layers = () => stage().keys('corpus-layer*')
     await until('half of it is in Redis', async () => (await layers()).length === 2)
@@ -152,12 +130,12 @@ describe('a put that is killed', () => {
     expect(ttls.filter((ttl) => ttl === -1)).toHaveLength(1)
     expect(Math.max(...ttls)).toBeLessThanOrEqual(120_000)
     const again = await corpus(['put', 'c', '-'], all)
-    expect(JSON.parse(again.out)).toMatchObject({ passages: 60_000, version: '2', versions: ['2'] })
-    expect(await read()).toEqual(new Set([0, 1999, 2000].map(textOf)))
+    expect(JSON.parse(again.out)).toMatchObject({ passages: 4000, version: '2', versions: ['2'] })
+    expect(await read()).toEqual(new Set([0, 1999, 2000].map((i) => `Title ${i} ${LONG}`.trim())))
   })
 
   it('while its passages are merged is whole already, and the next to come by finishes', async () => {
-    const count = 40_000
+    const count = 20_000
     await corpus(['put', 'c', '-'], lines(count, 0, 'before'))
     const child = start(['put', 'c', '-'])
     child.stdin?.end(lines(count, 1))
@@ -186,7 +164,7 @@ it('a signal stops a put and undoes what is half done', async () => {
   const child = start(['put', 'c', '-'])
   let err = ''
   child.stderr?.on('data', (data) => (err += data))
-  child.stdin?.write(lines(60_000))
+  child.stdin?.write(lines(2000, 0, LONG))
   await until('some of it is in Redis', async () => (await stage().keys('corpus-layer*')).length === 1)
   child.kill('SIGINT')
   expect((await once(child, 'exit'))[0]).toBe(130)
@@ -195,19 +173,19 @@ it('a signal stops a put and undoes what is half done', async () => {
 })
 
 it('put and build take any number of passages in little memory', async () => {
-  const count = 150_000
+  const count = 30_000
   for (const args of [
     ['put', 'c', '-'],
     ['build', '-', '-o', at('large')],
   ]) {
-    // A third of what the texts alone would take.
-    const child = start(args, ['--max-old-space-size=32'])
+    // Less than half of what the texts alone would take.
+    const child = start(args, ['--max-old-space-size=40'])
     let [out, err] = ['', '']
     child.stdout?.on('data', (data) => (out += data))
     child.stderr?.on('data', (data) => (err += data))
     const ended = once(child, 'close')
     for (let i = 0; i < count; i += 1000) {
-      const room = child.stdin?.write(lines(1000, i, `text of passage ${i} `.repeat(24)))
+      const room = child.stdin?.write(lines(1000, i, `${i} ${LONG}`))
       if (!room && child.exitCode === null) await Promise.race([once(child.stdin!, 'drain'), ended])
     }
     child.stdin?.end()
@@ -249,14 +227,14 @@ describe('corpus build', () => {
 
   it('that is killed leaves no corpus, and starts over when it is run again', async () => {
     const child = start(['build', '-', '-o', at('killed')])
-    const all = lines(60_000)
+    const all = lines(12_000, 0, LONG)
     child.stdin?.write(all.slice(0, all.length / 2))
     const draft = () =>
       stat(at('killed.partial/draft.mdb')).then(
         ({ size }) => size,
         () => 0,
       )
-    await until('half of it is on disk', async () => (await draft()) > 1_000_000)
+    await until('half of it is on disk', async () => (await draft()) > 100_000)
     const second = await corpus(['build', '-', '-o', at('killed')], all)
     expect(second.err).toMatch(/conflict: process \d+ is building killed\.partial/)
     child.kill('SIGKILL')
@@ -266,7 +244,7 @@ describe('corpus build', () => {
       err: expect.stringContaining('its build was begun and not finished'),
     })
     expect((await corpus(['show', `file:${at('killed.partial')}`])).err).toMatch(/its build was not finished/)
-    expect(JSON.parse((await corpus(['build', '-', '-o', at('killed')], all)).out)).toMatchObject({ passages: 60_000 })
+    expect(JSON.parse((await corpus(['build', '-', '-o', at('killed')], all)).out)).toMatchObject({ passages: 12_000 })
     expect((await readdir(folder)).filter((name) => name.startsWith('killed'))).toEqual(['killed'])
     expect(await readdir(at('killed'))).not.toContain('builder.json')
   })
