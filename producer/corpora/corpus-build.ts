@@ -28,8 +28,8 @@ export interface BuildOptions {
 }
 
 /** Passages and bytes of one transaction: what LMDB holds in memory before it writes. */
-const BATCH_PASSAGES = 5000
-const BATCH_BYTES = 16_000_000
+const BATCH_PASSAGES = 2000
+const BATCH_BYTES = 4_000_000
 /** Who builds; a build whose process is gone may be started over. */
 const BUILDER_FILE = 'builder.json'
 const DRAFT_FILE = 'draft.mdb'
@@ -74,7 +74,7 @@ async function write(
   const content = createHash('sha256')
   const totals = { passages: 0, textBytes: 0 }
   try {
-    let batch: [Passage, Buffer][] = []
+    let batch: Entry[] = []
     let batchBytes = 0
     const flush = () => {
       writeBatch(data, batch)
@@ -87,7 +87,7 @@ async function write(
       signal?.throwIfAborted()
       content.update(JSON.stringify([passage.id, passage.text]))
       totals.textBytes += Buffer.byteLength(passage.text)
-      batch.push([passage, value])
+      batch.push({ id: passage.id, source: passage.source, value })
       batchBytes += value.length
       if (batch.length >= BATCH_PASSAGES || batchBytes >= BATCH_BYTES) flush()
     }
@@ -118,11 +118,18 @@ async function write(
   }
 }
 
-function writeBatch(data: RootDatabase<Buffer, Buffer>, batch: readonly [Passage, Buffer][]): void {
+/** Without its text, of which many would fill the memory. */
+interface Entry {
+  readonly id: string
+  readonly source: string | undefined
+  readonly value: Buffer
+}
+
+function writeBatch(data: RootDatabase<Buffer, Buffer>, batch: readonly Entry[]): void {
   data.transactionSync(() => {
-    for (const [passage, value] of batch) {
-      const key = Buffer.from(passage.id)
-      if (data.doesExist(key)) throw duplicateId(passage)
+    for (const { id, source, value } of batch) {
+      const key = Buffer.from(id)
+      if (data.doesExist(key)) throw duplicateId(id, source)
       data.putSync(key, value)
     }
   })

@@ -68,7 +68,7 @@ export class CorpusWriter {
     try {
       for await (const { passage, value } of packer.pack(passages)) {
         options.signal?.throwIfAborted()
-        if (await layer.add(passage, value)) options.onProgress?.(layer.given)
+        if (await layer.add(passage.id, value, passage.source)) options.onProgress?.(layer.given)
       }
       if (layer.given === 0) {
         throw new RankmillError('invalid_request', `corpus "${name}": there are no passages to put`, {
@@ -93,7 +93,7 @@ export class CorpusWriter {
     const { passages: before } = await this.#corpora.info(name)
     const layer = this.#newLayer(name)
     try {
-      for await (const id of ids) await layer.add({ id, text: '', source: 'ids' }, Buffer.alloc(0))
+      for await (const id of ids) await layer.add(id, Buffer.alloc(0), 'ids')
       if (layer.given > 0) await this.#publish(name, layer, 'delete', undefined)
     } catch (error) {
       await layer.discard()
@@ -153,7 +153,8 @@ class NewLayer {
   readonly #corpora: Corpora
   readonly #redis: Redis
   readonly #name: string
-  #chunk = new Map<string, { passage: Passage; value: Buffer }>()
+  /** By id; without the texts, of which many would fill the memory. */
+  #chunk = new Map<string, { value: Buffer; source: string | undefined }>()
   #chunkBytes = 0
   #chunks = 0
   #underWay: Promise<void>[] = []
@@ -170,9 +171,9 @@ class NewLayer {
   }
 
   /** @returns whether a chunk went out */
-  async add(passage: Passage, value: Buffer): Promise<boolean> {
-    if (this.#chunk.has(passage.id)) throw duplicateId(passage)
-    this.#chunk.set(passage.id, { passage, value })
+  async add(id: string, value: Buffer, source: string | undefined): Promise<boolean> {
+    if (this.#chunk.has(id)) throw duplicateId(id, source)
+    this.#chunk.set(id, { value, source })
     this.#chunkBytes += value.length
     this.given++
     if (this.#chunk.size < CHUNK_PASSAGES && this.#chunkBytes < CHUNK_BYTES) return false
@@ -197,7 +198,7 @@ class NewLayer {
   }
 
   async #send(): Promise<void> {
-    const chunk = [...this.#chunk.values()]
+    const chunk = [...this.#chunk]
     ;[this.#chunk, this.#chunkBytes] = [new Map(), 0]
     const sent = this.#stage(chunk, ++this.#chunks)
     // Its error is thrown where it is awaited.
@@ -206,11 +207,14 @@ class NewLayer {
     if (this.#underWay.length >= CHUNKS_AHEAD) await this.#underWay.shift()
   }
 
-  async #stage(chunk: readonly { passage: Passage; value: Buffer }[], number: number): Promise<void> {
-    const fields = chunk.flatMap(({ passage, value }) => [passage.id, value])
+  async #stage(
+    chunk: readonly [string, { value: Buffer; source: string | undefined }][],
+    number: number,
+  ): Promise<void> {
+    const fields = chunk.flatMap(([id, { value }]) => [id, value])
     const outcome = await this.#corpora.manifests.scripts.stage(this.key, LAYER_TTL_MS, number, fields)
     if (outcome === -1) throw layerLost(this.#name)
-    const again = chunk[outcome - 1]?.passage
-    if (again) throw duplicateId(again)
+    const again = chunk[outcome - 1]
+    if (again) throw duplicateId(again[0], again[1].source)
   }
 }

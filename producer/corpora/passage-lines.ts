@@ -112,6 +112,6 @@ function refusal(source: string, field: string, reason: string): RankmillError {
 }
 
 /** The error for an id that came before in the same file. */
-export function duplicateId({ id, source }: Passage): RankmillError {
-  return refusal(source ?? 'passages', 'id', `${JSON.stringify(id)} was there before`)
+export function duplicateId(id: string, source = 'passages'): RankmillError {
+  return refusal(source, 'id', `${JSON.stringify(id)} was there before`)
 }

@@ -173,13 +173,13 @@ it('a signal stops a put and undoes what is half done', async () => {
 })
 
 it('put and build take any number of passages in little memory', async () => {
-  const count = 30_000
+  const count = 20_000
   for (const args of [
     ['put', 'c', '-'],
     ['build', '-', '-o', at('large')],
   ]) {
     // Less than half of what the texts alone would take.
-    const child = start(args, ['--max-old-space-size=40'])
+    const child = start(args, ['--max-old-space-size=48'])
     let [out, err] = ['', '']
     child.stdout?.on('data', (data) => (out += data))
     child.stderr?.on('data', (data) => (err += data))
