@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
-import type { CorpusInfo } from '../shared/corpus.js'
+import { Corpora, type CorpusInfo } from '../shared/corpus.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import type { Answer, RerankJob } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
@@ -200,6 +200,27 @@ export class RerankClient {
     const { redis } = await this.#connect()
     const checked = this.#checkedPassages(passages)
     return reaching(() => new CorpusWriter(redis, this.#keys).put(name, checked, options))
+  }
+
+  /**
+   * Keeps a version of a corpus for requests that name it (`documents: {corpus, version, ids}`), whatever becomes of the
+   * corpus meanwhile; again, with the version, to keep it for longer.
+   *
+   * @param holder who needs it; one holder has one pin in a corpus, and finds it again after a restart
+   * @param ttlMs the pin ends by itself after so long
+   * @param version default: the holder's own as long as its pin lasts, else the current one
+   * @returns the version
+   * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
+   */
+  async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
+    const { redis } = await this.#connect()
+    return reaching(() => new Corpora(redis, this.#keys).pin(name, holder, ttlMs, version))
+  }
+
+  /** Ends a pin; nothing happens where there is none. */
+  async releaseCorpus(name: string, holder: string): Promise<void> {
+    const { redis } = await this.#connect()
+    await reaching(() => new Corpora(redis, this.#keys).release(name, holder))
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */

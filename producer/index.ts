@@ -1,5 +1,6 @@
 /** The public entry of the package. */
 
+export type { CorpusInfo } from '../shared/corpus.js'
 export { ERRORS, type ErrorBody, type ErrorCode, RankmillError } from '../shared/errors.js'
 export type { OptionsInput as RerankClientOptions } from '../shared/options.js'
 export type { RankedDocument, RerankInput, RerankResult, Timings, Usage } from '../shared/request.js'
@@ -11,3 +12,4 @@ export {
   type RerankOutcome,
   type WaitOptions,
 } from './client.js'
+export type { PutOptions } from './corpora/corpus-writer.js'

@@ -32,12 +32,13 @@ export const ERRORS = {
   unknown_corpus: {
     status: 404,
     retryable: false,
-    advice: 'Store the corpus first: `rankmill corpus put NAME FILE.jsonl`.',
+    advice:
+      'Store the corpus first: `rankmill corpus put NAME FILE.jsonl`; `rankmill corpus ls` lists those there are.',
   },
   missing_documents: {
     status: 422,
     retryable: false,
-    advice: 'The corpus has no passages under the ids that the message lists: store them or leave them out.',
+    advice: 'The corpus lacks the ids that the message lists: store them, leave them out, or say `missing: "skip"`.',
   },
   corpus_changed: {
     status: 409,
