@@ -42,10 +42,8 @@ const RENEW_MS = 20_000
 export class CorpusWriter {
   readonly #corpora: Corpora
   readonly #keys: Keys
-  readonly #redis: Redis
 
   constructor(redis: Redis, keys: Keys) {
-    this.#redis = redis
     this.#keys = keys
     this.#corpora = new Corpora(redis, keys)
   }
@@ -104,7 +102,7 @@ export class CorpusWriter {
 
   #newLayer(name: string): NewLayer {
     const id = randomBytes(9).toString('base64url')
-    return new NewLayer(this.#corpora, this.#redis, name, id, this.#keys.corpusLayer(name, id))
+    return new NewLayer(this.#corpora, name, id, this.#keys.corpusLayer(name, id))
   }
 
   async #publish(
@@ -151,7 +149,6 @@ class NewLayer {
   readonly key: string
   given = 0
   readonly #corpora: Corpora
-  readonly #redis: Redis
   readonly #name: string
   /** By id; without the texts, of which many would fill the memory. */
   #chunk = new Map<string, { value: Buffer; source: string | undefined }>()
@@ -160,14 +157,13 @@ class NewLayer {
   #underWay: Promise<void>[] = []
   readonly #renewal: NodeJS.Timeout
 
-  constructor(corpora: Corpora, redis: Redis, name: string, id: string, key: string) {
+  constructor(corpora: Corpora, name: string, id: string, key: string) {
     this.#corpora = corpora
-    this.#redis = redis
     this.#name = name
     this.id = id
     this.key = key
     // The source may be slower than the layer's lifetime.
-    this.#renewal = setInterval(() => void redis.pexpire(key, LAYER_TTL_MS).catch(() => undefined), RENEW_MS).unref()
+    this.#renewal = setInterval(() => void this.#touch(LAYER_TTL_MS), RENEW_MS).unref()
   }
 
   /** @returns whether a chunk went out */
@@ -185,7 +181,6 @@ class NewLayer {
   async finish(): Promise<number> {
     if (this.#chunk.size > 0) await this.#send()
     await Promise.all(this.#underWay)
-    // A published layer must not expire.
     clearInterval(this.#renewal)
     return this.#chunks
   }
@@ -194,7 +189,11 @@ class NewLayer {
     clearInterval(this.#renewal)
     await Promise.allSettled(this.#underWay)
     // What cannot be dropped now expires.
-    await this.#redis.unlink(this.key).catch(() => undefined)
+    await this.#touch(0)
+  }
+
+  #touch(ttlMs: number): Promise<void> {
+    return this.#corpora.manifests.scripts.touch(this.key, ttlMs).catch(() => undefined)
   }
 
   async #send(): Promise<void> {

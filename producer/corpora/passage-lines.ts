@@ -46,7 +46,7 @@ export async function* idsOf(file: string, limits: PassageLimits): AsyncGenerato
 
 /** @throws RankmillError `invalid_request` or `document_too_long` */
 export function checkPassage(passage: Passage, source: string, limits: PassageLimits): Passage {
-  const { id, text } = passage
+  const { id, text } = passage ?? {}
   checkId(id, source)
   if (typeof text !== 'string') throw refusal(source, 'text', `must be a text${got(text)}`)
   if (!text.isWellFormed()) throw refusal(source, 'text', 'holds a lone surrogate, which is not valid Unicode text')

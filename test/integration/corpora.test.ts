@@ -95,6 +95,23 @@ describe('a corpus', () => {
     expect(await stage().keys('corpus-layer*')).toHaveLength(1)
   })
 
+  it('keeps what was published where its writer does not know, and gives up or renews', async () => {
+    const { corpora, writer, keys } = corporaOf(stage())
+    await writer.put('c', [{ id: 'a', text: 'published' }])
+    const { scripts } = corpora.manifests
+    const [published] = await stage().keys('corpus-layer*')
+    for (const ttlMs of [0, 1]) await scripts.touch(published!, ttlMs)
+    expect(await stage().redis.pttl(published!)).toBe(-1)
+    const begun = keys.corpusLayer('c', 'begun')
+    await scripts.stage(begun, MINUTE, 1, ['b', Buffer.from('x')])
+    // As after a broken connection: a chunk that comes again is taken once, one out of turn is not.
+    expect(await scripts.stage(begun, MINUTE, 1, ['b', Buffer.from('x')])).toBe(0)
+    expect(await scripts.stage(begun, MINUTE, 3, ['c', Buffer.from('x')])).toBe(-1)
+    await scripts.touch(begun, 0)
+    expect(await stage().redis.exists(begun)).toBe(0)
+    expect((await corpora.read('c', null, ['a'])).texts).toEqual(['published'])
+  })
+
   it('takes two changes at once, and keeps both', async () => {
     const { corpora, writer } = corporaOf(stage())
     await Promise.all([0, 1, 2, 3].map((part) => writer.put('c', passages(700, words, part * 1000))))
