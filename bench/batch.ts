@@ -176,6 +176,8 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
       return { id, model: 'none', results, usage, timings_ms: timings }
     },
     forget: async () => undefined,
+    pinCorpus: async () => '1',
+    releaseCorpus: async () => undefined,
     workers: async () => [{ appetite: 1000, loaded: [] }],
   }
 }

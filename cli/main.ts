@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { batchCommand } from './commands/batch.js'
+import { corpusCommand } from './commands/corpus.js'
 import { demoCommand } from './commands/demo.js'
 import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
@@ -23,6 +24,7 @@ for (const command of [
   workerCommand(),
   rerankCommand(),
   batchCommand(),
+  corpusCommand(),
   modelsCommand(),
   failedCommand(),
   doctorCommand(),

@@ -24,6 +24,8 @@ import {
 import { Scripts } from '../shared/scripts.js'
 import type { WorkerInfo } from '../shared/worker-info.js'
 import { Answers } from './answers.js'
+import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
+import { checkPassage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
 import { type RequestMeta, Submission } from './submission.js'
 
@@ -191,10 +193,41 @@ export class RerankClient {
     })
   }
 
-  /** Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. */
-  async putCorpus(name: string, passages: Iterable<Required<Document>>): Promise<CorpusInfo> {
+  /**
+   * Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. The
+   * change is seen as a whole once it is complete. Any number of passages, in bounded memory.
+   *
+   * @throws RankmillError `invalid_request` or `document_too_long`, naming the passage; `redis_full`
+   */
+  async putCorpus(
+    name: string,
+    passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>,
+    options: PutOptions = {},
+  ): Promise<CorpusInfo> {
     const { redis } = await this.#connect()
-    return reaching(() => new Corpora(redis, this.#keys).put(name, passages))
+    const checked = this.#checkedPassages(passages)
+    return reaching(() => new CorpusWriter(redis, this.#keys).put(name, checked, options))
+  }
+
+  /**
+   * Keeps a version of a corpus for requests that name it (`documents: {corpus, version, ids}`), whatever becomes of the
+   * corpus meanwhile; again, with the version, to keep it for longer.
+   *
+   * @param holder who needs it; one holder has one pin in a corpus, and finds it again after a restart
+   * @param ttlMs the pin ends by itself after so long
+   * @param version default: the holder's own as long as its pin lasts, else the current one
+   * @returns the version
+   * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
+   */
+  async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
+    const { redis } = await this.#connect()
+    return reaching(() => new Corpora(redis, this.#keys).pin(name, holder, ttlMs, version))
+  }
+
+  /** Ends a pin; nothing happens where there is none. */
+  async releaseCorpus(name: string, holder: string): Promise<void> {
+    const { redis } = await this.#connect()
+    await reaching(() => new Corpora(redis, this.#keys).release(name, holder))
   }
 
   /**
@@ -244,6 +277,14 @@ export class RerankClient {
       { name: 'queues', close: () => queues.close() },
       { name: 'redis', close: () => redis.disconnect() },
     ])
+  }
+
+  async *#checkedPassages(passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>) {
+    let place = 0
+    for await (const passage of passages) {
+      const source = `passages.${place++}`
+      yield { ...checkPassage(passage, source, this.options), source }
+    }
   }
 
   #parse(input: unknown): RerankRequest {

@@ -1,5 +1,6 @@
 /** The public entry of the package. */
 
+export type { CorpusInfo } from '../shared/corpus.js'
 export { ERRORS, type ErrorBody, type ErrorCode, RankmillError } from '../shared/errors.js'
 export { BULK_PRIORITY } from '../shared/lanes.js'
 export type { OptionsInput as RerankClientOptions } from '../shared/options.js'
@@ -17,3 +18,4 @@ export {
   type RerankOutcome,
   type WaitOptions,
 } from './client.js'
+export type { PutOptions } from './corpora/corpus-writer.js'

@@ -187,6 +187,14 @@ export const OPTIONS = {
     help: 'a request of a batch that is not answered for this long is submitted again, in case Redis lost it; the time doubles each time',
   }),
 
+  corpusPinMs: define({
+    group: 'batch',
+    schema: int(60_000, 365 * DAY),
+    default: DAY,
+    value: '<ms>',
+    help: 'how long the versions of corpora that a batch reads are kept after its last sign of life',
+  }),
+
   model: define({
     group: 'worker',
     schema: text(),
@@ -298,6 +306,13 @@ export const OPTIONS = {
     default: 64_000_000,
     value: '<bytes>',
     help: 'texts of corpus passages kept in memory',
+  }),
+  corpusRoot: define({
+    group: 'worker',
+    schema: text(),
+    default: '.',
+    value: '<folder>',
+    help: 'folder that file: corpora must lie in; relative ones are looked for there',
   }),
   lockMs: define({
     group: 'worker',

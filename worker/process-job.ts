@@ -2,7 +2,7 @@
 import { UnrecoverableError } from 'bullmq'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
-import type { RerankJob, ScoredPart } from '../shared/job.js'
+import type { MissingCandidate, RerankJob, ScoredPart } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
 import { encodePairs } from './pipeline/encode-pairs.js'
@@ -36,7 +36,7 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   refuseLate(job, now())
 
   const scorer = await scorers.get(job.model, job.dtype)
-  const candidates = await metrics.time('load', () => loader.load(job))
+  const { candidates, missing } = await metrics.time('load', () => loader.load(job))
   const passages = candidates.map((candidate) => candidate.document.text)
   const cacheKey = cache.keyOf(scorer.context(job.maxTokensPerDoc), job.query)
   const known = await metrics.time('cache', () => cache.read(cacheKey, passages))
@@ -50,7 +50,9 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
       unknown.map((c) => c.document.text),
       scores,
     )
-    const part = metrics.time('aggregate', () => composePart(scorer, candidates, known, scores, { ...spent, queuedMs }))
+    const part = metrics.time('aggregate', () =>
+      composePart(scorer, candidates, missing, known, scores, { ...spent, queuedMs }),
+    )
     const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
     metrics.pairs.inc({ source: 'model' }, scores.length)
     metrics.pairs.inc({ source: 'cache' }, candidates.length - scores.length)
@@ -123,6 +125,7 @@ function inRequest(error: unknown, candidates: readonly Candidate[]): unknown {
 function composePart(
   scorer: Scorer,
   candidates: readonly Candidate[],
+  missing: readonly MissingCandidate[],
   known: readonly (KnownScore | undefined)[],
   scores: readonly KnownScore[],
   spent: Spent & { queuedMs: number },
@@ -138,6 +141,7 @@ function composePart(
   return {
     model: scorer.model.name,
     candidates: scored,
+    ...(missing.length > 0 ? { missing } : {}),
     usage: {
       pairs: candidates.length,
       scored: scores.length,

@@ -21,6 +21,7 @@ import type { WorkerInfo } from '../shared/worker-info.js'
 import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
 import { JobLanes } from './job-lanes.js'
+import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { writeError } from './pipeline/write-result.js'
@@ -49,6 +50,7 @@ export class RerankWorker {
   readonly #queues: LaneQueues
   readonly #lanes: JobLanes
   readonly #stages: Readonly<Record<Lane, Stages>>
+  readonly #folders: CorpusFolders
   /** Of the jobs in hand, by request: cancellation ends all parts of a request that run here. */
   readonly #running = new Map<string, Set<AbortController>>()
   readonly #startedAt: number
@@ -97,8 +99,9 @@ export class RerankWorker {
       () => redis.status === 'ready',
     )
     this.scorers = new Scorers(source, options, this.metrics, log, now)
+    this.#folders = new CorpusFolders(options.corpusRoot)
     const stages: Omit<Stages, 'budget'> = {
-      loader: new CandidateLoader(new Corpora(redis, this.#keys), options.corpusCacheBytes),
+      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes),
       scorers: this.scorers,
       cache: new ScoreCache(redis, this.#keys, options.scoreCacheTtlMs),
       scripts: this.#scripts,
@@ -178,6 +181,7 @@ export class RerankWorker {
     }
     const failed = await closeAll([
       { name: 'heartbeat', close: () => within(this.#scripts.farewell(this.id), 1000) },
+      { name: 'corpora', close: () => this.#folders.close() },
       { name: 'models', close: () => this.scorers.close() },
       { name: 'metrics server', close: () => this.#server?.close() },
       { name: 'subscriber', close: () => this.#subscriber?.disconnect() },

@@ -13,6 +13,8 @@ export interface BatchReport {
   readonly settings: Record<string, unknown>
   /** Models that answered; a fingerprint is a hash of all that scores depend on. */
   readonly models: BatchState['models']
+  /** Versions of corpora that were read. */
+  readonly corpora: Record<string, string>
   readonly started_at: string
   readonly ended_at: string
   /** Over all starts of the run, like the times and percentiles. */
@@ -33,6 +35,7 @@ export function batchReport(state: BatchState, status: BatchReport['status']): B
     input: state.input,
     settings: state.settings,
     models: state.models,
+    corpora: state.pins.versions,
     started_at: state.startedAt,
     ended_at: new Date().toISOString(),
     totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },

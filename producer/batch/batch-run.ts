@@ -29,7 +29,10 @@ export interface BatchOptions {
   readonly overwrite: boolean
   /** Everything else that the output depends on, so that a later run with others is refused. */
   readonly settings: Record<string, unknown>
-  readonly limits: Pick<Options, 'maxWindowRequests' | 'maxWindowBytes' | 'checkpointMs' | 'leaseMs' | 'resubmitMs'>
+  readonly limits: Pick<
+    Options,
+    'maxWindowRequests' | 'maxWindowBytes' | 'checkpointMs' | 'leaseMs' | 'resubmitMs' | 'corpusPinMs'
+  >
 }
 
 export interface BatchProgress {
@@ -46,7 +49,7 @@ export interface BatchProgress {
 /** Jobs in the queue for each that a worker holds: enough that none waits for the next. */
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
-const APPETITE_MS = 2000
+const FOLLOW_MS = 2000
 
 export class BatchRun {
   readonly #options: BatchOptions
@@ -71,6 +74,7 @@ export class BatchRun {
     const state = await BatchState.open(source, output, format, {
       overwrite,
       leaseMs: limits.leaseMs,
+      corpusPinMs: limits.corpusPinMs,
       settings: { inOrder, ...settings },
     })
     return new BatchRun(options, state)
@@ -142,7 +146,7 @@ export class BatchRun {
 
   async #work(client: BatchClient): Promise<void> {
     const over = new AbortController()
-    const appetite = this.#followAppetite(client, over.signal)
+    const following = this.#followWorkers(client, over.signal)
     const reading = this.#read(client).catch((error) => {
       this.#failure ??= RankmillError.from(error)
       this.stop()
@@ -155,7 +159,7 @@ export class BatchRun {
       this.abort()
     } finally {
       over.abort()
-      await appetite
+      await following
       await this.#lookAtWorkers(client)
     }
   }
@@ -186,7 +190,7 @@ export class BatchRun {
     const { defaults, limits } = this.#options
     const request = { ...withDefaults(item.request, defaults), id: requestId(this.#state.runId, item) }
     try {
-      return { result: await answerOf(client, request, limits.resubmitMs, this.#aborting.signal) }
+      return { result: await answerOf(client, request, this.#state.pins, limits.resubmitMs, this.#aborting.signal) }
     } catch (error) {
       this.#aborting.signal.throwIfAborted()
       return { error: RankmillError.from(error) }
@@ -221,9 +225,10 @@ export class BatchRun {
         // Should Redis be away now, what it keeps of them expires by itself.
         await client.forget(written.splice(0)).catch(() => undefined)
       }
-      if (isOver) return
+      if (isOver) break
       await this.#untilWoken()
     }
+    if (readAll && this.#admission.requests === 0) await state.pins.release(client)
   }
 
   #wakeWriter(): void {
@@ -261,15 +266,20 @@ export class BatchRun {
   }
 
   /** Every run keeps the same number of requests for each that the workers hold, so that runs share them evenly. */
-  async #followAppetite(client: BatchClient, over: AbortSignal): Promise<void> {
-    const { maxWindowRequests } = this.#options.limits
+  async #followWorkers(client: BatchClient, over: AbortSignal): Promise<void> {
+    const { maxWindowRequests, corpusPinMs } = this.#options.limits
+    let pinnedAt = performance.now()
     while (!over.aborted) {
+      if (performance.now() - pinnedAt > corpusPinMs / 4) {
+        await this.#state.pins.renew(client)
+        pinnedAt = performance.now()
+      }
       const workers = await this.#lookAtWorkers(client)
       if (workers) {
         const appetite = workers.reduce((sum, worker) => sum + worker.appetite, 0)
         this.#admission.limit = Math.min(maxWindowRequests, Math.max(SMALLEST_WINDOW, QUEUED_FOR_HELD * appetite))
       }
-      await delay(APPETITE_MS, undefined, { signal: over }).catch(() => undefined)
+      await delay(FOLLOW_MS, undefined, { signal: over }).catch(() => undefined)
     }
   }
 }

@@ -5,6 +5,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { LoadedModel } from '../../shared/worker-info.js'
 import type { BatchSource } from './batch-source.js'
 import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import { CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
 import { DoneLines } from './done-lines.js'
 import { LatencyCounts } from './latency-counts.js'
@@ -24,6 +25,7 @@ export interface BatchFormat {
 export interface StateOptions {
   readonly overwrite: boolean
   readonly leaseMs: number
+  readonly corpusPinMs: number
   /** Everything that the output depends on beyond the input. */
   readonly settings: Record<string, unknown>
 }
@@ -46,6 +48,7 @@ export class BatchState {
   readonly startedAt: string
   readonly done: DoneLines
   readonly customIds: CustomIds
+  readonly pins: CorpusPins
   /** It was complete before it was opened. */
   readonly wasFinished: boolean
   readonly #folder: RunFolder | undefined
@@ -82,7 +85,7 @@ export class BatchState {
         idFile: undefined,
         customIds: new CustomIds(),
       }
-      return new BatchState({ ...parts, output: new OutputStream(output) }, format, input, options.settings)
+      return new BatchState({ ...parts, output: new OutputStream(output) }, format, input, options)
     }
     const folder = await RunFolder.claim(output, options.leaseMs)
     try {
@@ -107,7 +110,7 @@ export class BatchState {
         { before, recovered, folder, output: file, idFile, customIds },
         format,
         input,
-        options.settings,
+        options,
       )
       await state.checkpoint(state.wasFinished)
       await folder.forgetEarlier()
@@ -129,7 +132,7 @@ export class BatchState {
     },
     format: BatchFormat,
     input: Checkpoint['input'],
-    settings: Record<string, unknown>,
+    { settings, corpusPinMs }: StateOptions,
   ) {
     const { before, recovered } = parts
     this.#folder = parts.folder
@@ -142,6 +145,7 @@ export class BatchState {
     this.runId = before?.runId ?? randomBytes(8).toString('hex')
     this.wasFinished = before?.finished ?? false
     this.startedAt = before?.startedAt ?? new Date().toISOString()
+    this.pins = new CorpusPins(this.runId, corpusPinMs, before?.corpora ?? {})
     this.errors = new Map(Object.entries(before?.errors ?? {}))
     this.failures = [...(before?.failures ?? [])]
     this.latency = new LatencyCounts(before?.latency)
@@ -204,6 +208,7 @@ export class BatchState {
       failures: this.failures,
       latency: this.latency.toJSON(),
       models: this.models,
+      corpora: this.pins.versions,
       startedAt: this.startedAt,
     })
   }

@@ -39,6 +39,8 @@ const checkpointSchema = z.object({
   latency: z.record(z.string(), count),
   /** Models that answered, as the workers had them loaded. */
   models: z.array(z.object({ name: z.string(), dtype: z.string(), fingerprint: z.string() })),
+  /** Versions of corpora that the run reads. */
+  corpora: z.record(z.string(), z.string()),
   startedAt: z.string(),
 })
 

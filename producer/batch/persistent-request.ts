@@ -4,9 +4,10 @@ import { type ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { RerankInput, RerankResult } from '../../shared/request.js'
 import type { WorkerInfo } from '../../shared/worker-info.js'
 import type { WaitOptions } from '../client.js'
+import type { CorpusPins, PinningClient } from './corpus-pins.js'
 
 /** What a run needs of a RerankClient. */
-export interface BatchClient {
+export interface BatchClient extends PinningClient {
   submit(input: RerankInput): Promise<string>
   result(id: string, wait?: WaitOptions): Promise<RerankResult>
   /** Removes what Redis holds of requests that are done. */
@@ -28,6 +29,7 @@ const MORE_TRIES = 2
 export async function answerOf(
   client: BatchClient,
   request: RerankInput & { id: string },
+  pins: CorpusPins,
   resubmitMs: number,
   signal: AbortSignal,
 ): Promise<RerankResult> {
@@ -36,7 +38,7 @@ export async function answerOf(
   for (;;) {
     try {
       signal.throwIfAborted()
-      await client.submit(request)
+      await client.submit(await pins.pin(client, request))
       return await client.result(request.id, { timeoutMs: waitMs, signal })
     } catch (cause) {
       signal.throwIfAborted()

@@ -307,6 +307,37 @@ describe('a run', () => {
     expect(await outputLines()).toHaveLength(2000)
   })
 
+  it('reads the corpus that it began with, whatever becomes of it meanwhile', async () => {
+    const s = stage()
+    await s.worker({ scoreCacheTtlMs: 0 })
+    const client = s.client()
+    const passages = (words: string) => Array.from({ length: 20 }, (_, i) => ({ id: `p${i}`, text: `${words} ${i}` }))
+    const ids = passages('').map(({ id }) => id)
+    const lines = Array.from({ length: 60 }, (_, i) =>
+      JSON.stringify({ query: `q ${i}`, documents: { corpus: 'c', ids } }),
+    )
+    await writeFile(input, lines.join('\n'))
+    await client.putCorpus('c', passages('as it was'))
+    await runBatch(s)
+    const before = await readFile(output, 'utf8')
+
+    output = join(folder, 'disturbed.jsonl')
+    const first = await openBatch({ input, output, options: { maxWindowRequests: 32 } })
+    const running = first.run(client)
+    await until('some answers', () => first.progress().requests > 0)
+    await client.putCorpus('c', passages('changed'), { replace: true })
+    first.stop()
+    expect((await running).status).toBe('interrupted')
+    expect(first.progress().requests).toBeLessThan(60)
+    const report = await runBatch(s)
+    expect(await readFile(output, 'utf8')).toBe(before)
+    expect(report.corpora).toEqual({ c: '1' })
+
+    output = join(folder, 'later.jsonl')
+    await runBatch(s)
+    expect(await readFile(output, 'utf8')).not.toBe(before)
+  })
+
   it('that is finished is not run again', async () => {
     await writeRequests(3)
     const worker = await stage().worker()

@@ -268,7 +268,7 @@ describe('the queue', () => {
     await client.putCorpus('kept', [{ id: 'a', text: 'b' }])
     await client.rerank({ query: 'q', documents: DOCUMENTS })
     const lasting =
-      /:(corpus|corpus-version|workers-seen|workers-info)|:rerank(-bulk)?:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
+      /:(corpora|corpus-manifest|corpus-layer|workers-seen|workers-info)|:rerank(-bulk)?:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
     const forever: string[] = []
     for (const key of await stage().keys())
       if ((await stage().redis.pttl(key)) === -1 && !lasting.test(key)) forever.push(key)

@@ -15,6 +15,7 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
  */
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
+  const missing = parts.flatMap((part) => part.missing ?? []).sort((a, b) => a.index - b.index)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
   const results = best.map(({ index, score, document }): RankedDocument => {
     return {
@@ -28,6 +29,7 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
     id: job.requestId,
     model: parts[0]?.model ?? '',
     results,
+    ...(missing.length > 0 ? { missing: missing.map(({ id }) => id) } : {}),
     usage: parts.map((part) => part.usage).reduce(addUsage),
     timings_ms: roundTimings({
       ...parts.map((part) => part.timings).reduce(longestTimings),
