@@ -2,8 +2,8 @@
 import { isUtf8 } from 'node:buffer'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankInput, RerankResult } from '../../shared/request.js'
+import type { Line } from '../lines/line-reader.js'
 import type { BatchItem, BatchOutcome } from './batch-source.js'
-import type { Line } from './line-reader.js'
 
 /** `POST url`s that mean a rerank request; peers' versions differ in nothing that matters here. */
 const URLS: ReadonlySet<string> = new Set(['/v1/rerank', '/v2/rerank', '/rerank'])

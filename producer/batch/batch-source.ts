@@ -4,9 +4,9 @@ import { createReadStream } from 'node:fs'
 import { open, stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankInput, RerankResult } from '../../shared/request.js'
+import { compressionOf, decompressed } from '../lines/compression.js'
+import { type LineMark, readLines } from '../lines/line-reader.js'
 import { parseBatchLine } from './batch-line.js'
-import { compressionOf, decompressed } from './compression.js'
-import { type LineMark, readLines } from './line-reader.js'
 
 /** One request of the input, or what is wrong with it. */
 export type BatchItem = {

@@ -3,13 +3,13 @@ import { randomBytes } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { LoadedModel } from '../../shared/worker-info.js'
+import { START } from '../lines/line-reader.js'
 import type { BatchSource } from './batch-source.js'
 import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
 import { DoneLines } from './done-lines.js'
 import { LatencyCounts } from './latency-counts.js'
-import { START } from './line-reader.js'
 import { type OutputFile, OutputOnDisk, OutputStream } from './output-file.js'
 import type { Answered } from './ready-items.js'
 import { RunFolder } from './run-folder.js'
@@ -184,6 +184,8 @@ export class BatchState {
   /** Makes what was appended last, and says so in the folder. */
   async checkpoint(finished: boolean): Promise<void> {
     await this.#flush()
+    // A compressed file of nothing is not an empty file.
+    if (finished && this.#output.isCompressed && this.#output.length === 0) await this.#output.append(Buffer.alloc(0))
     this.#passedIds.push(...this.done.takePassedIds())
     const now = performance.now()
     this.totals.seconds += (now - this.#secondsAt) / 1000

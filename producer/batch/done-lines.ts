@@ -1,6 +1,7 @@
 /** Which items of an input are done: all up to a mark, and some beyond it. */
+
+import type { LineMark } from '../lines/line-reader.js'
 import type { BatchItem } from './batch-source.js'
-import type { LineMark } from './line-reader.js'
 
 interface Begun {
   readonly item: BatchItem

@@ -1,8 +1,8 @@
 /** The output of a run: whole lines at its end, or, compressed, whole frames. */
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { type Compression, compressedFrame, compressionOf } from './compression.js'
-import { readLines } from './line-reader.js'
+import { type Compression, compressedFrame, compressionOf } from '../lines/compression.js'
+import { readLines } from '../lines/line-reader.js'
 import { unwritable } from './run-folder.js'
 
 export interface OutputFile {

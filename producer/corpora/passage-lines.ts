@@ -1,7 +1,7 @@
 /** Passages from JSON lines: BEIR's `{_id, title, text}`, or `{id, text}`. */
 import { RankmillError } from '../../shared/errors.js'
 import { MAX_ID_CHARACTERS } from '../../shared/request.js'
-import { linesOf } from './line-source.js'
+import { nameOf, textLines } from '../lines/text-lines.js'
 
 export interface Passage {
   readonly id: string
@@ -25,8 +25,8 @@ const LINE_REST = 1_000_000
  */
 export async function* passagesOf(file: string, limits: PassageLimits): AsyncGenerator<Passage> {
   const maxLineBytes = limits.maxDocumentBytes * LINE_FACTOR + LINE_REST
-  const name = file === '-' ? 'standard input' : file
-  for await (const line of linesOf(file, { maxLineBytes })) {
+  const name = nameOf(file)
+  for await (const line of textLines(file, maxLineBytes)) {
     const source = `${name}:${line.number}`
     yield { ...checkPassage(parsePassage(line.text, source), source, limits), source }
   }
@@ -35,8 +35,8 @@ export async function* passagesOf(file: string, limits: PassageLimits): AsyncGen
 /** Ids to delete, one a line; a line of JSON may give it as a passage does. */
 export async function* idsOf(file: string, limits: PassageLimits): AsyncGenerator<string> {
   const maxLineBytes = limits.maxDocumentBytes * LINE_FACTOR + LINE_REST
-  const name = file === '-' ? 'standard input' : file
-  for await (const line of linesOf(file, { maxLineBytes })) {
+  const name = nameOf(file)
+  for await (const line of textLines(file, maxLineBytes)) {
     const source = `${name}:${line.number}`
     const id = line.text.startsWith('{') ? idOf(parseObject(line.text, source), source) : line.text
     checkId(id, source)

@@ -1,5 +1,5 @@
 /** Readers of BEIR's files: corpus.jsonl, queries.jsonl, and relevance judgements (BEIR's TSV or TREC's qrels). */
-import { type Line, lineError, readLines, type Source } from './lines.js'
+import { type Line, lineError, type Source, textLines } from '../lines/text-lines.js'
 import { TREC_SPACE } from './trec-run.js'
 
 export interface Passage {
@@ -31,7 +31,7 @@ export async function* readCorpus(
   { only }: { readonly only?: { has(id: string): boolean } } = {},
 ): AsyncGenerator<Passage> {
   const seen = new Set<string>()
-  for await (const line of readLines(source)) {
+  for await (const line of textLines(source)) {
     const object = parseObject(source, line)
     const id = idOf(source, line, object)
     if (only && !only.has(id.value)) continue
@@ -50,7 +50,7 @@ export async function* readCorpus(
  */
 export async function* readQueries(source: Source): AsyncGenerator<Query> {
   const seen = new Set<string>()
-  for await (const line of readLines(source)) {
+  for await (const line of textLines(source)) {
     const object = parseObject(source, line)
     const id = idOf(source, line, object)
     refuseDuplicate(source, line, id, seen)
@@ -67,7 +67,7 @@ export async function* readQueries(source: Source): AsyncGenerator<Query> {
 export async function readQrels(source: Source): Promise<Qrels> {
   const qrels = new Map<string, Map<string, number>>()
   let isBeir: boolean | undefined
-  for await (const line of readLines(source)) {
+  for await (const line of textLines(source)) {
     if (isBeir === undefined) {
       isBeir = isHeader(line.text)
       if (isBeir) continue

@@ -5,8 +5,8 @@ import { type FileHandle, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import type { Source } from '../lines/text-lines.js'
 import { readCorpus } from './beir.js'
-import type { Source } from './lines.js'
 
 export interface PassageStoreOptions {
   /** Passages are held in memory up to this size together, beyond it in a file. */

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { type BatchItem, type BatchSource, fingerprintOfFile } from '../batch/batch-source.js'
 import type { BatchFormat } from '../batch/batch-state.js'
-import type { LineMark } from '../batch/line-reader.js'
+import type { LineMark } from '../lines/line-reader.js'
 import { type TrecRequest, type TrecRequestsOptions, trecRequests } from './trec-requests.js'
 import { formatTrecLines, type RankedScore, type TrecRun, withRest } from './trec-run.js'
 

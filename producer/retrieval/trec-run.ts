@@ -1,6 +1,6 @@
 /** TREC run files: six columns, `query Q0 document rank score tag`. Order and ties are those of trec_eval. */
 import { RankmillError } from '../../shared/errors.js'
-import { lineError, readLines, type Source } from './lines.js'
+import { lineError, type Source, textLines } from '../lines/text-lines.js'
 
 /** One query's documents, best first, as trec_eval orders them. */
 export interface Ranking {
@@ -29,7 +29,7 @@ const UNWRITABLE = /[\x00-\x20\x7f]/
 export async function readTrecRun(source: Source): Promise<TrecRun> {
   const rows = new Map<string, { docIds: string[]; scores: number[]; lines: number[] }>()
   const ids = new Map<string, string>()
-  for await (const { number, text } of readLines(source)) {
+  for await (const { number, text } of textLines(source)) {
     const columns = text.split(TREC_SPACE).filter((column) => column !== '')
     const [query, , document, , score] = columns
     if (columns.length !== 6 || query === undefined || document === undefined || score === undefined) {

@@ -170,12 +170,12 @@ describe('an output', () => {
       input = `${input}.gz`
     } else {
       // What this run writes, it can read.
-      const copy = await import('../../producer/batch/compression.js')
+      const copy = await import('../../producer/lines/compression.js')
       await writeFile(`${input}.zst`, await copy.compressedFrame(await readFile(input), 'zstd'))
       input = `${input}.zst`
     }
     await runBatch(stage())
-    const { decompressed } = await import('../../producer/batch/compression.js')
+    const { decompressed } = await import('../../producer/lines/compression.js')
     const chunks: Buffer[] = []
     const bytes = await readFile(output)
     async function* once() {

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { linesOf } from '../../../producer/corpora/line-source.js'
 import { idsOf, passagesOf } from '../../../producer/corpora/passage-lines.js'
+import { textLines } from '../../../producer/lines/text-lines.js'
 
 let folder = ''
 beforeAll(async () => {
@@ -64,7 +64,7 @@ it('reads ids, one a line or as JSON', async () => {
 })
 
 it('takes no more of a line into memory than it may have', async () => {
-  const read = async (length: number) => all(linesOf(await file(`ok\n${'x'.repeat(length)}\n`), { maxLineBytes: 1000 }))
+  const read = async (length: number) => all(textLines(await file(`ok\n${'x'.repeat(length)}\n`), 1000))
   expect(await read(1000)).toHaveLength(2)
   await expect(read(1001)).rejects.toMatchObject({
     message: expect.stringMatching(/in\.jsonl:2: .* at most 1000 bytes/),
@@ -92,7 +92,7 @@ it.each([
   ['has no text', '{"id":"a"}', /text: must be a text, got nothing/],
   ['has a text that is too long', `{"id":"a","text":"${'x'.repeat(101)}"}`, /at most 100 bytes, got 101/],
   ['is endless', `{"id":"a","text":"${'x'.repeat(1_100_000)}`, /in\.jsonl:1: a line must have at most/],
-  ['is not UTF-8', Buffer.from([0x7b, 0xff, 0x0a]), /in\.jsonl:1: is not UTF-8/],
+  ['is not UTF-8', Buffer.from([0x7b, 0xff, 0x0a]), /in\.jsonl:1: must be UTF-8 text/],
   ['is not there', undefined, /cannot read .*in\.jsonl: ENOENT/],
 ])('refuses a file that %s, by line', async (_what, content, message) => {
   const path = content === undefined ? join(folder, 'nowhere', 'in.jsonl') : await file(content)

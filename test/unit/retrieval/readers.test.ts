@@ -1,8 +1,8 @@
 /** Readers take what such files hold in practice, and refuse the rest with its place. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { type Source, textLines } from '../../../producer/lines/text-lines.js'
 import { readCorpus, readQrels, readQueries } from '../../../producer/retrieval/beir.js'
-import { readLines, type Source } from '../../../producer/retrieval/lines.js'
 import { readTrecRun } from '../../../producer/retrieval/trec-run.js'
 import { RankmillError } from '../../../shared/errors.js'
 import { listOf, sourceOf } from './source.js'
@@ -36,11 +36,11 @@ async function refusal(reading: Promise<unknown>): Promise<RankmillError> {
   return error as RankmillError
 }
 
-describe('readLines', () => {
+describe('textLines', () => {
   it('gives lines with their numbers, however they end and are cut', async () => {
     const content = Buffer.from('\ufeffa\r\n\r\n  \n\u2028b\rc\n文😀')
     for (let chunkBytes = 1; chunkBytes <= content.length; chunkBytes++) {
-      expect(await listOf(readLines(sourceOf(content, chunkBytes)))).toEqual([
+      expect(await listOf(textLines(sourceOf(content, chunkBytes)))).toEqual([
         { number: 1, text: 'a' },
         { number: 4, text: '\u2028b\rc' },
         { number: 5, text: '文😀' },
@@ -50,10 +50,10 @@ describe('readLines', () => {
 
   it('refuses what is not UTF-8, lines over the limit, and files that are not there', async () => {
     const latin = sourceOf(Buffer.from([0x61, 0x0a, 0xe9, 0x0a]))
-    expect((await refusal(listOf(readLines(latin)))).message).toBe('file:2: must be UTF-8 text')
+    expect((await refusal(listOf(textLines(latin)))).message).toBe('file:2: must be UTF-8 text')
     const long = sourceOf(`a\n${'x'.repeat(11)}`)
-    expect((await refusal(listOf(readLines(long, 10)))).message).toBe('file:2: a line must have at most 10 bytes')
-    expect((await refusal(listOf(readLines('/nowhere/at/all')))).message).toMatch('cannot read /nowhere/at/all: ENOENT')
+    expect((await refusal(listOf(textLines(long, 10)))).message).toBe('file:2: a line must have at most 10 bytes')
+    expect((await refusal(listOf(textLines('/nowhere/at/all')))).message).toMatch('cannot read /nowhere/at/all: ENOENT')
   })
 })
 

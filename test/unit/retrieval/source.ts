@@ -1,6 +1,6 @@
 /** Text as the file that a reader reads. */
 import { Readable } from 'node:stream'
-import type { Source } from '../../../producer/retrieval/lines.js'
+import type { Source } from '../../../producer/lines/text-lines.js'
 
 /** @param chunkBytes size of the pieces in which the bytes come */
 export function sourceOf(text: string | Uint8Array, chunkBytes = 7, name = 'file'): Source {

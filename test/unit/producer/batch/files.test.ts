@@ -5,10 +5,10 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { compressedFrame, compressionOf, decompressed } from '../../../../producer/batch/compression.js'
 import { CustomIdFile, CustomIds } from '../../../../producer/batch/custom-ids.js'
 import { LatencyCounts } from '../../../../producer/batch/latency-counts.js'
 import { OutputOnDisk } from '../../../../producer/batch/output-file.js'
+import { compressedFrame, compressionOf, decompressed } from '../../../../producer/lines/compression.js'
 
 let folder: string
 beforeEach(async () => {

@@ -64,10 +64,13 @@ function onceEvent(emitter: NodeJS.EventEmitter, event: string): Promise<void> {
 async function* unzstd(bytes: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   const ready: Buffer[] = []
   const decompress = new Decompress((chunk) => void ready.push(Buffer.from(chunk)))
+  let isEmpty = true
   for await (const chunk of bytes) {
+    isEmpty = false
     decompress.push(chunk)
     yield* ready.splice(0)
   }
+  if (isEmpty) throw new Error('not Zstandard data: it is empty')
   decompress.push(new Uint8Array(0), true)
   yield* ready.splice(0)
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { type Line, readLines } from '../../../../producer/batch/line-reader.js'
+import { type Line, readLines } from '../../../../producer/lines/line-reader.js'
 
 async function* inChunks(content: Buffer, sizes: readonly number[]): AsyncGenerator<Buffer> {
   let at = 0
