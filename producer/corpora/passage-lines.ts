@@ -1,6 +1,7 @@
 /** Passages from JSON lines: BEIR's `{_id, title, text}`, or `{id, text}`. */
 import { RankmillError } from '../../shared/errors.js'
 import { MAX_ID_CHARACTERS } from '../../shared/request.js'
+import { idOf, passageTextOf, recordOf } from '../lines/beir-records.js'
 import { nameOf, textLines } from '../lines/text-lines.js'
 
 export interface Passage {
@@ -28,7 +29,9 @@ export async function* passagesOf(file: string, limits: PassageLimits): AsyncGen
   const name = nameOf(file)
   for await (const line of textLines(file, maxLineBytes)) {
     const source = `${name}:${line.number}`
-    yield { ...checkPassage(parsePassage(line.text, source), source, limits), source }
+    const record = recordOf(file, line)
+    const passage = { id: idOf(file, line, record).value, text: passageTextOf(file, line, record) }
+    yield { ...checkPassage(passage, source, limits), source }
   }
 }
 
@@ -38,7 +41,7 @@ export async function* idsOf(file: string, limits: PassageLimits): AsyncGenerato
   const name = nameOf(file)
   for await (const line of textLines(file, maxLineBytes)) {
     const source = `${name}:${line.number}`
-    const id = line.text.startsWith('{') ? idOf(parseObject(line.text, source), source) : line.text
+    const id = line.text.startsWith('{') ? idOf(file, line, recordOf(file, line)).value : line.text
     checkId(id, source)
     yield id
   }
@@ -67,39 +70,6 @@ function checkId(id: unknown, source: string): void {
     throw refusal(source, 'id', `must have at most ${MAX_ID_CHARACTERS} characters, got ${id.length}`)
   }
   if (!id.isWellFormed()) throw refusal(source, 'id', 'holds a lone surrogate, which is not valid Unicode text')
-}
-
-function parsePassage(line: string, source: string): Passage {
-  const object = parseObject(line, source)
-  const id = idOf(object, source)
-  const { title, text } = object
-  if (typeof text !== 'string') throw refusal(source, 'text', `must be a text${got(text)}`)
-  if (title !== undefined && title !== null && typeof title !== 'string') {
-    throw refusal(source, 'title', `must be a text${got(title)}`)
-  }
-  // As BEIR's own readers put the two together.
-  return { id, text: title ? `${title} ${text}`.trim() : text }
-}
-
-function parseObject(line: string, source: string): Record<string, unknown> {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse(line)
-  } catch (error) {
-    throw new RankmillError('invalid_request', `${source}: not JSON: ${(error as Error).message}`, { param: source })
-  }
-  if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as Record<string, unknown>
-  throw new RankmillError('invalid_request', `${source}: must be an object {"id": "…", "text": "…"}`, { param: source })
-}
-
-function idOf({ _id, id }: Record<string, unknown>, source: string): string {
-  if (_id !== undefined && id !== undefined && _id !== id) {
-    throw refusal(source, 'id', `differs from _id: ${JSON.stringify(id)} and ${JSON.stringify(_id)}`)
-  }
-  const found = _id ?? id
-  if (found === undefined || found === null) throw refusal(source, 'id', 'is missing (_id in BEIR’s files)')
-  if (typeof found !== 'string') throw refusal(source, 'id', `must be a text${got(found)}`)
-  return found
 }
 
 function got(value: unknown): string {

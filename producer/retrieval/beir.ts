@@ -1,4 +1,5 @@
 /** Readers of BEIR's files: corpus.jsonl, queries.jsonl, and relevance judgements (BEIR's TSV or TREC's qrels). */
+import { idOf, passageTextOf, type RecordId, recordOf, stringOf } from '../lines/beir-records.js'
 import { type Line, lineError, type Source, textLines } from '../lines/text-lines.js'
 import { TREC_SPACE } from './trec-run.js'
 
@@ -32,14 +33,11 @@ export async function* readCorpus(
 ): AsyncGenerator<Passage> {
   const seen = new Set<string>()
   for await (const line of textLines(source)) {
-    const object = parseObject(source, line)
-    const id = idOf(source, line, object)
+    const record = recordOf(source, line)
+    const id = idOf(source, line, record)
     if (only && !only.has(id.value)) continue
     refuseDuplicate(source, line, id, seen)
-    const text = stringOf(source, line, object, 'text')
-    const title =
-      object['title'] === undefined || object['title'] === null ? '' : stringOf(source, line, object, 'title')
-    yield { id: id.value, text: title === '' ? text : `${title} ${text}` }
+    yield { id: id.value, text: passageTextOf(source, line, record) }
   }
 }
 
@@ -51,10 +49,10 @@ export async function* readCorpus(
 export async function* readQueries(source: Source): AsyncGenerator<Query> {
   const seen = new Set<string>()
   for await (const line of textLines(source)) {
-    const object = parseObject(source, line)
-    const id = idOf(source, line, object)
+    const record = recordOf(source, line)
+    const id = idOf(source, line, record)
     refuseDuplicate(source, line, id, seen)
-    yield { id: id.value, text: stringOf(source, line, object, 'text') }
+    yield { id: id.value, text: stringOf(source, line, record, 'text') }
   }
 }
 
@@ -123,45 +121,7 @@ function trecColumns(source: Source, { number, text }: Line): JudgementColumns {
   return { query, document, grade }
 }
 
-function parseObject(source: Source, { number, text }: Line): Readonly<Record<string, unknown>> {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse(text)
-  } catch (error) {
-    throw lineError(source, number, `must be JSON: ${(error as Error).message}`)
-  }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
-    throw lineError(source, number, 'must be a JSON object', { field: 'line', value: parsed })
-  return parsed as Record<string, unknown>
-}
-
-interface Id {
-  readonly field: '_id' | 'id'
-  readonly value: string
-}
-
-/** `_id` before `id`; integers as they are written, since tables are often exported with them. */
-function idOf(source: Source, { number }: Line, object: Readonly<Record<string, unknown>>): Id {
-  const field = '_id' in object || !('id' in object) ? '_id' : 'id'
-  const id = object[field]
-  if (typeof id === 'number' && Number.isSafeInteger(id)) return { field, value: String(id) }
-  if (typeof id !== 'string' || id === '' || !id.isWellFormed())
-    throw lineError(source, number, 'must be a string that is not empty', { field, value: id })
-  return { field, value: id }
-}
-
-function refuseDuplicate(source: Source, { number }: Line, { field, value }: Id, seen: Set<string>): void {
+function refuseDuplicate(source: Source, { number }: Line, { field, value }: RecordId, seen: Set<string>): void {
   if (seen.has(value)) throw lineError(source, number, 'is the id of an earlier line too', { field, value })
   seen.add(value)
-}
-
-function stringOf(
-  source: Source,
-  { number }: Line,
-  object: Readonly<Record<string, unknown>>,
-  field: 'title' | 'text',
-): string {
-  const value = object[field]
-  if (typeof value !== 'string') throw lineError(source, number, 'must be a string', { field, value })
-  return value
 }

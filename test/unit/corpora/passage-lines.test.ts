@@ -82,14 +82,14 @@ it('says what is wrong with a compressed file', async () => {
 })
 
 it.each([
-  ['is not JSON', `${GOOD}not json\n`, /in\.jsonl:2: not JSON/],
-  ['is no object', '[1]\n', /in\.jsonl:1: must be an object/],
-  ['has no id', '{"text":"x"}\n', /in\.jsonl:1: id: is missing/],
-  ['has an empty id', '\n{"id":"","text":"x"}\n', /in\.jsonl:2: id: must not be empty/],
+  ['is not JSON', `${GOOD}not json\n`, /in\.jsonl:2: must be JSON/],
+  ['is no object', '[1]\n', /in\.jsonl:1: line: must be a JSON object/],
+  ['has no id', '{"text":"x"}\n', /in\.jsonl:1: _id: must be a string that is not empty, got nothing/],
+  ['has an empty id', '\n{"id":"","text":"x"}\n', /in\.jsonl:2: id: must be a string that is not empty/],
   ['has an id that is too long', `{"id":"${'x'.repeat(257)}","text":"x"}`, /id: must have at most 256.*got 257/],
-  ['has a number for an id', '{"id":7,"text":"x"}', /id: must be a text, got 7/],
-  ['has two ids that differ', '{"id":"a","_id":"b","text":"x"}', /differs from _id/],
-  ['has no text', '{"id":"a"}', /text: must be a text, got nothing/],
+  ['has a fraction for an id', '{"id":7.5,"text":"x"}', /id: must be a string that is not empty, got 7.5/],
+  ['has two ids that differ', '{"id":"a","_id":"b","text":"x"}', /id: must be the same as _id, "b", got "a"/],
+  ['has no text', '{"id":"a"}', /text: must be a string, got nothing/],
   ['has a text that is too long', `{"id":"a","text":"${'x'.repeat(101)}"}`, /at most 100 bytes, got 101/],
   ['is endless', `{"id":"a","text":"${'x'.repeat(1_100_000)}`, /in\.jsonl:1: a line must have at most/],
   ['is not UTF-8', Buffer.from([0x7b, 0xff, 0x0a]), /in\.jsonl:1: must be UTF-8 text/],
