@@ -47,7 +47,7 @@ export function stringOf(
   return value
 }
 
-/** A passage's text title and text with one space between. */
+/** A passage's text: title and text with one space between. */
 export function passageTextOf(source: Source, line: Line, object: Readonly<Record<string, unknown>>): string {
   const text = stringOf(source, line, object, 'text')
   const hasTitle = object['title'] !== undefined && object['title'] !== null
