@@ -35,6 +35,7 @@ export function splitRequest(
       returnDocuments: request.returnDocuments,
       maxTokensPerDoc: request.maxTokensPerDoc,
       dtype: request.dtype,
+      longDocuments: request.longDocuments,
       priority: request.priority,
       submittedAt,
       deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,

@@ -224,6 +224,20 @@ export const OPTIONS = {
     value: '<rule>',
     help: 'what is cut of a pair that is too long: longest_first, or only_second (the document)',
   }),
+  maxWindows: define({
+    group: 'worker',
+    schema: int(1, 10_000),
+    default: 32,
+    value: '<n>',
+    help: 'windows that one document is read in at most with long_documents "windows"; what lies behind them counts as truncated',
+  }),
+  windowOverlapPercent: define({
+    group: 'worker',
+    schema: int(0, 90),
+    default: 25,
+    value: '<percent>',
+    help: 'share of a window that the next one has too',
+  }),
   maxEntryAgeMs: define({
     group: 'worker',
     schema: int(1, 3_600_000),

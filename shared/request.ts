@@ -9,6 +9,9 @@ export interface RequestLimits {
   readonly maxQueryBytes: number
 }
 
+/** What is read of a document that is too long for the model; the wire's `strategy.long_documents`. */
+export type LongDocuments = 'truncate' | 'windows' | 'snippet'
+
 export interface Document {
   readonly id?: string
   readonly text: string
@@ -37,6 +40,7 @@ export interface RerankRequest {
   /** Milliseconds from submission after which the answer is of no use; null: none. */
   readonly deadlineMs: number | null
   readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
+  readonly longDocuments: LongDocuments
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -53,7 +57,7 @@ export interface RerankInput {
   priority?: number | undefined
   deadlineMs?: number | undefined
   strategy?:
-    | { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: 'truncate' | undefined }
+    | { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: LongDocuments | undefined }
     | undefined
 }
 
@@ -70,6 +74,16 @@ export interface Usage {
   tokens: number
   /** Documents of which not every token was read. */
   truncated: number
+  /** Windows that documents were read in; only with `long_documents: "windows"`. */
+  windows?: number
+}
+
+/** Part of a document's text: `text.slice(start, end)`, in UTF-16 code units. */
+export interface Window {
+  /** Which of the document's windows, from 0. */
+  index: number
+  start: number
+  end: number
 }
 
 export interface Timings {
@@ -88,6 +102,10 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
+  /** The window that the score is of; only with `long_documents: "windows"`. */
+  window?: Window
+  /** The score is of some of the document's sentences; only with `long_documents: "snippet"`. */
+  snippet?: true
   document?: { text: string }
 }
 
@@ -163,7 +181,7 @@ export function requestSchema(limits: RequestLimits) {
     strategy: z
       .strictObject({
         dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
-        long_documents: z.literal('truncate').nullish(),
+        long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
       })
       .nullish(),
   }
@@ -201,6 +219,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     priority: r.priority ?? 0,
     deadlineMs: r.deadlineMs ?? null,
     dtype: r.strategy?.dtype ?? 'auto',
+    longDocuments: r.strategy?.long_documents ?? 'truncate',
   }
 }
 

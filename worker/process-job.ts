@@ -5,7 +5,7 @@ import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { RerankJob, ScoredPart } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
-import { encodePairs } from './pipeline/encode-pairs.js'
+import { encodeDocuments, windowsOf } from './pipeline/encode-documents.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
 import { writePart } from './pipeline/write-result.js'
@@ -38,11 +38,11 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const scorer = await scorers.get(job.model, job.dtype)
   const candidates = await metrics.time('load', () => loader.load(job))
   const passages = candidates.map((candidate) => candidate.document.text)
-  const cacheKey = cache.keyOf(scorer.context(job.maxTokensPerDoc), job.query)
+  const cacheKey = cache.keyOf(scorer.context(job.maxTokensPerDoc, job.longDocuments), job.query)
   const known = await metrics.time('cache', () => cache.read(cacheKey, passages))
 
   const unknown = candidates.filter((_, i) => known[i] === undefined)
-  const giveBack = await budget.take(unknown.length, signal)
+  const giveBack = await budget.take(pairsExpected(job, unknown, scorer), signal)
   try {
     const { scores, ...spent } = await scoreCandidates(job, unknown, scorer, metrics, signal)
     await cache.write(
@@ -50,7 +50,9 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
       unknown.map((c) => c.document.text),
       scores,
     )
-    const part = metrics.time('aggregate', () => composePart(scorer, candidates, known, scores, { ...spent, queuedMs }))
+    const part = metrics.time('aggregate', () =>
+      composePart(job, scorer, candidates, known, scores, { ...spent, queuedMs }),
+    )
     const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
     metrics.pairs.inc({ source: 'model' }, scores.length)
     metrics.pairs.inc({ source: 'cache' }, candidates.length - scores.length)
@@ -92,19 +94,27 @@ async function scoreCandidates(
   if (candidates.length === 0) return { scores: [], tokens: 0, tokenizeMs: 0, batchWaitMs: 0, inferenceMs: 0 }
   const startedAt = performance.now()
   const passages = candidates.map((candidate) => candidate.document.text)
-  const pairs = await metrics.time('tokenize', () =>
-    encodePairs(scorer.encoder, job.query, passages, job.maxTokensPerDoc),
-  )
+  const documents = await metrics.time('tokenize', () => encodeDocuments(scorer, job, passages))
   const tokenizeMs = performance.now() - startedAt
+  const pairs = documents.flatMap((document) => document.pairs)
   const { priority, deadlineAt } = job
   const request = { pairs, priority, deadlineAt, signal }
   const { logits, batchWaitMs, inferenceMs } = await scorer.batcher.score(request).catch((error) => {
-    throw inRequest(error, candidates)
+    throw inRequest(
+      error,
+      documents.flatMap((document, i) => document.pairs.map(() => candidates[i]?.index ?? i)),
+    )
   })
   metrics.observeStage('batch_wait', batchWaitMs)
   metrics.observeStage('inference', inferenceMs)
+  let next = 0
+  const scores = documents.map((document) => {
+    const first = next
+    next += document.pairs.length
+    return document.score(logits.subarray(first, next))
+  })
   return {
-    scores: pairs.map(({ truncated }, i) => ({ logit: logits[i] ?? 0, truncated })),
+    scores,
     tokens: pairs.reduce((sum, pair) => sum + pair.ids.length, 0),
     tokenizeMs,
     batchWaitMs,
@@ -112,15 +122,23 @@ async function scoreCandidates(
   }
 }
 
+/** For the budget, before anything is tokenised: about how many pairs the candidates will be. */
+function pairsExpected(job: RerankJob, candidates: readonly Candidate[], scorer: Scorer): number {
+  if (job.longDocuments !== 'windows') return candidates.length
+  const most = scorer.windows.maxWindows
+  return candidates.reduce((sum, { document }) => sum + Math.min(most, windowsOf(document.text.length, scorer)), 0)
+}
+
 /** A batcher's error names a pair by its place among those it was given; callers know the document's index. */
-function inRequest(error: unknown, candidates: readonly Candidate[]): unknown {
+function inRequest(error: unknown, owners: readonly number[]): unknown {
   if (!(error instanceof RankmillError) || error.details.index === undefined) return error
-  const index = candidates[error.details.index]?.index ?? error.details.index
+  const index = owners[error.details.index] ?? error.details.index
   const details = { ...error.details, index, param: `documents.${index}` }
   return new RankmillError(error.code, `documents.${index}: ${error.message}`, details, { cause: error })
 }
 
 function composePart(
+  job: RerankJob,
   scorer: Scorer,
   candidates: readonly Candidate[],
   known: readonly (KnownScore | undefined)[],
@@ -129,11 +147,21 @@ function composePart(
 ): ScoredPart {
   let next = 0
   let truncated = 0
+  let windows = 0
   const scored = candidates.map(({ index, document }, i) => {
     const score = known[i] ?? scores[next++]
     if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
     if (score.truncated) truncated++
-    return { index, score: scorer.activate(score.logit), document }
+    const { logit, snippet } = score
+    const { count, ...window } = score.window ?? { count: 0 }
+    windows += count
+    return {
+      index,
+      score: scorer.activate(logit),
+      ...('index' in window ? { window } : {}),
+      ...(snippet ? { snippet } : {}),
+      document,
+    }
   })
   return {
     model: scorer.model.name,
@@ -146,6 +174,7 @@ function composePart(
       exited_early: 0,
       tokens: spent.tokens,
       truncated,
+      ...(job.longDocuments === 'windows' ? { windows } : {}),
     },
     timings: {
       queued: spent.queuedMs,

@@ -3,11 +3,12 @@ import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import type { LongDocuments } from '../shared/request.js'
 import { Batcher } from './batching/batcher.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
-import { PairEncoder } from './tokenize/pair-encoder.js'
+import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
 
 /** How models come into being: real ones, or fakes in speed tests of the queue. */
@@ -22,7 +23,9 @@ export interface Scorer {
   readonly encoder: PairEncoder
   readonly engine: InferenceEngine
   readonly batcher: Batcher
-  context(maxTokensPerDoc: number | null): ScoringContext
+  /** How documents that are too long for one pair are cut into windows. */
+  readonly windows: WindowRule
+  context(maxTokensPerDoc: number | null, longDocuments: LongDocuments): ScoringContext
   /** Logit to relevance score. */
   activate(logit: number): number
 }
@@ -92,6 +95,7 @@ export class Scorers {
     const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
+    const windows = { maxWindows: this.#options.maxWindows, overlap: this.#options.windowOverlapPercent / 100 }
     const metrics = this.#metrics
     const scorer: Scorer = {
       model,
@@ -108,7 +112,14 @@ export class Scorers {
           metrics.batchPaddingRatio.observe(1 - tokens / paddedTokens)
         },
       }),
-      context: (maxTokensPerDoc) => ({ modelFingerprint: model.fingerprint, maxTokens, truncation, maxTokensPerDoc }),
+      windows,
+      context: (maxTokensPerDoc, longDocuments) => ({
+        modelFingerprint: model.fingerprint,
+        maxTokens,
+        truncation,
+        maxTokensPerDoc,
+        longDocuments: longDocuments === 'windows' ? { windows } : longDocuments,
+      }),
       activate: model.activation === 'sigmoid' ? (logit) => 1 / (1 + Math.exp(-logit)) : (logit) => logit,
     }
     this.#loaded.add(scorer)

@@ -5,7 +5,7 @@ import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankResult } from '../../shared/request.js'
+import type { LongDocuments, RerankResult } from '../../shared/request.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
@@ -23,6 +23,7 @@ interface RerankFlags {
   json?: true
   topN?: number
   maxTokensPerDoc?: number
+  longDocuments?: LongDocuments
 }
 
 export function rerankCommand(): Command {
@@ -37,6 +38,12 @@ export function rerankCommand(): Command {
       new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
         Number,
       ),
+    )
+    .addOption(
+      new Option(
+        '--long-documents <mode>',
+        'what is read of a document that is too long: its beginning (truncate), all of it in overlapping windows, the best of which counts (windows), or the sentences closest to the query (snippet); default: truncate',
+      ).choices(['truncate', 'windows', 'snippet']),
     )
     .option('--jsonl', 'each line is {"id": …, "text": …}')
     .option('--json', 'JSON lines, on a terminal too')
@@ -60,6 +67,7 @@ async function run(command: Command, files: string[]): Promise<void> {
       model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
       topN: flags.topN ?? (asTable ? 10 : undefined),
       maxTokensPerDoc: flags.maxTokensPerDoc,
+      strategy: flags.longDocuments && { long_documents: flags.longDocuments },
     })
     process.stdout.write(asTable ? table(result, documents) : jsonLines(result, documents))
     if (asTable) note(summary(result))

@@ -16,11 +16,13 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
-  const results = best.map(({ index, score, document }): RankedDocument => {
+  const results = best.map(({ index, score, window, snippet, document }): RankedDocument => {
     return {
       index,
       ...(document.id === undefined ? {} : { id: document.id }),
       relevance_score: score,
+      ...(window === undefined ? {} : { window }),
+      ...(snippet === undefined ? {} : { snippet }),
       ...(job.returnDocuments ? { document: { text: document.text } } : {}),
     }
   })
@@ -45,6 +47,7 @@ function addUsage(a: Usage, b: Usage): Usage {
     exited_early: a.exited_early + b.exited_early,
     tokens: a.tokens + b.tokens,
     truncated: a.truncated + b.truncated,
+    ...(a.windows === undefined ? {} : { windows: a.windows + (b.windows ?? 0) }),
   }
 }
 

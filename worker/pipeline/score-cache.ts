@@ -5,10 +5,17 @@
 import { hash } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Keys } from '../../shared/keys.js'
+import type { LongDocuments, Window } from '../../shared/request.js'
+import type { WindowRule } from '../tokenize/pair-encoder.js'
 
+/** A document's score, and what there is to say of it. */
 export interface KnownScore {
   readonly logit: number
   readonly truncated: boolean
+  /** The score is of some of the document's sentences. */
+  readonly snippet?: true
+  /** The window that won, and how many there were. */
+  readonly window?: Window & { readonly count: number }
 }
 
 /** What, beside the texts, a score depends on. */
@@ -17,10 +24,15 @@ export interface ScoringContext {
   readonly maxTokens: number
   readonly truncation: string
   readonly maxTokensPerDoc: number | null
+  /** The mode, with what else the mode depends on. */
+  readonly longDocuments: LongDocuments | { readonly windows: WindowRule }
 }
 
-/** float32 logit, then one byte: 1 where the document was truncated. */
+/** float32 logit and one byte of flags; where a window won, its index, start and end and the number of windows. */
 const VALUE_BYTES = 5
+const WINDOW_VALUE_BYTES = VALUE_BYTES + 16
+const TRUNCATED = 1
+const SNIPPET = 2
 /** 96 bits tell passages of one query apart. */
 const FIELD_BYTES = 12
 
@@ -37,10 +49,10 @@ export class ScoreCache {
 
   /** The key under which a query's scores are kept; it changes whenever a score could. */
   keyOf(context: ScoringContext, query: string): string {
-    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc } = context
-    const model = digest(JSON.stringify([1, modelFingerprint, maxTokens, truncation, maxTokensPerDoc])).toString(
-      'base64url',
-    )
+    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments } = context
+    const model = digest(
+      JSON.stringify([2, modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments]),
+    ).toString('base64url')
     return this.#keys.scores(model, digest(query).toString('base64url'))
   }
 
@@ -48,9 +60,7 @@ export class ScoreCache {
   async read(key: string, passages: readonly string[]): Promise<(KnownScore | undefined)[]> {
     if (this.#ttlMs === 0 || passages.length === 0) return passages.map(() => undefined)
     const values = await this.#redis.hmgetBuffer(key, ...passages.map(fieldOf))
-    return values.map((value) =>
-      value?.length === VALUE_BYTES ? { logit: value.readFloatLE(0), truncated: value[4] === 1 } : undefined,
-    )
+    return values.map((value) => (value === null ? undefined : unpack(value)))
   }
 
   async write(key: string, passages: readonly string[], scores: readonly KnownScore[]): Promise<void> {
@@ -59,16 +69,36 @@ export class ScoreCache {
     passages.forEach((passage, i) => {
       const score = scores[i]
       if (!score) return
-      const value = Buffer.alloc(VALUE_BYTES)
-      value.writeFloatLE(score.logit, 0)
-      value[4] = score.truncated ? 1 : 0
-      fields.push(fieldOf(passage), value)
+      fields.push(fieldOf(passage), pack(score))
     })
     await this.#redis
       .pipeline()
       .hset(key, ...fields)
       .pexpire(key, this.#ttlMs)
       .exec()
+  }
+}
+
+function pack({ logit, truncated, snippet, window }: KnownScore): Buffer {
+  const value = Buffer.alloc(window ? WINDOW_VALUE_BYTES : VALUE_BYTES)
+  value.writeFloatLE(logit, 0)
+  value[4] = (truncated ? TRUNCATED : 0) | (snippet ? SNIPPET : 0)
+  const numbers = window ? [window.index, window.start, window.end, window.count] : []
+  for (const [i, number] of numbers.entries()) value.writeUInt32LE(number, VALUE_BYTES + 4 * i)
+  return value
+}
+
+function unpack(value: Buffer): KnownScore | undefined {
+  if (value.length !== VALUE_BYTES && value.length !== WINDOW_VALUE_BYTES) return undefined
+  const flags = value[4] ?? 0
+  const at = (i: number) => value.readUInt32LE(VALUE_BYTES + 4 * i)
+  return {
+    logit: value.readFloatLE(0),
+    truncated: (flags & TRUNCATED) !== 0,
+    ...(flags & SNIPPET ? { snippet: true } : {}),
+    ...(value.length === WINDOW_VALUE_BYTES
+      ? { window: { index: at(0), start: at(1), end: at(2), count: at(3) } }
+      : {}),
   }
 }
 

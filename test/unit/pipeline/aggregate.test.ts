@@ -18,6 +18,7 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   returnDocuments: false,
   maxTokensPerDoc: null,
   dtype: 'auto',
+  longDocuments: 'truncate',
   priority: 0,
   submittedAt: 100,
   deadlineAt: null,

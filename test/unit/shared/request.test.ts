@@ -29,6 +29,7 @@ describe('parseRequest', () => {
       priority: 0,
       deadlineMs: null,
       dtype: 'auto',
+      longDocuments: 'truncate',
     })
   })
 
