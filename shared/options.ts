@@ -259,6 +259,13 @@ export const OPTIONS = {
     value: '<ms>',
     help: 'how long scores are kept in Redis for pairs that come again; 0 turns the score cache off',
   }),
+  localScoreCacheEntries: define({
+    group: 'worker',
+    schema: int(0, 100_000_000),
+    default: 100_000,
+    value: '<n>',
+    help: 'scores that a worker keeps in its own memory in front of those in Redis (about 300 bytes each); 0 keeps none',
+  }),
   corpusCacheBytes: define({
     group: 'worker',
     schema: int(0, 64_000_000_000),

@@ -18,6 +18,7 @@ import { HEARTBEAT_MS, Scripts } from '../shared/scripts.js'
 import { PairBudget } from './batching/pair-budget.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
+import { ScoreFlights } from './pipeline/score-flights.js'
 import { writeError } from './pipeline/write-result.js'
 import { processJob, type Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
@@ -106,7 +107,8 @@ export class RerankWorker {
     this.#stages = {
       loader: new CandidateLoader(new Corpora(redis, this.#keys), options.corpusCacheBytes),
       scorers: this.scorers,
-      cache: new ScoreCache(redis, this.#keys, options.scoreCacheTtlMs),
+      cache: new ScoreCache(redis, this.#keys, options),
+      flights: new ScoreFlights(),
       budget: new PairBudget(options.maxInflightPairs),
       scripts: this.#scripts,
       metrics: this.metrics,
