@@ -18,6 +18,7 @@ export interface RerankJob {
   readonly maxTokensPerDoc: number | null
   readonly dtype: RerankRequest['dtype']
   readonly longDocuments: RerankRequest['longDocuments']
+  readonly prefilter: RerankRequest['prefilter']
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly submittedAt: number
@@ -29,6 +30,7 @@ export interface RerankJob {
 export interface ScoredCandidate {
   readonly index: number
   readonly score: number
+  readonly scoredBy?: string
   readonly window?: Window
   readonly snippet?: true
   readonly document: Document

@@ -90,6 +90,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'candidates in one job; a request with more is split among workers',
   }),
+  maxPrefilterDocuments: define({
+    group: 'producer',
+    schema: int(1, 1_000_000),
+    default: 10_000,
+    value: '<n>',
+    help: 'documents in one request with strategy.prefilter: it is one job whatever its size, because the filter compares all of them',
+  }),
   maxQueuedJobs: define({
     group: 'producer',
     schema: int(1, 100_000_000),

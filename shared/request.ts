@@ -7,10 +7,19 @@ export interface RequestLimits {
   readonly maxDocuments: number
   readonly maxDocumentBytes: number
   readonly maxQueryBytes: number
+  readonly maxPrefilterDocuments: number
 }
 
 /** What is read of a document that is too long for the model; the wire's `strategy.long_documents`. */
 export type LongDocuments = 'truncate' | 'windows' | 'snippet'
+
+/** What goes to the model only after a cheaper look at all candidates of the request. */
+export interface Prefilter {
+  /** Candidates that the model scores: so many (1 or more), a share of all (below 1), or as many as seems safe. */
+  readonly keep: number | 'auto'
+  /** `bm25`, or a bi-encoder that the workers serve. */
+  readonly model: string
+}
 
 export interface Document {
   readonly id?: string
@@ -41,6 +50,8 @@ export interface RerankRequest {
   readonly deadlineMs: number | null
   readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
   readonly longDocuments: LongDocuments
+  /** null: the model scores every candidate. */
+  readonly prefilter: Prefilter | null
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -57,7 +68,11 @@ export interface RerankInput {
   priority?: number | undefined
   deadlineMs?: number | undefined
   strategy?:
-    | { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: LongDocuments | undefined }
+    | {
+        dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined
+        long_documents?: LongDocuments | undefined
+        prefilter?: { keep?: number | 'auto' | undefined; model?: string | undefined } | undefined
+      }
     | undefined
 }
 
@@ -68,6 +83,7 @@ export interface Usage {
   scored: number
   /** Pairs whose score was already known. */
   cached: number
+  /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
@@ -102,6 +118,8 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
+  /** Only where a prefilter left candidates out: the model, or the filter, which gives no score but a place. */
+  scored_by?: string
   /** The window that the score is of; only with `long_documents: "windows"`. */
   window?: Window
   /** The score is of some of the document's sentences; only with `long_documents: "snippet"`. */
@@ -146,6 +164,15 @@ function textSchema(limit: number, code: ErrorCode) {
     .refine((text) => text.isWellFormed(), SURROGATE)
 }
 
+const keepSchema = z.union([z.number(), z.string()]).refine((keep): keep is number | 'auto' => isKeep(keep), {
+  error: (issue) =>
+    `must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", got ${JSON.stringify(issue.input)}`,
+})
+
+function isKeep(keep: number | string): boolean {
+  return keep === 'auto' || (typeof keep === 'number' && keep > 0 && (keep < 1 || Number.isSafeInteger(keep)))
+}
+
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
   const atMost = `must hold at most ${limits.maxDocuments} documents`
@@ -182,6 +209,9 @@ export function requestSchema(limits: RequestLimits) {
       .strictObject({
         dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
         long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
+        prefilter: z
+          .strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() })
+          .nullish(),
       })
       .nullish(),
   }
@@ -189,6 +219,7 @@ export function requestSchema(limits: RequestLimits) {
   return {
     inline: z.strictObject({ ...fields, documents: inline }),
     reference: z.strictObject({ ...fields, documents: reference }),
+    maxPrefilterDocuments: limits.maxPrefilterDocuments,
   }
 }
 
@@ -208,6 +239,11 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
+  const prefilter = prefilterOf(
+    r.strategy?.prefilter,
+    candidateCount(r.documents as RerankRequest['documents']),
+    schema,
+  )
   return {
     id: r.id ?? newId(),
     query: r.query,
@@ -220,7 +256,24 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     deadlineMs: r.deadlineMs ?? null,
     dtype: r.strategy?.dtype ?? 'auto',
     longDocuments: r.strategy?.long_documents ?? 'truncate',
+    prefilter,
   }
+}
+
+/** A filter has to see all candidates at once, so that such a request is never split: its size has a bound of its own. */
+function prefilterOf(
+  given: { keep?: number | string | null | undefined; model?: string | null | undefined } | null | undefined,
+  documents: number,
+  { maxPrefilterDocuments }: RequestSchema,
+): Prefilter | null {
+  if (given == null) return null
+  if (documents > maxPrefilterDocuments) {
+    const message =
+      `documents: a request with strategy.prefilter must hold at most ${maxPrefilterDocuments} documents ` +
+      `(maxPrefilterDocuments), got ${documents}`
+    throw new RankmillError('too_many_documents', message, { param: 'documents' })
+  }
+  return { keep: (given.keep ?? 'auto') as Prefilter['keep'], model: given.model ?? 'bm25' }
 }
 
 function renameAliases(input: unknown): unknown {

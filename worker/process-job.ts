@@ -2,13 +2,15 @@
 import { UnrecoverableError } from 'bullmq'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
-import type { RerankJob, ScoredPart } from '../shared/job.js'
+import type { RerankJob } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
+import { composePart, type Scored } from './pipeline/aggregate.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
+import { type Filtered, prefilter } from './pipeline/prefilter.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
 import type { ScoreFlights } from './pipeline/score-flights.js'
-import { addSpent, NOTHING_SPENT, pairsExpected, type Spent, scorePairs } from './pipeline/score-pairs.js'
+import { addSpent, NOTHING_SPENT, pairsExpected, scorePairs } from './pipeline/score-pairs.js'
 import { writePart } from './pipeline/write-result.js'
 import type { Scorer, Scorers } from './scorers.js'
 
@@ -39,11 +41,13 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
 
   const scorer = await scorers.get(job.model, job.dtype)
   const candidates = await metrics.time('load', () => loader.load(job))
-  const scored = await scoreCandidates(job, candidates, scorer, stages, signal)
-  const part = metrics.time('aggregate', () => composePart(job, scorer, candidates, scored, queuedMs))
+  const filtered = await sift(job, candidates, stages, signal)
+  const scored = await scoreCandidates(job, filtered.kept, scorer, stages, signal)
+  const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, scored, queuedMs))
   const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
   metrics.pairs.inc({ source: 'model' }, scored.fromModel)
-  metrics.pairs.inc({ source: 'cache' }, candidates.length - scored.fromModel)
+  metrics.pairs.inc({ source: 'cache' }, filtered.kept.length - scored.fromModel)
+  metrics.pairs.inc({ source: 'prefilter' }, filtered.rest.length)
   metrics.tokens.inc(scored.spent.tokens)
   return answered
 }
@@ -62,12 +66,15 @@ function refuseLate(job: RerankJob, now: number): void {
   throw new RankmillError('deadline_exceeded', message)
 }
 
-interface Scored {
-  /** In the order of the candidates. */
-  readonly scores: readonly (KnownScore | undefined)[]
-  /** Candidates that went through the model for this job. */
-  readonly fromModel: number
-  readonly spent: Spent
+async function sift(
+  job: RerankJob,
+  candidates: readonly Candidate[],
+  { metrics }: Stages,
+  signal: AbortSignal,
+): Promise<Filtered> {
+  const { prefilter: wanted } = job
+  if (wanted === null) return { kept: candidates, rest: [] }
+  return metrics.time('prefilter', () => prefilter(job, wanted, candidates, signal))
 }
 
 /** Each candidate's score from whoever has it first: the caches, a job that is scoring the same pair, the model. */
@@ -138,52 +145,5 @@ async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promi
     return await Promise.race([promise, aborted])
   } finally {
     signal.removeEventListener('abort', stop)
-  }
-}
-
-function composePart(
-  job: RerankJob,
-  scorer: Scorer,
-  candidates: readonly Candidate[],
-  { scores, fromModel, spent }: Scored,
-  queuedMs: number,
-): ScoredPart {
-  let truncated = 0
-  let windows = 0
-  const scored = candidates.map(({ index, document }, i) => {
-    const score = scores[i]
-    if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
-    if (score.truncated) truncated++
-    const { logit, snippet } = score
-    const { count, ...window } = score.window ?? { count: 0 }
-    windows += count
-    return {
-      index,
-      score: scorer.activate(logit),
-      ...('index' in window ? { window } : {}),
-      ...(snippet ? { snippet } : {}),
-      document,
-    }
-  })
-  return {
-    model: scorer.model.name,
-    candidates: scored,
-    usage: {
-      pairs: candidates.length,
-      scored: fromModel,
-      cached: candidates.length - fromModel,
-      prefiltered: 0,
-      exited_early: 0,
-      tokens: spent.tokens,
-      truncated,
-      ...(job.longDocuments === 'windows' ? { windows } : {}),
-    },
-    timings: {
-      queued: queuedMs,
-      tokenize: spent.tokenizeMs,
-      batch_wait: spent.batchWaitMs,
-      inference: spent.inferenceMs,
-      total: 0,
-    },
   }
 }

@@ -1,7 +1,82 @@
 /** Stage: scored candidates to a part, parts to a result. */
-import type { RerankJob, ScoredPart } from '../../shared/job.js'
+import { RankmillError } from '../../shared/errors.js'
+import type { RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
+import type { Scorer } from '../scorers.js'
+import type { Filtered } from './prefilter.js'
+import type { KnownScore } from './score-cache.js'
+import type { Spent } from './score-pairs.js'
+
+/** The candidates that the model looked at, in their order, with their scores. */
+export interface Scored {
+  readonly scores: readonly (KnownScore | undefined)[]
+  /** Candidates that went through the model for this job. */
+  readonly fromModel: number
+  readonly spent: Spent
+}
+
+/**
+ * One job's part. What a prefilter left out is placed behind all that was scored, in the filter's order: its score is
+ * none of the model's, but makes the order (score descending) hold.
+ */
+export function composePart(
+  job: RerankJob,
+  { model, activate }: Pick<Scorer, 'model' | 'activate'>,
+  { kept, rest }: Filtered,
+  { scores, fromModel, spent }: Scored,
+  queuedMs: number,
+): ScoredPart {
+  const by = (name: string) => (rest.length > 0 ? { scoredBy: name } : {})
+  let truncated = 0
+  let windows = 0
+  const scored = kept.map(({ index, document }, i): ScoredCandidate => {
+    const score = scores[i]
+    if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
+    if (score.truncated) truncated++
+    const { logit, snippet } = score
+    const { count, ...window } = score.window ?? { count: 0 }
+    windows += count
+    return {
+      index,
+      score: activate(logit),
+      ...by(model.name),
+      ...('index' in window ? { window } : {}),
+      ...(snippet ? { snippet } : {}),
+      document,
+    }
+  })
+  const lowest = scored.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
+  const behind = rest.map(({ index, document }, i): ScoredCandidate => {
+    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...by(job.prefilter?.model ?? ''), document }
+  })
+  return {
+    model: model.name,
+    candidates: [...scored, ...behind],
+    usage: {
+      pairs: kept.length + rest.length,
+      scored: fromModel,
+      cached: kept.length - fromModel,
+      prefiltered: rest.length,
+      exited_early: 0,
+      tokens: spent.tokens,
+      truncated,
+      ...(job.longDocuments === 'windows' ? { windows } : {}),
+    },
+    timings: {
+      queued: queuedMs,
+      tokenize: spent.tokenizeMs,
+      batch_wait: spent.batchWaitMs,
+      inference: spent.inferenceMs,
+      total: 0,
+    },
+  }
+}
+
+/** A number below `lowest`, the further the larger the share; between 0 and a positive one. */
+function below(lowest: number, share: number): number {
+  return lowest > 0 ? lowest * (1 - share) : lowest - share
+}
 
 /** Keeps of a part what can come into the result: its first topN. */
 export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
@@ -16,11 +91,12 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
-  const results = best.map(({ index, score, window, snippet, document }): RankedDocument => {
+  const results = best.map(({ index, score, scoredBy, window, snippet, document }): RankedDocument => {
     return {
       index,
       ...(document.id === undefined ? {} : { id: document.id }),
       relevance_score: score,
+      ...(scoredBy === undefined ? {} : { scored_by: scoredBy }),
       ...(window === undefined ? {} : { window }),
       ...(snippet === undefined ? {} : { snippet }),
       ...(job.returnDocuments ? { document: { text: document.text } } : {}),

@@ -19,6 +19,7 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   maxTokensPerDoc: null,
   dtype: 'auto',
   longDocuments: 'truncate',
+  prefilter: null,
   priority: 0,
   submittedAt: 100,
   deadlineAt: null,

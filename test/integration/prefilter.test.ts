@@ -1,0 +1,84 @@
+/** `strategy.prefilter` over a real queue, with real workers. */
+import { describe, expect, it } from 'vitest'
+import { useStage } from './stage.js'
+
+const stage = useStage()
+const DOCUMENTS = Array.from(
+  { length: 60 },
+  (_, i) => `document ${i} ${i % 3 === 0 ? 'about the job queue' : 'of fruit'}`,
+)
+const request = { query: 'job queue', documents: DOCUMENTS }
+const bm25 = (keep: number | 'auto') => ({ prefilter: { keep, model: 'bm25' } })
+
+describe('a lexical prefilter', () => {
+  it('leaves only the best to the model, whose scores are the same; the rest follows in its order', async () => {
+    const worker = await stage().worker({ scoreCacheTtlMs: 0 })
+    const client = stage().client()
+    const all = await client.rerank(request)
+    const some = await client.rerank({ ...request, strategy: bm25(25) })
+    expect(some.usage).toMatchObject({ pairs: 60, scored: 25, cached: 0, prefiltered: 35 })
+    const scored = some.results.slice(0, 25)
+    expect(new Set(scored.map(({ scored_by }) => scored_by))).toEqual(new Set([some.model]))
+    const kept = new Set(scored.map(({ index }) => index))
+    // The 20 that have the query's words, and the first five of those that are all alike.
+    const others = DOCUMENTS.flatMap((_, i) => (i % 3 === 0 ? [] : [i]))
+    for (let i = 0; i < 60; i++) expect(kept.has(i)).toBe(i % 3 === 0 || others.indexOf(i) < 5)
+    expect(scored.map(({ scored_by: _, ...row }) => row)).toEqual(all.results.filter(({ index }) => kept.has(index)))
+    const rest = some.results.slice(25)
+    for (const row of rest) expect(row.scored_by).toBe('bm25')
+    const indexes = rest.map(({ index }) => index)
+    expect(indexes).toEqual([...indexes].sort((a, b) => a - b))
+    const scores = some.results.map(({ relevance_score }) => relevance_score)
+    for (const [i, score] of scores.slice(1).entries()) expect(score).toBeLessThanOrEqual(scores[i]!)
+    expect(Math.max(...scores.slice(25))).toBeLessThan(Math.min(...scores.slice(0, 25)))
+    const { values } = await worker.metrics.pairs.get()
+    expect(values.find(({ labels }) => labels.source === 'prefilter')?.value).toBe(35)
+  })
+
+  it('that keeps all changes nothing', async () => {
+    await stage().worker({ scoreCacheTtlMs: 0 })
+    const client = stage().client()
+    const off = await client.rerank({ ...request, returnDocuments: true })
+    for (const keep of [60, 1000, 0.999, 'auto'] as const) {
+      const on = await client.rerank({ ...request, returnDocuments: true, strategy: bm25(keep) })
+      expect(on.results).toEqual(off.results)
+      expect(on.usage).toEqual(off.usage)
+    }
+  })
+
+  it('sees all candidates of a request, whatever a job may hold', async () => {
+    await stage().worker()
+    const whole = await stage()
+      .client()
+      .rerank({ ...request, strategy: bm25(10) })
+    const split = await stage()
+      .client({ maxJobPairs: 7 })
+      .rerank({ ...request, strategy: bm25(10), topN: 30 })
+    expect(split.results).toEqual(whole.results.slice(0, 30))
+    const refused = stage()
+      .client({ maxPrefilterDocuments: 59 })
+      .rerank({ ...request, strategy: bm25(10) })
+    await expect(refused).rejects.toMatchObject({ code: 'too_many_documents', details: { param: 'documents' } })
+  })
+
+  it('goes together with the other strategies', async () => {
+    await stage().worker({ maxTokens: 64 })
+    const documents = [...DOCUMENTS, `${'fruit '.repeat(100)} job queue job queue job queue`]
+    const result = await stage()
+      .client()
+      .rerank({ ...request, documents, strategy: { ...bm25(30), long_documents: 'windows' } })
+    expect(result.usage).toMatchObject({ pairs: 61, scored: 30, prefiltered: 31 })
+    expect(result.results.filter(({ window }) => window)).toHaveLength(30)
+  })
+
+  it('that no worker serves is refused by its name', async () => {
+    await stage().worker()
+    const unknown = stage()
+      .client()
+      .rerank({ ...request, strategy: { prefilter: { keep: 3, model: '/etc/passwd' } } })
+    await expect(unknown).rejects.toMatchObject({
+      code: 'unknown_model',
+      details: { param: 'strategy.prefilter.model' },
+    })
+  })
+})
