@@ -154,6 +154,13 @@ export const OPTIONS = {
     value: '<name>',
     help: 'the model a worker serves: a shipped name, a folder, or a hub id (org/name); several, divided by commas, the first being the default',
   }),
+  filter: define({
+    group: 'worker',
+    schema: text(),
+    default: 'rankmill-filter',
+    value: '<name>',
+    help: 'the bi-encoder that requests may name as strategy.prefilter.model, loaded when first named: a shipped name, a folder, or a hub id; several, divided by commas',
+  }),
   dtype: define({
     group: 'worker',
     schema: oneOf('auto', 'fp32', 'fp16', 'int8'),
@@ -272,6 +279,13 @@ export const OPTIONS = {
     default: 100_000,
     value: '<n>',
     help: 'scores that a worker keeps in its own memory in front of those in Redis (about 300 bytes each); 0 keeps none',
+  }),
+  embeddingCacheBytes: define({
+    group: 'worker',
+    schema: int(0, 64_000_000_000),
+    default: 128_000_000,
+    value: '<bytes>',
+    help: 'embeddings of a prefilter that are kept in memory, so that each text is embedded once; 0 keeps none',
   }),
   corpusCacheBytes: define({
     group: 'worker',

@@ -69,12 +69,13 @@ function refuseLate(job: RerankJob, now: number): void {
 async function sift(
   job: RerankJob,
   candidates: readonly Candidate[],
-  { metrics }: Stages,
+  { scorers, metrics }: Stages,
   signal: AbortSignal,
 ): Promise<Filtered> {
   const { prefilter: wanted } = job
-  if (wanted === null) return { kept: candidates, rest: [] }
-  return metrics.time('prefilter', () => prefilter(job, wanted, candidates, signal))
+  if (wanted === null) return { kept: candidates, rest: [], by: '' }
+  const filter = await scorers.filter(wanted.model)
+  return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
 }
 
 /** Each candidate's score from whoever has it first: the caches, a job that is scoring the same pair, the model. */

@@ -1,5 +1,6 @@
 /** `strategy.prefilter` over a real queue, with real workers. */
 import { describe, expect, it } from 'vitest'
+import { tinyModel } from '../fixtures/models/tiny-models.js'
 import { useStage } from './stage.js'
 
 const stage = useStage()
@@ -80,5 +81,35 @@ describe('a lexical prefilter', () => {
       code: 'unknown_model',
       details: { param: 'strategy.prefilter.model' },
     })
+  })
+})
+
+describe('a bi-encoder as prefilter', () => {
+  const filter = tinyModel('bi-encoder')
+
+  it('chooses what the model scores, and orders the rest', async () => {
+    await stage().worker({ scoreCacheTtlMs: 0, filter })
+    const client = stage().client()
+    const all = await client.rerank(request)
+    const some = await client.rerank({ ...request, strategy: { prefilter: { keep: 0.5, model: filter } } })
+    expect(some.usage).toMatchObject({ pairs: 60, scored: 30, prefiltered: 30 })
+    const kept = some.results.slice(0, 30)
+    expect(kept.map(({ scored_by: _, ...row }) => row)).toEqual(
+      all.results.filter(({ index }) => kept.some((row) => row.index === index)),
+    )
+    for (const row of some.results.slice(30)) expect(row.scored_by).toBe(filter)
+    const again = await client.rerank({ ...request, strategy: { prefilter: { keep: 20, model: filter } } })
+    // The best 20 of its order, then the next ten, then the same rest.
+    expect(again.results.slice(-30).map(({ index }) => index)).toEqual(some.results.slice(30).map(({ index }) => index))
+  })
+
+  it('is opened when it is first named, and refused where it cannot be', async () => {
+    await stage().worker({ filter: `${filter},no-such-filter` })
+    const ask = (model: string) =>
+      stage()
+        .client()
+        .rerank({ ...request, strategy: { prefilter: { keep: 5, model } } })
+    await expect(ask('no-such-filter')).rejects.toMatchObject({ code: 'unknown_model' })
+    expect((await ask(filter)).usage.prefiltered).toBe(55)
   })
 })

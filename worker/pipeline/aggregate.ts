@@ -23,11 +23,11 @@ export interface Scored {
 export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
-  { kept, rest }: Filtered,
+  { kept, rest, by: filter }: Filtered,
   { scores, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
-  const by = (name: string) => (rest.length > 0 ? { scoredBy: name } : {})
+  const scoredBy = (name: string) => (rest.length > 0 ? { scoredBy: name } : {})
   let truncated = 0
   let windows = 0
   const scored = kept.map(({ index, document }, i): ScoredCandidate => {
@@ -40,7 +40,7 @@ export function composePart(
     return {
       index,
       score: activate(logit),
-      ...by(model.name),
+      ...scoredBy(model.name),
       ...('index' in window ? { window } : {}),
       ...(snippet ? { snippet } : {}),
       document,
@@ -48,7 +48,7 @@ export function composePart(
   })
   const lowest = scored.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
   const behind = rest.map(({ index, document }, i): ScoredCandidate => {
-    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...by(job.prefilter?.model ?? ''), document }
+    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(filter), document }
   })
   return {
     model: model.name,

@@ -1,16 +1,25 @@
 /** Stage: which candidates the model scores, where the request wants a cheaper look at all of them first. */
-import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
 import type { Prefilter } from '../../shared/request.js'
 import { bm25 } from './bm25.js'
 import type { Candidate } from './load-candidates.js'
 
+/** A cheap look at passages: a score for each, higher is better. */
+export interface Filter {
+  readonly name: string
+  score(query: string, passages: readonly string[], signal: AbortSignal): Promise<ArrayLike<number>>
+}
+
+export const BM25: Filter = { name: 'bm25', score: bm25 }
+
 export interface Filtered {
   /** Those that the model scores, in the order of the request. */
   readonly kept: readonly Candidate[]
   /** Those that it does not, in the filter's order, best first. */
   readonly rest: readonly Candidate[]
+  /** The filter's name; empty where there was none. */
+  readonly by: string
 }
 
 /** `auto` keeps a fifth, but not fewer than this, nor fewer than are to be returned. */
@@ -20,27 +29,28 @@ const AUTO_SHARE = 0.2
 /**
  * Best first means by the filter's score, then by index. A filter that would keep everything is not run.
  *
- * @throws RankmillError `unknown_model`; or the signal's reason
+ * @throws what the filter throws; or the signal's reason
  */
 export async function prefilter(
   { query, topN }: Pick<RerankJob, 'query' | 'topN'>,
-  { keep, model }: Prefilter,
+  keep: Prefilter['keep'],
+  filter: Filter,
   candidates: readonly Candidate[],
   signal: AbortSignal,
 ): Promise<Filtered> {
-  if (model !== 'bm25') {
-    const message = `strategy.prefilter.model: "${model}" is not served here; served: bm25`
-    throw new RankmillError('unknown_model', message, { param: 'strategy.prefilter.model' })
-  }
   const count = keptOf(keep, candidates.length, topN)
-  if (count >= candidates.length) return { kept: candidates, rest: [] }
+  if (count >= candidates.length) return { kept: candidates, rest: [], by: filter.name }
   const passages = candidates.map(({ document }) => document.text)
-  const scores = await bm25(query, passages, signal)
+  const scores = await filter.score(query, passages, signal)
   const ranking = candidates
     .map((candidate, i) => ({ candidate, index: candidate.index, score: scores[i] ?? 0 }))
     .sort(byRank)
     .map(({ candidate }) => candidate)
-  return { kept: ranking.slice(0, count).sort((a, b) => a.index - b.index), rest: ranking.slice(count) }
+  return {
+    kept: ranking.slice(0, count).sort((a, b) => a.index - b.index),
+    rest: ranking.slice(count),
+    by: filter.name,
+  }
 }
 
 function keptOf(keep: Prefilter['keep'], count: number, topN: number | null): number {

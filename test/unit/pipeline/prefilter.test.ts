@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { bm25 } from '../../../worker/pipeline/bm25.js'
-import { prefilter } from '../../../worker/pipeline/prefilter.js'
+import { BM25, prefilter } from '../../../worker/pipeline/prefilter.js'
 import { termsOf } from '../../../worker/pipeline/terms.js'
 
 const never = new AbortController().signal
@@ -63,12 +63,7 @@ describe('prefilter', () => {
     const texts = fc.array(text(8), { minLength: 1, maxLength: 30 })
     await fc.assert(
       fc.asyncProperty(text(4), texts, keep, async (query, passages, wanted) => {
-        const { kept, rest } = await prefilter(
-          { query, topN: null },
-          { keep: wanted, model: 'bm25' },
-          candidatesOf(passages),
-          never,
-        )
+        const { kept, rest } = await prefilter({ query, topN: null }, wanted, BM25, candidatesOf(passages), never)
         const scores = await bm25(query, passages, never)
         const ranking = passages.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b)
         const count = wanted === 'auto' ? passages.length : wanted < 1 ? Math.ceil(passages.length * wanted) : wanted
@@ -86,16 +81,7 @@ describe('prefilter', () => {
     ['more than there are', 5000, 1000],
   ])('keeps %s', async (_, keep, count) => {
     const candidates = candidatesOf(Array.from({ length: 1000 }, (__, i) => `job ${i}`))
-    const { kept, rest } = await prefilter({ query: 'job', topN: 3 }, { keep, model: 'bm25' }, candidates, never)
+    const { kept, rest } = await prefilter({ query: 'job', topN: 3 }, keep, BM25, candidates, never)
     expect([kept.length, rest.length]).toEqual([count, 1000 - count])
-  })
-
-  it('names the filters that there are', async () => {
-    const unknown = prefilter({ query: 'q', topN: null }, { keep: 1, model: 'other' }, candidatesOf(['a', 'b']), never)
-    await expect(unknown).rejects.toMatchObject({
-      code: 'unknown_model',
-      message: expect.stringMatching(/"other".*bm25/),
-      details: { param: 'strategy.prefilter.model' },
-    })
   })
 })
