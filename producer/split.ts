@@ -38,6 +38,7 @@ export function splitRequest(
       dtype: request.dtype,
       longDocuments: request.longDocuments,
       prefilter: request.prefilter,
+      fuse: request.fuse,
       priority: request.priority,
       submittedAt,
       deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,

@@ -8,10 +8,10 @@ import { isCorpusReference, type RerankRequest } from './request.js'
  */
 export function fingerprintOf(request: RerankRequest): string {
   const hash = createHash('sha256')
-  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc, dtype, longDocuments, prefilter } = request
-  hash.update(
-    JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, dtype, longDocuments, prefilter]),
-  )
+  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
+  const { dtype, longDocuments, prefilter, fuse } = request
+  const strategy = [dtype, longDocuments, prefilter, fuse]
+  hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) hash.update(JSON.stringify([documents.corpus, documents.ids]))
   else for (const { id, text } of documents) hash.update(JSON.stringify([id ?? null, text]))

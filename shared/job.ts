@@ -19,6 +19,7 @@ export interface RerankJob {
   readonly dtype: RerankRequest['dtype']
   readonly longDocuments: RerankRequest['longDocuments']
   readonly prefilter: RerankRequest['prefilter']
+  readonly fuse: RerankRequest['fuse']
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly submittedAt: number

@@ -52,6 +52,8 @@ export interface RerankRequest {
   readonly longDocuments: LongDocuments
   /** null: the model scores every candidate. */
   readonly prefilter: Prefilter | null
+  /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
+  readonly fuse: number | null
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -72,6 +74,7 @@ export interface RerankInput {
         dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined
         long_documents?: LongDocuments | undefined
         prefilter?: { keep?: number | 'auto' | undefined; model?: string | undefined } | undefined
+        fuse?: 'none' | 'rrf' | { weight: number } | undefined
       }
     | undefined
 }
@@ -164,12 +167,21 @@ function textSchema(limit: number, code: ErrorCode) {
     .refine((text) => text.isWellFormed(), SURROGATE)
 }
 
-const keepSchema = z.union([z.number(), z.string()]).refine((keep): keep is number | 'auto' => isKeep(keep), {
+const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
   error: (issue) =>
     `must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", got ${JSON.stringify(issue.input)}`,
 })
 
-function isKeep(keep: number | string): boolean {
+const fuseSchema = z.unknown().transform((fuse, context): number | null => {
+  const weight = fuse === 'rrf' ? 0.5 : (fuse as { weight?: unknown } | null)?.weight
+  if (fuse === 'none') return null
+  if (typeof weight === 'number' && weight >= 0 && weight <= 1) return weight
+  const message = `must be "none", "rrf" or {"weight": 0 to 1}, got ${JSON.stringify(fuse)}`
+  context.addIssue({ code: 'custom', message })
+  return z.NEVER
+})
+
+function isKeep(keep: unknown): boolean {
   return keep === 'auto' || (typeof keep === 'number' && keep > 0 && (keep < 1 || Number.isSafeInteger(keep)))
 }
 
@@ -212,6 +224,7 @@ export function requestSchema(limits: RequestLimits) {
         prefilter: z
           .strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() })
           .nullish(),
+        fuse: fuseSchema.nullish(),
       })
       .nullish(),
   }
@@ -257,12 +270,13 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     dtype: r.strategy?.dtype ?? 'auto',
     longDocuments: r.strategy?.long_documents ?? 'truncate',
     prefilter,
+    fuse: fuseOf(r.strategy?.fuse ?? null, prefilter),
   }
 }
 
 /** A filter has to see all candidates at once, so that such a request is never split: its size has a bound of its own. */
 function prefilterOf(
-  given: { keep?: number | string | null | undefined; model?: string | null | undefined } | null | undefined,
+  given: { keep?: Prefilter['keep'] | null | undefined; model?: string | null | undefined } | null | undefined,
   documents: number,
   { maxPrefilterDocuments }: RequestSchema,
 ): Prefilter | null {
@@ -273,7 +287,15 @@ function prefilterOf(
       `(maxPrefilterDocuments), got ${documents}`
     throw new RankmillError('too_many_documents', message, { param: 'documents' })
   }
-  return { keep: (given.keep ?? 'auto') as Prefilter['keep'], model: given.model ?? 'bm25' }
+  return { keep: given.keep ?? 'auto', model: given.model ?? 'bm25' }
+}
+
+function fuseOf(weight: number | null, prefilter: Prefilter | null): number | null {
+  if (weight !== null && prefilter === null) {
+    const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
+    throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
+  }
+  return weight
 }
 
 function renameAliases(input: unknown): unknown {

@@ -73,7 +73,7 @@ async function sift(
   signal: AbortSignal,
 ): Promise<Filtered> {
   const { prefilter: wanted } = job
-  if (wanted === null) return { kept: candidates, rest: [], by: '' }
+  if (wanted === null) return { kept: candidates, rest: [] }
   const filter = await scorers.filter(wanted.model)
   return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
 }

@@ -5,7 +5,7 @@ import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { LongDocuments, RerankResult } from '../../shared/request.js'
+import type { LongDocuments, RerankInput, RerankResult } from '../../shared/request.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
@@ -24,6 +24,8 @@ interface RerankFlags {
   topN?: number
   maxTokensPerDoc?: number
   longDocuments?: LongDocuments
+  prefilter?: number | 'auto'
+  prefilterModel?: string
 }
 
 export function rerankCommand(): Command {
@@ -45,6 +47,13 @@ export function rerankCommand(): Command {
         'what is read of a document that is too long: its beginning (truncate), all of it in overlapping windows, the best of which counts (windows), or the sentences closest to the query (snippet); default: truncate',
       ).choices(['truncate', 'windows', 'snippet']),
     )
+    .addOption(
+      new Option(
+        '--prefilter <keep>',
+        'score only the best by a cheap filter: how many documents, a share of them below 1, or auto',
+      ).argParser((value) => (Number.isNaN(Number(value)) ? value : Number(value))),
+    )
+    .option('--prefilter-model <name>', 'the filter: bm25 (default), or a bi-encoder that the workers serve')
     .option('--jsonl', 'each line is {"id": …, "text": …}')
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
@@ -67,13 +76,21 @@ async function run(command: Command, files: string[]): Promise<void> {
       model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
       topN: flags.topN ?? (asTable ? 10 : undefined),
       maxTokensPerDoc: flags.maxTokensPerDoc,
-      strategy: flags.longDocuments && { long_documents: flags.longDocuments },
+      strategy: strategyOf(flags),
     })
     process.stdout.write(asTable ? table(result, documents) : jsonLines(result, documents))
     if (asTable) note(summary(result))
   } finally {
     await client.close()
     await session.stop()
+  }
+}
+
+function strategyOf({ longDocuments, prefilter, prefilterModel }: RerankFlags): RerankInput['strategy'] {
+  const filtered = prefilter !== undefined || prefilterModel !== undefined
+  return {
+    long_documents: longDocuments,
+    prefilter: filtered ? { keep: prefilter, model: prefilterModel } : undefined,
   }
 }
 

@@ -84,6 +84,43 @@ describe('a lexical prefilter', () => {
   })
 })
 
+describe('fusion', () => {
+  const rowsOf = async (strategy: object) =>
+    (
+      await stage()
+        .client()
+        .rerank({ ...request, strategy })
+    ).results
+
+  it('orders by both ranks, as the formula says', async () => {
+    await stage().worker()
+    const byModel = (await rowsOf({})).map(({ index }) => index)
+    // The filter's order alone: those with the query's words first.
+    const byFilter = (await rowsOf({ prefilter: { keep: 60 }, fuse: { weight: 0 } })).map(({ index }) => index)
+    expect(new Set(byFilter.slice(0, 20))).toEqual(new Set(DOCUMENTS.flatMap((_, i) => (i % 3 === 0 ? [i] : []))))
+    const fused = await rowsOf({ prefilter: { keep: 60 }, fuse: { weight: 0.3 } })
+    const expected = DOCUMENTS.map((_, index) => ({
+      index,
+      score: 61 * (0.3 / (61 + byModel.indexOf(index)) + 0.7 / (61 + byFilter.indexOf(index))),
+    })).sort((a, b) => b.score - a.score || a.index - b.index)
+    for (const [i, { relevance_score, scored_by }] of fused.entries()) {
+      expect(relevance_score).toBeCloseTo(expected[i]!.score, 10)
+      expect(scored_by).toMatch(/\+bm25$/)
+    }
+    const all = await rowsOf({ prefilter: { keep: 60 }, fuse: { weight: 1 } })
+    expect(all.map(({ index }) => index)).toEqual(byModel)
+  })
+
+  it('leaves those that the filter left out behind', async () => {
+    await stage().worker()
+    const rows = await rowsOf({ prefilter: { keep: 10 }, fuse: 'rrf' })
+    expect(rows.slice(10).every(({ scored_by }) => scored_by === 'bm25')).toBe(true)
+    const scores = rows.map(({ relevance_score }) => relevance_score)
+    expect(scores).toEqual([...scores].sort((a, b) => b - a))
+    expect(scores[10]).toBeLessThan(scores[9]!)
+  })
+})
+
 describe('a bi-encoder as prefilter', () => {
   const filter = tinyModel('bi-encoder')
 

@@ -4,6 +4,7 @@ import type { RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
 import type { Scorer } from '../scorers.js'
+import { fuse } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
 import type { Spent } from './score-pairs.js'
@@ -23,11 +24,12 @@ export interface Scored {
 export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
-  { kept, rest, by: filter }: Filtered,
+  { kept, rest, by }: Filtered,
   { scores, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
-  const scoredBy = (name: string) => (rest.length > 0 ? { scoredBy: name } : {})
+  const fused = by !== undefined && job.fuse !== null
+  const scoredBy = (name: string) => (rest.length > 0 || fused ? { scoredBy: name } : {})
   let truncated = 0
   let windows = 0
   const scored = kept.map(({ index, document }, i): ScoredCandidate => {
@@ -40,19 +42,20 @@ export function composePart(
     return {
       index,
       score: activate(logit),
-      ...scoredBy(model.name),
+      ...scoredBy(fused ? `${model.name}+${by.name}` : model.name),
       ...('index' in window ? { window } : {}),
       ...(snippet ? { snippet } : {}),
       document,
     }
   })
-  const lowest = scored.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
+  const ordered = fused ? fuse(scored, by.ranks, job.fuse) : scored
+  const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
   const behind = rest.map(({ index, document }, i): ScoredCandidate => {
-    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(filter), document }
+    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(by?.name ?? ''), document }
   })
   return {
     model: model.name,
-    candidates: [...scored, ...behind],
+    candidates: [...ordered, ...behind],
     usage: {
       pairs: kept.length + rest.length,
       scored: fromModel,

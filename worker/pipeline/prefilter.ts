@@ -18,8 +18,12 @@ export interface Filtered {
   readonly kept: readonly Candidate[]
   /** Those that it does not, in the filter's order, best first. */
   readonly rest: readonly Candidate[]
-  /** The filter's name; empty where there was none. */
-  readonly by: string
+  /** The filter, where one was run. */
+  readonly by?: {
+    readonly name: string
+    /** Of those that were kept, by index, from 1. */
+    readonly ranks: ReadonlyMap<number, number>
+  }
 }
 
 /** `auto` keeps a fifth, but not fewer than this, nor fewer than are to be returned. */
@@ -27,29 +31,32 @@ const AUTO_LEAST = 100
 const AUTO_SHARE = 0.2
 
 /**
- * Best first means by the filter's score, then by index. A filter that would keep everything is not run.
+ * Best first means by the filter's score, then by index. A filter that would keep everything is run only
+ * where its order counts.
  *
  * @throws what the filter throws; or the signal's reason
  */
 export async function prefilter(
-  { query, topN }: Pick<RerankJob, 'query' | 'topN'>,
+  { query, topN, fuse }: Pick<RerankJob, 'query' | 'topN' | 'fuse'>,
   keep: Prefilter['keep'],
   filter: Filter,
   candidates: readonly Candidate[],
   signal: AbortSignal,
 ): Promise<Filtered> {
   const count = keptOf(keep, candidates.length, topN)
-  if (count >= candidates.length) return { kept: candidates, rest: [], by: filter.name }
+  if (count >= candidates.length && fuse === null) return { kept: candidates, rest: [] }
   const passages = candidates.map(({ document }) => document.text)
   const scores = await filter.score(query, passages, signal)
   const ranking = candidates
     .map((candidate, i) => ({ candidate, index: candidate.index, score: scores[i] ?? 0 }))
     .sort(byRank)
     .map(({ candidate }) => candidate)
+  const kept = ranking.slice(0, count)
+  const ranks = new Map(kept.map(({ index }, i) => [index, i + 1]))
   return {
-    kept: ranking.slice(0, count).sort((a, b) => a.index - b.index),
+    kept: kept.sort((a, b) => a.index - b.index),
     rest: ranking.slice(count),
-    by: filter.name,
+    by: { name: filter.name, ranks },
   }
 }
 

@@ -63,7 +63,13 @@ describe('prefilter', () => {
     const texts = fc.array(text(8), { minLength: 1, maxLength: 30 })
     await fc.assert(
       fc.asyncProperty(text(4), texts, keep, async (query, passages, wanted) => {
-        const { kept, rest } = await prefilter({ query, topN: null }, wanted, BM25, candidatesOf(passages), never)
+        const { kept, rest } = await prefilter(
+          { query, topN: null, fuse: null },
+          wanted,
+          BM25,
+          candidatesOf(passages),
+          never,
+        )
         const scores = await bm25(query, passages, never)
         const ranking = passages.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b)
         const count = wanted === 'auto' ? passages.length : wanted < 1 ? Math.ceil(passages.length * wanted) : wanted
@@ -81,7 +87,7 @@ describe('prefilter', () => {
     ['more than there are', 5000, 1000],
   ])('keeps %s', async (_, keep, count) => {
     const candidates = candidatesOf(Array.from({ length: 1000 }, (__, i) => `job ${i}`))
-    const { kept, rest } = await prefilter({ query: 'job', topN: 3 }, keep, BM25, candidates, never)
+    const { kept, rest } = await prefilter({ query: 'job', topN: 3, fuse: null }, keep, BM25, candidates, never)
     expect([kept.length, rest.length]).toEqual([count, 1000 - count])
   })
 })

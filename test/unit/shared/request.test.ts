@@ -37,6 +37,7 @@ describe('parseRequest', () => {
       dtype: 'auto',
       longDocuments: 'truncate',
       prefilter: null,
+      fuse: null,
     })
   })
 
@@ -59,6 +60,11 @@ describe('parseRequest', () => {
     })
     expect(wire).toEqual(library)
     expect(wire).toMatchObject({ topN: 3, returnDocuments: true, maxTokensPerDoc: 5, deadlineMs: 9, dtype: 'fp32' })
+  })
+
+  it('takes a fusion as the share of the model', () => {
+    const weight = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: {}, fuse } }).fuse
+    expect([weight('none'), weight('rrf'), weight({ weight: 0 }), weight(null)]).toEqual([null, 0.5, 0, null])
   })
 
   it('takes a prefilter, filled', () => {
@@ -87,6 +93,14 @@ describe('parseRequest', () => {
       'too_many_documents',
       'documents',
       /at most 3 .*maxPrefilterDocuments.*got 4/,
+    ],
+    ['fusion of nothing', { ...valid, strategy: { fuse: 'rrf' } }, 'invalid_request', 'strategy.fuse', /prefilter/],
+    [
+      'a weight over 1',
+      { ...valid, strategy: { fuse: { weight: 2 }, prefilter: {} } },
+      'invalid_request',
+      'strategy.fuse',
+      /0 to 1.*got \{"weight":2\}/,
     ],
     ['empty query', { ...valid, query: '' }, 'invalid_request', 'query', /empty/],
     ['blank query', { ...valid, query: ' \n' }, 'invalid_request', 'query', /empty/],
