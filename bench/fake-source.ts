@@ -42,4 +42,5 @@ export const fakeSource: ScorerSource = {
   openModel: async () => MODEL,
   loadTokenizer: async () => TOKENIZER,
   createEngine: async () => new FakeEngine(),
+  openFilter: () => Promise.reject(new Error('there is no fake filter')),
 }

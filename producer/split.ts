@@ -4,7 +4,8 @@ import { candidateCount, isCorpusReference, type RerankRequest } from '../shared
 
 /**
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
- * most, so that no worker is left with a crumb while another has a full share.
+ * most, so that no worker is left with a crumb while another has a full share. A request with a prefilter stays whole:
+ * the filter compares all of its candidates.
  */
 export function splitRequest(
   request: RerankRequest,
@@ -14,7 +15,7 @@ export function splitRequest(
 ): RerankJob[] {
   const { documents, deadlineMs } = request
   const count = candidateCount(documents)
-  const parts = Math.ceil(count / maxJobPairs)
+  const parts = request.prefilter === null ? Math.ceil(count / maxJobPairs) : 1
   return Array.from({ length: parts }, (_, part) => {
     const offset = Math.floor((part * count) / parts)
     const end = Math.floor(((part + 1) * count) / parts)
@@ -35,6 +36,9 @@ export function splitRequest(
       returnDocuments: request.returnDocuments,
       maxTokensPerDoc: request.maxTokensPerDoc,
       dtype: request.dtype,
+      longDocuments: request.longDocuments,
+      prefilter: request.prefilter,
+      fuse: request.fuse,
       priority: request.priority,
       submittedAt,
       deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,

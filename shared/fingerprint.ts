@@ -8,8 +8,10 @@ import { isCorpusReference, type RerankRequest } from './request.js'
  */
 export function fingerprintOf(request: RerankRequest): string {
   const hash = createHash('sha256')
-  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc, dtype } = request
-  hash.update(JSON.stringify([1, query, model, topN, returnDocuments, maxTokensPerDoc, dtype]))
+  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
+  const { dtype, longDocuments, prefilter, fuse } = request
+  const strategy = [dtype, longDocuments, prefilter, fuse]
+  hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {
     const { corpus, version, ids, missing } = documents

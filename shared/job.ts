@@ -1,6 +1,6 @@
 /** What one entry of the queue holds, and what scored parts and answers look like in Redis. */
 import type { ErrorBody } from './errors.js'
-import type { Document, RerankRequest, RerankResult, Timings, Usage } from './request.js'
+import type { Document, RerankRequest, RerankResult, Timings, Usage, Window } from './request.js'
 
 /** A request, or one part of a split one, as it travels through the queue. */
 export interface RerankJob {
@@ -17,6 +17,9 @@ export interface RerankJob {
   readonly returnDocuments: boolean
   readonly maxTokensPerDoc: number | null
   readonly dtype: RerankRequest['dtype']
+  readonly longDocuments: RerankRequest['longDocuments']
+  readonly prefilter: RerankRequest['prefilter']
+  readonly fuse: RerankRequest['fuse']
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly submittedAt: number
@@ -28,6 +31,9 @@ export interface RerankJob {
 export interface ScoredCandidate {
   readonly index: number
   readonly score: number
+  readonly scoredBy?: string
+  readonly window?: Window
+  readonly snippet?: true
   readonly document: Document
 }
 

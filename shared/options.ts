@@ -94,6 +94,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'candidates in one job; a request with more is split among workers',
   }),
+  maxPrefilterDocuments: define({
+    group: 'producer',
+    schema: int(1, 1_000_000),
+    default: 10_000,
+    value: '<n>',
+    help: 'documents in one request with strategy.prefilter: it is one job whatever its size, because the filter compares all of them',
+  }),
   maxQueuedJobs: define({
     group: 'producer',
     schema: int(1, 100_000_000),
@@ -202,6 +209,13 @@ export const OPTIONS = {
     value: '<name>',
     help: 'the model a worker serves: a shipped name, a folder, or a hub id (org/name); several, divided by commas, the first being the default',
   }),
+  filter: define({
+    group: 'worker',
+    schema: text(),
+    default: 'rankmill-filter',
+    value: '<name>',
+    help: 'the bi-encoder that requests may name as strategy.prefilter.model, loaded when first named: a shipped name, a folder, or a hub id; several, divided by commas',
+  }),
   dtype: define({
     group: 'worker',
     schema: oneOf('auto', 'fp32', 'fp16', 'int8'),
@@ -279,6 +293,20 @@ export const OPTIONS = {
     value: '<rule>',
     help: 'what is cut of a pair that is too long: longest_first, or only_second (the document)',
   }),
+  maxWindows: define({
+    group: 'worker',
+    schema: int(1, 10_000),
+    default: 32,
+    value: '<n>',
+    help: 'windows that one document is read in at most with long_documents "windows"; what lies behind them counts as truncated',
+  }),
+  windowOverlapPercent: define({
+    group: 'worker',
+    schema: int(0, 90),
+    default: 25,
+    value: '<percent>',
+    help: 'share of a window that the next one has too',
+  }),
   maxEntryAgeMs: define({
     group: 'worker',
     schema: int(1, 3_600_000),
@@ -299,6 +327,20 @@ export const OPTIONS = {
     default: DAY,
     value: '<ms>',
     help: 'how long scores are kept in Redis for pairs that come again; 0 turns the score cache off',
+  }),
+  localScoreCacheEntries: define({
+    group: 'worker',
+    schema: int(0, 100_000_000),
+    default: 100_000,
+    value: '<n>',
+    help: 'scores that a worker keeps in its own memory in front of those in Redis (about 300 bytes each); 0 keeps none',
+  }),
+  embeddingCacheBytes: define({
+    group: 'worker',
+    schema: int(0, 64_000_000_000),
+    default: 128_000_000,
+    value: '<bytes>',
+    help: 'embeddings of a prefilter that are kept in memory, so that each text is embedded once; 0 keeps none',
   }),
   corpusCacheBytes: define({
     group: 'worker',

@@ -8,6 +8,18 @@ export interface RequestLimits {
   readonly maxDocuments: number
   readonly maxDocumentBytes: number
   readonly maxQueryBytes: number
+  readonly maxPrefilterDocuments: number
+}
+
+/** What is read of a document that is too long for the model; the wire's `strategy.long_documents`. */
+export type LongDocuments = 'truncate' | 'windows' | 'snippet'
+
+/** What goes to the model only after a cheaper look at all candidates of the request. */
+export interface Prefilter {
+  /** Candidates that the model scores: so many (1 or more), a share of all (below 1), or as many as seems safe. */
+  readonly keep: number | 'auto'
+  /** `bm25`, or a bi-encoder that the workers serve. */
+  readonly model: string
 }
 
 export interface Document {
@@ -43,6 +55,11 @@ export interface RerankRequest {
   /** Milliseconds from submission after which the answer is of no use; null: none. */
   readonly deadlineMs: number | null
   readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
+  readonly longDocuments: LongDocuments
+  /** null: the model scores every candidate. */
+  readonly prefilter: Prefilter | null
+  /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
+  readonly fuse: number | null
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -64,7 +81,12 @@ export interface RerankInput {
   priority?: number | undefined
   deadlineMs?: number | undefined
   strategy?:
-    | { dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined; long_documents?: 'truncate' | undefined }
+    | {
+        dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined
+        long_documents?: LongDocuments | undefined
+        prefilter?: { keep?: number | 'auto' | undefined; model?: string | undefined } | undefined
+        fuse?: 'none' | 'rrf' | { weight: number } | undefined
+      }
     | undefined
 }
 
@@ -75,12 +97,23 @@ export interface Usage {
   scored: number
   /** Pairs whose score was already known. */
   cached: number
+  /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
   tokens: number
   /** Documents of which not every token was read. */
   truncated: number
+  /** Windows that documents were read in; only with `long_documents: "windows"`. */
+  windows?: number
+}
+
+/** Part of a document's text: `text.slice(start, end)`, in UTF-16 code units. */
+export interface Window {
+  /** Which of the document's windows, from 0. */
+  index: number
+  start: number
+  end: number
 }
 
 export interface Timings {
@@ -99,6 +132,12 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
+  /** Only where a prefilter left candidates out: the model, or the filter, which gives no score but a place. */
+  scored_by?: string
+  /** The window that the score is of; only with `long_documents: "windows"`. */
+  window?: Window
+  /** The score is of some of the document's sentences; only with `long_documents: "snippet"`. */
+  snippet?: true
   document?: { text: string }
 }
 
@@ -142,6 +181,24 @@ function textSchema(limit: number, code: ErrorCode) {
     .refine((text) => text.isWellFormed(), SURROGATE)
 }
 
+const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
+  error: (issue) =>
+    `must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", got ${JSON.stringify(issue.input)}`,
+})
+
+const fuseSchema = z.unknown().transform((fuse, context): number | null => {
+  const weight = fuse === 'rrf' ? 0.5 : (fuse as { weight?: unknown } | null)?.weight
+  if (fuse === 'none') return null
+  if (typeof weight === 'number' && weight >= 0 && weight <= 1) return weight
+  const message = `must be "none", "rrf" or {"weight": 0 to 1}, got ${JSON.stringify(fuse)}`
+  context.addIssue({ code: 'custom', message })
+  return z.NEVER
+})
+
+function isKeep(keep: unknown): boolean {
+  return keep === 'auto' || (typeof keep === 'number' && keep > 0 && (keep < 1 || Number.isSafeInteger(keep)))
+}
+
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
   const atMost = `must hold at most ${limits.maxDocuments} documents`
@@ -182,7 +239,11 @@ export function requestSchema(limits: RequestLimits) {
     strategy: z
       .strictObject({
         dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
-        long_documents: z.literal('truncate').nullish(),
+        long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
+        prefilter: z
+          .strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() })
+          .nullish(),
+        fuse: fuseSchema.nullish(),
       })
       .nullish(),
   }
@@ -190,6 +251,7 @@ export function requestSchema(limits: RequestLimits) {
   return {
     inline: z.strictObject({ ...fields, documents: inline }),
     reference: z.strictObject({ ...fields, documents: reference }),
+    maxPrefilterDocuments: limits.maxPrefilterDocuments,
   }
 }
 
@@ -209,6 +271,11 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
+  const prefilter = prefilterOf(
+    r.strategy?.prefilter,
+    candidateCount(r.documents as RerankRequest['documents']),
+    schema,
+  )
   return {
     id: r.id ?? newId(),
     query: r.query,
@@ -220,6 +287,9 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     priority: r.priority ?? 0,
     deadlineMs: r.deadlineMs ?? null,
     dtype: r.strategy?.dtype ?? 'auto',
+    longDocuments: r.strategy?.long_documents ?? 'truncate',
+    prefilter,
+    fuse: fuseOf(r.strategy?.fuse ?? null, prefilter),
   }
 }
 
@@ -227,6 +297,30 @@ function filledReference(documents: object): object {
   if (!('corpus' in documents)) return documents
   const { corpus, version, ids, missing } = documents as Partial<CorpusReference>
   return { corpus, version: version ?? null, ids, missing: missing ?? 'error' }
+}
+
+/** A filter has to see all candidates at once, so that such a request is never split: its size has a bound of its own. */
+function prefilterOf(
+  given: { keep?: Prefilter['keep'] | null | undefined; model?: string | null | undefined } | null | undefined,
+  documents: number,
+  { maxPrefilterDocuments }: RequestSchema,
+): Prefilter | null {
+  if (given == null) return null
+  if (documents > maxPrefilterDocuments) {
+    const message =
+      `documents: a request with strategy.prefilter must hold at most ${maxPrefilterDocuments} documents ` +
+      `(maxPrefilterDocuments), got ${documents}`
+    throw new RankmillError('too_many_documents', message, { param: 'documents' })
+  }
+  return { keep: given.keep ?? 'auto', model: given.model ?? 'bm25' }
+}
+
+function fuseOf(weight: number | null, prefilter: Prefilter | null): number | null {
+  if (weight !== null && prefilter === null) {
+    const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
+    throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
+  }
+  return weight
 }
 
 function renameAliases(input: unknown): unknown {

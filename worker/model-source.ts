@@ -2,7 +2,9 @@
 import { availableParallelism } from 'node:os'
 import { makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import { BiEncoder } from './bi-encoder.js'
 import { createEngine } from './inference/thread-pool.js'
+import { openBiEncoder } from './model/bi-encoder-model.js'
 import { openModel } from './model/model.js'
 import type { ScorerSource } from './scorers.js'
 import { loadTokenizer } from './tokenize/tokenizer.js'
@@ -10,19 +12,31 @@ import { loadTokenizer } from './tokenize/tokenizer.js'
 export function modelSource(options: Options): ScorerSource {
   const log = makeLogger(options.logLevel, 'rankmill-inference')
   const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate } = options
+  const place = {
+    device: device === 'auto' ? 'cpu' : device,
+    threads: threads || availableParallelism(),
+    cacheDir,
+    log,
+  } as const
   return {
     openModel: (reference, dtype) => openModel(reference, { dtype, device, cacheDir, allowHub: true }),
     loadTokenizer: (model) => loadTokenizer(model.folder),
     createEngine: (model) =>
       createEngine(model, {
-        device: device === 'auto' ? 'cpu' : device,
-        threads: threads || availableParallelism(),
+        ...place,
         ...(sessions ? { sessions } : {}),
         ...(batchPairs ? { batchPairs } : {}),
         ...(batchTokens ? { batchTokens } : {}),
         calibrate,
-        cacheDir,
-        log,
       }),
+    openFilter: async (reference) => {
+      const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
+      const [tokenizer, engine] = await Promise.all([
+        loadTokenizer(model.folder),
+        // The options of batches are those of the model that scores; a filter is small and does with the defaults.
+        createEngine(model, { ...place, calibrate: false }),
+      ])
+      return new BiEncoder(model, tokenizer, engine, options.embeddingCacheBytes)
+    },
   }
 }

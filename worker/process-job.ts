@@ -2,12 +2,15 @@
 import { UnrecoverableError } from 'bullmq'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
-import type { MissingCandidate, RerankJob, ScoredPart } from '../shared/job.js'
+import type { RerankJob } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
-import { encodePairs } from './pipeline/encode-pairs.js'
+import { composePart, type Scored } from './pipeline/aggregate.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
+import { type Filtered, prefilter } from './pipeline/prefilter.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
+import type { ScoreFlights } from './pipeline/score-flights.js'
+import { addSpent, NOTHING_SPENT, pairsExpected, scorePairs } from './pipeline/score-pairs.js'
 import { writePart } from './pipeline/write-result.js'
 import type { Scorer, Scorers } from './scorers.js'
 
@@ -16,6 +19,7 @@ export interface Stages {
   readonly loader: CandidateLoader
   readonly scorers: Scorers
   readonly cache: ScoreCache
+  readonly flights: ScoreFlights
   readonly budget: PairBudget
   readonly scripts: Scripts
   readonly metrics: WorkerMetrics
@@ -29,7 +33,7 @@ export interface Stages {
  * @throws RankmillError of any stage; or the signal's reason, when the request was cancelled or the worker stops
  */
 export async function processJob(job: RerankJob, stages: Stages, signal: AbortSignal): Promise<boolean> {
-  const { loader, scorers, cache, budget, scripts, metrics, now } = stages
+  const { loader, scorers, scripts, metrics, now } = stages
   const queuedMs = Math.max(0, now() - job.submittedAt)
   metrics.observeStage('queued', queuedMs)
   if (await isOver(job, stages)) return false
@@ -37,30 +41,15 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
 
   const scorer = await scorers.get(job.model, job.dtype)
   const { candidates, missing } = await metrics.time('load', () => loader.load(job))
-  const passages = candidates.map((candidate) => candidate.document.text)
-  const cacheKey = cache.keyOf(scorer.context(job.maxTokensPerDoc), job.query)
-  const known = await metrics.time('cache', () => cache.read(cacheKey, passages))
-
-  const unknown = candidates.filter((_, i) => known[i] === undefined)
-  const giveBack = await budget.take(unknown.length, signal)
-  try {
-    const { scores, ...spent } = await scoreCandidates(job, unknown, scorer, metrics, signal)
-    await cache.write(
-      cacheKey,
-      unknown.map((c) => c.document.text),
-      scores,
-    )
-    const part = metrics.time('aggregate', () =>
-      composePart(scorer, candidates, missing, known, scores, { ...spent, queuedMs }),
-    )
-    const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
-    metrics.pairs.inc({ source: 'model' }, scores.length)
-    metrics.pairs.inc({ source: 'cache' }, candidates.length - scores.length)
-    metrics.tokens.inc(spent.tokens)
-    return answered
-  } finally {
-    giveBack()
-  }
+  const filtered = await sift(job, candidates, stages, signal)
+  const scored = await scoreCandidates(job, filtered.kept, scorer, stages, signal)
+  const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, missing, scored, queuedMs))
+  const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
+  metrics.pairs.inc({ source: 'model' }, scored.fromModel)
+  metrics.pairs.inc({ source: 'cache' }, filtered.kept.length - scored.fromModel)
+  metrics.pairs.inc({ source: 'prefilter' }, filtered.rest.length)
+  metrics.tokens.inc(scored.spent.tokens)
+  return answered
 }
 
 /** A part whose sibling failed is not worth scoring, but is kept with it, so that both can be tried again. */
@@ -77,86 +66,85 @@ function refuseLate(job: RerankJob, now: number): void {
   throw new RankmillError('deadline_exceeded', message)
 }
 
-interface Spent {
-  readonly tokens: number
-  readonly tokenizeMs: number
-  readonly batchWaitMs: number
-  readonly inferenceMs: number
+async function sift(
+  job: RerankJob,
+  candidates: readonly Candidate[],
+  { scorers, metrics }: Stages,
+  signal: AbortSignal,
+): Promise<Filtered> {
+  const { prefilter: wanted } = job
+  if (wanted === null) return { kept: candidates, rest: [] }
+  const filter = await scorers.filter(wanted.model)
+  return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
 }
 
+/** Each candidate's score from whoever has it first: the caches, a job that is scoring the same pair, the model. */
 async function scoreCandidates(
   job: RerankJob,
   candidates: readonly Candidate[],
   scorer: Scorer,
-  metrics: WorkerMetrics,
+  { cache, flights, budget, metrics }: Stages,
   signal: AbortSignal,
-): Promise<Spent & { scores: KnownScore[] }> {
-  if (candidates.length === 0) return { scores: [], tokens: 0, tokenizeMs: 0, batchWaitMs: 0, inferenceMs: 0 }
-  const startedAt = performance.now()
-  const passages = candidates.map((candidate) => candidate.document.text)
-  const pairs = await metrics.time('tokenize', () =>
-    encodePairs(scorer.encoder, job.query, passages, job.maxTokensPerDoc),
-  )
-  const tokenizeMs = performance.now() - startedAt
-  const { priority, deadlineAt } = job
-  const request = { pairs, priority, deadlineAt, signal }
-  const { logits, batchWaitMs, inferenceMs } = await scorer.batcher.score(request).catch((error) => {
-    throw inRequest(error, candidates)
-  })
-  metrics.observeStage('batch_wait', batchWaitMs)
-  metrics.observeStage('inference', inferenceMs)
-  return {
-    scores: pairs.map(({ truncated }, i) => ({ logit: logits[i] ?? 0, truncated })),
-    tokens: pairs.reduce((sum, pair) => sum + pair.ids.length, 0),
-    tokenizeMs,
-    batchWaitMs,
-    inferenceMs,
+): Promise<Scored> {
+  const passages = candidates.map(({ document }) => document.text)
+  const keys = cache.keysOf(scorer.context(job.maxTokensPerDoc, job.longDocuments), job.query, passages)
+  const scores = await metrics.time('cache', () => cache.read(keys))
+  let fromModel = 0
+  let spent = NOTHING_SPENT
+  for (;;) {
+    // What another job has landed since is in this process's cache; nobody else runs between this and the claim.
+    cache.recall(keys, scores)
+    const open = candidates.flatMap((_, place) => (scores[place] === undefined ? [place] : []))
+    if (open.length === 0) return { scores, fromModel, spent }
+    const claim = flights.claim(new Map(open.map((place) => [place, cache.pairOf(keys, place)])), job)
+    const found = new Map<number, KnownScore>()
+    try {
+      const mine = claim.mine.flatMap((place) => candidates[place] ?? [])
+      if (mine.length > 0) {
+        const scored = await scoreWithin(budget, job, mine, scorer, metrics, signal)
+        spent = addSpent(spent, scored)
+        claim.mine.forEach((place, i) => {
+          const score = scored.scores[i]
+          if (!score) return
+          found.set(place, score)
+          cache.remember(keys, place, score)
+          claim.land(place, score)
+        })
+      }
+    } finally {
+      claim.release()
+    }
+    fromModel += found.size
+    for (const [place, score] of found) scores[place] = score
+    await cache.write(keys, found)
+    if (claim.others.size === 0) continue
+    // Those that end without a score leave their places open for the next round.
+    const landed = await unlessAborted(Promise.all(claim.others.values()), signal)
+    for (const [n, place] of [...claim.others.keys()].entries()) scores[place] = landed[n]
   }
 }
 
-/** A batcher's error names a pair by its place among those it was given; callers know the document's index. */
-function inRequest(error: unknown, candidates: readonly Candidate[]): unknown {
-  if (!(error instanceof RankmillError) || error.details.index === undefined) return error
-  const index = candidates[error.details.index]?.index ?? error.details.index
-  const details = { ...error.details, index, param: `documents.${index}` }
-  return new RankmillError(error.code, `documents.${index}: ${error.message}`, details, { cause: error })
+/** Nothing of the budget is held while a job waits for another, or the two could wait for each other. */
+async function scoreWithin(budget: PairBudget, ...scoring: Parameters<typeof scorePairs>) {
+  const [job, candidates, scorer, , signal] = scoring
+  const giveBack = await budget.take(pairsExpected(job, candidates, scorer), signal)
+  try {
+    return await scorePairs(...scoring)
+  } finally {
+    giveBack()
+  }
 }
 
-function composePart(
-  scorer: Scorer,
-  candidates: readonly Candidate[],
-  missing: readonly MissingCandidate[],
-  known: readonly (KnownScore | undefined)[],
-  scores: readonly KnownScore[],
-  spent: Spent & { queuedMs: number },
-): ScoredPart {
-  let next = 0
-  let truncated = 0
-  const scored = candidates.map(({ index, document }, i) => {
-    const score = known[i] ?? scores[next++]
-    if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
-    if (score.truncated) truncated++
-    return { index, score: scorer.activate(score.logit), document }
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted()
+  let stop: () => void = () => undefined
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason)
+    signal.addEventListener('abort', stop, { once: true })
   })
-  return {
-    model: scorer.model.name,
-    candidates: scored,
-    ...(missing.length > 0 ? { missing } : {}),
-    usage: {
-      pairs: candidates.length,
-      scored: scores.length,
-      cached: candidates.length - scores.length,
-      prefiltered: 0,
-      exited_early: 0,
-      tokens: spent.tokens,
-      truncated,
-    },
-    timings: {
-      queued: spent.queuedMs,
-      tokenize: spent.tokenizeMs,
-      batch_wait: spent.batchWaitMs,
-      inference: spent.inferenceMs,
-      total: 0,
-    },
+  try {
+    return await Promise.race([promise, aborted])
+  } finally {
+    signal.removeEventListener('abort', stop)
   }
 }

@@ -3,11 +3,14 @@ import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import type { LongDocuments } from '../shared/request.js'
 import { Batcher } from './batching/batcher.js'
+import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
+import { BM25, type Filter } from './pipeline/prefilter.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
-import { PairEncoder } from './tokenize/pair-encoder.js'
+import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
 
 /** How models come into being: real ones, or fakes in speed tests of the queue. */
@@ -15,6 +18,8 @@ export interface ScorerSource {
   openModel(reference: string, dtype: Options['dtype']): Promise<Model>
   loadTokenizer(model: Model): Promise<Tokenizer>
   createEngine(model: Model): Promise<InferenceEngine>
+  /** A bi-encoder, loaded. */
+  openFilter(reference: string): Promise<BiEncoder>
 }
 
 export interface Scorer {
@@ -22,7 +27,9 @@ export interface Scorer {
   readonly encoder: PairEncoder
   readonly engine: InferenceEngine
   readonly batcher: Batcher
-  context(maxTokensPerDoc: number | null): ScoringContext
+  /** How documents that are too long for one pair are cut into windows. */
+  readonly windows: WindowRule
+  context(maxTokensPerDoc: number | null, longDocuments: LongDocuments): ScoringContext
   /** Logit to relevance score. */
   activate(logit: number): number
 }
@@ -37,6 +44,8 @@ export class Scorers {
   readonly #loaded = new Set<Scorer>()
   /** Names that requests may use -> what the model is opened by. */
   readonly #served: ReadonlyMap<string, string>
+  readonly #servedFilters: ReadonlyMap<string, string>
+  readonly #filters = new Map<string, Promise<BiEncoder>>()
 
   constructor(source: ScorerSource, options: Options, metrics: WorkerMetrics, log: Logger, now: () => number) {
     this.#source = source
@@ -44,7 +53,8 @@ export class Scorers {
     this.#metrics = metrics
     this.#log = log
     this.#now = now
-    this.#served = new Map(options.model.split(',').map((name) => [fullName(name.trim()), name.trim()]))
+    this.#served = namesIn(options.model)
+    this.#servedFilters = namesIn(options.filter)
   }
 
   /** The models in use. */
@@ -79,11 +89,39 @@ export class Scorers {
     return loading
   }
 
+  /**
+   * What `strategy.prefilter` may name: `bm25`, and the bi-encoders of the option `filter`.
+   *
+   * @throws RankmillError `unknown_model` when the worker does not serve it; what opening it throws
+   */
+  async filter(name: string): Promise<Filter> {
+    if (name === BM25.name) return BM25
+    const full = fullName(name)
+    const reference = this.#servedFilters.get(full)
+    if (reference === undefined) {
+      const served = [BM25.name, ...this.#servedFilters.keys()].join(', ')
+      const message = `strategy.prefilter.model: "${name}" is not served here; served: ${served}`
+      throw new RankmillError('unknown_model', message, { param: 'strategy.prefilter.model' })
+    }
+    let opening = this.#filters.get(full)
+    if (!opening) {
+      opening = this.#source.openFilter(reference)
+      this.#filters.set(full, opening)
+      opening.catch(() => this.#filters.delete(full))
+    }
+    const biEncoder = await opening
+    return { name: full, score: (...what) => biEncoder.score(...what) }
+  }
+
   async close(): Promise<void> {
     for (const scorer of this.#loaded) scorer.batcher.close()
-    await Promise.allSettled([...this.#loaded].map((scorer) => scorer.engine.close()))
+    await Promise.allSettled([
+      ...[...this.#loaded].map((scorer) => scorer.engine.close()),
+      ...[...this.#filters.values()].map(async (filter) => (await filter).close()),
+    ])
     this.#loaded.clear()
     this.#loading.clear()
+    this.#filters.clear()
   }
 
   async #load(reference: string, dtype: Options['dtype']): Promise<Scorer> {
@@ -92,6 +130,7 @@ export class Scorers {
     const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
+    const windows = { maxWindows: this.#options.maxWindows, overlap: this.#options.windowOverlapPercent / 100 }
     const metrics = this.#metrics
     const scorer: Scorer = {
       model,
@@ -108,7 +147,14 @@ export class Scorers {
           metrics.batchPaddingRatio.observe(1 - tokens / paddedTokens)
         },
       }),
-      context: (maxTokensPerDoc) => ({ modelFingerprint: model.fingerprint, maxTokens, truncation, maxTokensPerDoc }),
+      windows,
+      context: (maxTokensPerDoc, longDocuments) => ({
+        modelFingerprint: model.fingerprint,
+        maxTokens,
+        truncation,
+        maxTokensPerDoc,
+        longDocuments: longDocuments === 'windows' ? { windows } : longDocuments,
+      }),
       activate: model.activation === 'sigmoid' ? (logit) => 1 / (1 + Math.exp(-logit)) : (logit) => logit,
     }
     this.#loaded.add(scorer)
@@ -127,6 +173,11 @@ export class Scorers {
     )
     return scorer
   }
+}
+
+/** Full name -> what it is opened by, of a list divided by commas. */
+function namesIn(list: string): Map<string, string> {
+  return new Map(list.split(',').map((name) => [fullName(name.trim()), name.trim()]))
 }
 
 /** Shipped models go by a short name too: `small` is `rankmill-small`. */

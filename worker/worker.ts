@@ -24,6 +24,7 @@ import { JobLanes } from './job-lanes.js'
 import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
+import { ScoreFlights } from './pipeline/score-flights.js'
 import { writeError } from './pipeline/write-result.js'
 import { processJob, type Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
@@ -103,7 +104,8 @@ export class RerankWorker {
     const stages: Omit<Stages, 'budget'> = {
       loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes),
       scorers: this.scorers,
-      cache: new ScoreCache(redis, this.#keys, options.scoreCacheTtlMs),
+      cache: new ScoreCache(redis, this.#keys, options),
+      flights: new ScoreFlights(),
       scripts: this.#scripts,
       metrics: this.metrics,
       answeredWith: async (id) => outcomeOf(await redis.getrange(this.#keys.result(id), 0, ANSWER_HEAD)),

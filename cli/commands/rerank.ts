@@ -8,6 +8,7 @@ import type { RerankResult } from '../../shared/request.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
+import { addStrategyFlags, type StrategyFlags, strategyOf } from '../strategy-flags.js'
 
 interface SourceDocument {
   readonly id?: string
@@ -16,12 +17,11 @@ interface SourceDocument {
   readonly source: string
 }
 
-interface RerankFlags {
+interface RerankFlags extends StrategyFlags {
   query: string
   jsonl?: true
   json?: true
   topN?: number
-  maxTokensPerDoc?: number
 }
 
 export function rerankCommand(): Command {
@@ -32,14 +32,10 @@ export function rerankCommand(): Command {
     .addOption(
       new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
     )
-    .addOption(
-      new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
-        Number,
-      ),
-    )
     .option('--jsonl', 'each line is {"id": …, "text": …}')
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
+  addStrategyFlags(command)
   addEmbeddedFlags(command)
   return addOptions(command, [...PRODUCER_OPTIONS, ...WORKER_OPTIONS])
 }
@@ -59,6 +55,7 @@ async function run(command: Command, files: string[]): Promise<void> {
       model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
       topN: flags.topN ?? (asTable ? 10 : undefined),
       maxTokensPerDoc: flags.maxTokensPerDoc,
+      strategy: strategyOf(flags),
     })
     process.stdout.write(asTable ? table(result, documents) : jsonLines(result, documents))
     if (asTable) note(summary(result))

@@ -62,6 +62,20 @@ describe('rankmill rerank', () => {
     expect(results[0].relevance_score).toBeGreaterThanOrEqual(results[1].relevance_score)
   })
 
+  it('takes strategies', async () => {
+    const long = ['--long-documents', 'windows', '--max-tokens', '16', '--prefilter', '1']
+    const { code, out } = await rankmill(['rerank', '-q', 'failed job', ...long, ...QUICK], {
+      input: `green pears\n${'retry the failed job of the queue '.repeat(5)}\nred apples\n`,
+    })
+    expect(code).toBe(0)
+    const [first, second, third] = lines(out)
+    expect(first).toMatchObject({ index: 1, scored_by: TINY_MODEL, window: { end: expect.any(Number) } })
+    expect([second.scored_by, third.scored_by]).toEqual(['bm25', 'bm25'])
+    const bad = await rankmill(['rerank', '-q', 'q', '--prefilter', 'most', join(folder, 'plain.txt'), ...QUICK])
+    expect(bad.code).toBe(2)
+    expect(bad.err).toMatch(/strategy\.prefilter\.keep: .*whole number/)
+  })
+
   it('reads standard input and JSON lines, and cuts at --top-n', async () => {
     const { code, out } = await rankmill(['rerank', '-q', 'failed job', '--jsonl', '-n', '1', ...QUICK], {
       input: '{"id":"a","text":"green pears"}\n{"id":"b","text":"retry the failed job"}\n',

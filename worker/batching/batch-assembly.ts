@@ -1,12 +1,16 @@
 /** Puts entries into the tensors of one model call. */
 import type { Batch } from '../inference/engine.js'
-import type { Entry } from './scoring-group.js'
+import type { EncodedPair } from '../tokenize/pair-encoder.js'
 
 /**
  * Row-major int64 tensors [entries, longest], right-padded. Written through 32-bit views: BigInt stores are ten times
  * slower, and token ids fit (the upper halves stay zero; all platforms of ONNX Runtime are little-endian).
  */
-export function assembleBatch(entries: readonly Entry[], padId: number, withTypes: boolean): Batch {
+export function assembleBatch(
+  entries: readonly { readonly pair: EncodedPair }[],
+  padId: number,
+  withTypes: boolean,
+): Batch {
   const length = entries.reduce((longest, { pair }) => Math.max(longest, pair.ids.length), 0)
   const size = entries.length
   const inputIds = new BigInt64Array(size * length)

@@ -1,7 +1,7 @@
 /** The rules of batch shapes: what options may ask for, what is assumed unmeasured, which shapes are worth measuring. */
 import { freemem } from 'node:os'
 import { RankmillError } from '../../shared/errors.js'
-import type { Device, Model } from '../model/model.js'
+import type { Device, ModelFiles } from '../model/model.js'
 import type { BatchShape } from './engine.js'
 
 interface ShapeOptions {
@@ -62,7 +62,7 @@ export function fixedShape({
 
 /** A whole shape from numbers of sessions and tokens, and what the options fix. */
 export function shapeOf(
-  model: Model,
+  model: ModelFiles,
   { threads }: ShapeOptions,
   fixed: FixedShape,
   sessions: number,
@@ -80,7 +80,12 @@ export function shapeOf(
 }
 
 /** What is assumed without a measurement. */
-export function defaultShape(model: Model, modelBytes: number, options: ShapeOptions, fixed: FixedShape): BatchShape {
+export function defaultShape(
+  model: ModelFiles,
+  modelBytes: number,
+  options: ShapeOptions,
+  fixed: FixedShape,
+): BatchShape {
   const [sessions = 1] = sessionCounts(modelBytes, options, fixed)
   return shapeOf(model, options, fixed, sessions, DEFAULT_TOKENS[kindOf(options.device)])
 }

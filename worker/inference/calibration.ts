@@ -10,7 +10,7 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
-import type { Model } from '../model/model.js'
+import type { ModelFiles } from '../model/model.js'
 import { writeWhole } from '../model/model-fingerprint.js'
 import { defaultShape, type FixedShape, fixedShape, sessionCounts, shapeOf, tokenBudgets } from './batch-shape.js'
 import type { Batch, BatchShape } from './engine.js'
@@ -40,7 +40,11 @@ interface ChosenShape {
  *
  * @throws RankmillError `invalid_configuration`, and whatever starting threads throws
  */
-export async function chooseShape(model: Model, options: EngineOptions, start: StartThreads): Promise<ChosenShape> {
+export async function chooseShape(
+  model: ModelFiles,
+  options: EngineOptions,
+  start: StartThreads,
+): Promise<ChosenShape> {
   const fixed = fixedShape(options)
   const { size } = await stat(model.modelPath).catch((cause) => {
     throw new RankmillError('invalid_model', `${model.modelPath}: ${(cause as Error).message}`, {}, { cause })
@@ -63,7 +67,7 @@ export async function chooseShape(model: Model, options: EngineOptions, start: S
 }
 
 async function measure(
-  model: Model,
+  model: ModelFiles,
   options: EngineOptions,
   fixed: FixedShape,
   counts: readonly number[],
@@ -102,7 +106,11 @@ async function measure(
  * Padded tokens a second of all threads together; the harmonic mean over the lengths. Each thread is timed by itself,
  * because in real work none waits for another.
  */
-async function tokensPerSecond(model: Model, threads: readonly SessionThread[], shape: BatchShape): Promise<number> {
+async function tokensPerSecond(
+  model: ModelFiles,
+  threads: readonly SessionThread[],
+  shape: BatchShape,
+): Promise<number> {
   let secondsPerToken = 0
   for (const wanted of LENGTHS) {
     const length = Math.min(wanted, model.maxTokens)
@@ -145,7 +153,7 @@ async function recall(file: string): Promise<BatchShape | undefined> {
 }
 
 /** One file for everything that the best shape depends on. */
-function cacheFile(model: Model, { cacheDir, device, threads }: EngineOptions, fixed: FixedShape): string {
+function cacheFile(model: ModelFiles, { cacheDir, device, threads }: EngineOptions, fixed: FixedShape): string {
   const runtime = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }
   const conditions = [1, model.fingerprint, device, cpus()[0]?.model ?? '', threads, runtime.version, fixed]
   const key = createHash('sha256').update(JSON.stringify(conditions)).digest('hex').slice(0, 32)

@@ -15,7 +15,10 @@ export interface Batch {
 }
 
 export interface BatchOutput {
-  /** [size]; of heads with two logits the second minus the first. */
+  /**
+   * [size]; of heads with two logits the second minus the first. Of a bi-encoder [size, dimensions], row-major:
+   * embeddings of length 1.
+   */
   readonly logits: Float32Array
   /** Time of the model call alone. */
   readonly inferenceMs: number

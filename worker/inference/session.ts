@@ -1,9 +1,11 @@
-/** One ONNX Runtime session of a cross-encoder: made on an inference thread, because its calls block their thread. */
+/** One ONNX Runtime session of a model: made on an inference thread, because its calls block their thread. */
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankmillError } from '../../shared/errors.js'
+import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Model } from '../model/model.js'
 import type { Batch } from './engine.js'
 import { floatsOf } from './half.js'
+import { normaliseRows, poolTokens } from './pooling.js'
 import type { ThreadData } from './thread-protocol.js'
 
 /** Tokens of the calls that warm a session up: short, middling, long. */
@@ -12,10 +14,10 @@ const WARM_UP_LENGTHS = [16, 64, 128]
 /** A loaded model that scores batches, one at a time. */
 export class ScoringSession {
   readonly #session: InferenceSession
-  readonly #model: Model
+  readonly #model: Model | BiEncoderModel
   readonly #output: string
 
-  private constructor(session: InferenceSession, model: Model, output: string) {
+  private constructor(session: InferenceSession, model: Model | BiEncoderModel, output: string) {
     this.#session = session
     this.#model = model
     this.#output = output
@@ -48,7 +50,8 @@ export class ScoringSession {
     } catch (cause) {
       throw startError(cause, model, device)
     }
-    const output = session.outputNames.includes('logits') ? 'logits' : session.outputNames[0]
+    const wanted = model.kind === 'bi-encoder' ? model.output : 'logits'
+    const output = session.outputNames.includes(wanted) ? wanted : session.outputNames[0]
     if (output === undefined) throw new RankmillError('invalid_model', `${model.modelPath}: the graph has no output`)
     const scoring = new ScoringSession(session, model, output)
     await scoring.#warmUp()
@@ -56,7 +59,8 @@ export class ScoringSession {
   }
 
   /**
-   * @returns [size] logits; of a head with two, logit 1 minus logit 0 (a softmax over two is the sigmoid of the difference)
+   * @returns [size] logits; of a head with two, logit 1 minus logit 0 (a softmax over two is the sigmoid of the difference);
+   *   of a bi-encoder [size, dimensions] embeddings
    * @throws RankmillError `inference_failed`, `out_of_memory`
    */
   async run({ size, length, inputIds, attentionMask, tokenTypeIds }: Batch): Promise<Float32Array> {
@@ -69,15 +73,21 @@ export class ScoringSession {
       feeds.token_type_ids = new Tensor('int64', tokenTypeIds ?? new BigInt64Array(size * length), dims)
     }
     let values: Float32Array
+    let pooled = true
     try {
       const outputs = await this.#session.run(feeds, [this.#output])
       const output = outputs[this.#output]
       if (!(output instanceof Tensor)) throw new Error('the output is not a tensor')
       values = floatsOf(output)
+      pooled = output.dims.length === 2
       output.dispose()
     } catch (cause) {
       const message = messageOf(cause)
       throw new RankmillError(isOutOfMemory(message) ? 'out_of_memory' : 'inference_failed', message, {}, { cause })
+    }
+    if (this.#model.kind === 'bi-encoder') {
+      const vectors = pooled ? values : poolTokens(values, attentionMask, size, length, this.#model.pooling)
+      return normaliseRows(vectors, size)
     }
     const { logits: width } = this.#model
     if (values.length !== size * width) {
@@ -118,7 +128,7 @@ export class ScoringSession {
   }
 }
 
-function startError(cause: unknown, model: Model, device: string): RankmillError {
+function startError(cause: unknown, model: Model | BiEncoderModel, device: string): RankmillError {
   const message = messageOf(cause)
   if (isOutOfMemory(message)) return new RankmillError('out_of_memory', `${model.modelPath}: ${message}`, {}, { cause })
   const missing = /ExecutionProvider|execution provider|Failed to load (shared )?library|backend not found|webgpu|CUDA/i

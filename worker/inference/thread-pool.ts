@@ -1,5 +1,6 @@
 /** The engine: inference threads with one session each, and the shape of the batches they are best fed with. */
 import { RankmillError } from '../../shared/errors.js'
+import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Device, Model } from '../model/model.js'
 import { chooseShape, type StartThreads } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineLog, InferenceEngine } from './engine.js'
@@ -27,7 +28,7 @@ export interface EngineOptions {
  * @throws RankmillError `invalid_configuration` (options that cannot go together, a device that is not there),
  *   `invalid_model`, `out_of_memory`
  */
-export async function createEngine(model: Model, options: EngineOptions): Promise<InferenceEngine> {
+export async function createEngine(model: Model | BiEncoderModel, options: EngineOptions): Promise<InferenceEngine> {
   const start: StartThreads = async ({ sessions, threadsPerSession }) => {
     const data = { model, device: options.device, threads: threadsPerSession }
     const starts = await Promise.allSettled(

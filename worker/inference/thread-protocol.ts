@@ -1,11 +1,12 @@
 /** What the main thread and an inference thread say to each other. */
 import type { ErrorBody } from '../../shared/errors.js'
+import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Device, Model } from '../model/model.js'
 import type { Batch } from './engine.js'
 
 /** Given to a thread when it starts (workerData). */
 export interface ThreadData {
-  readonly model: Model
+  readonly model: Model | BiEncoderModel
   readonly device: Device
   /** CPU threads of its session. */
   readonly threads: number

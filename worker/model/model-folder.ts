@@ -60,11 +60,11 @@ export interface TokenizerFacts {
   readonly maxLength: number | undefined
 }
 
-function fault(file: string, what: string, cause?: unknown): RankmillError {
+export function fault(file: string, what: string, cause?: unknown): RankmillError {
   return new RankmillError('invalid_model', `${file}: ${what}`, {}, { cause })
 }
 
-async function readJson<T>(folder: string, name: string, schema: z.ZodType<T>): Promise<T> {
+export async function readJson<T>(folder: string, name: string, schema: z.ZodType<T>): Promise<T> {
   const file = join(folder, name)
   let value: unknown
   try {
@@ -179,16 +179,22 @@ export async function readGraph(path: string): Promise<OnnxFile> {
   return graph
 }
 
-/** The inputs and the head of a cross-encoder's graph, checked against config.json. */
-export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head {
+/** Checks a graph's inputs; whether it asks for token types. */
+export function usesTokenTypes(path: string, graph: OnnxFile): boolean {
   const names = graph.inputs.map(({ name }) => name)
   for (const name of ['input_ids', 'attention_mask']) {
     if (!names.includes(name)) throw fault(path, `the graph has no input "${name}" (inputs: ${names.join(', ')})`)
   }
   for (const { name, type } of graph.inputs) {
-    if (!INPUTS.has(name)) throw fault(path, `the graph wants an input "${name}" that a cross-encoder does not have`)
+    if (!INPUTS.has(name)) throw fault(path, `the graph wants an input "${name}" that an encoder of text does not have`)
     if (type !== INT64) throw fault(path, `the input "${name}" is not int64`)
   }
+  return names.includes('token_type_ids')
+}
+
+/** The inputs and the head of a cross-encoder's graph, checked against config.json. */
+export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head {
+  const types = usesTokenTypes(path, graph)
   const output = graph.outputs.find(({ name }) => name === 'logits') ?? graph.outputs[0]
   if (!output) throw fault(path, 'the graph has no output')
   const { shape } = output
@@ -205,7 +211,7 @@ export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head
   }
   if (width !== 1 && width !== 2)
     throw fault(path, `the head has ${width} outputs; a cross-encoder has 1, or 2 for no and yes`)
-  return { logits: width, usesTokenTypes: names.includes('token_type_ids') }
+  return { logits: width, usesTokenTypes: types }
 }
 
 /** How many token ids the graph knows, where its token embedding can be recognised. */

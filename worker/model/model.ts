@@ -9,8 +9,8 @@ export type Dtype = files.Dtype
 /** Where a model runs. */
 export type Device = 'cpu' | 'cuda' | 'webgpu'
 
-/** Frozen plain data: it is sent to threads as it is. */
-export interface Model {
+/** What every model has. */
+export interface ModelFiles {
   /** `rankmill-small`, or the folder or hub id that it was asked for by. */
   readonly name: string
   /** Absolute path of the folder in Hugging Face layout. */
@@ -18,19 +18,23 @@ export interface Model {
   readonly dtype: Dtype
   /** The ONNX file of that dtype. */
   readonly modelPath: string
-  readonly kind: 'cross-encoder'
-  /** Tokens of a pair, special ones included. */
+  /** Tokens of a pair or a text, special ones included. */
   readonly maxTokens: number
   readonly usesTokenTypes: boolean
+  readonly padId: number
+  /** Changes when anything changes that scores depend on. */
+  readonly fingerprint: string
+  /** Whether what it gives for a pair or a text does not depend on the others of its batch. */
+  readonly batchInvariant: boolean
+}
+
+/** Scores pairs. Frozen plain data: it is sent to threads as it is. */
+export interface Model extends ModelFiles {
+  readonly kind: 'cross-encoder'
   /** Width of the head; with 2 the score is logit 1 - logit 0, because a softmax over two is the sigmoid of the difference. */
   readonly logits: 1 | 2
   /** What sentence-transformers' CrossEncoder puts on top of the logit. */
   readonly activation: 'sigmoid' | 'identity'
-  readonly padId: number
-  /** Changes when anything changes that scores depend on. */
-  readonly fingerprint: string
-  /** Whether a pair's score does not depend on the other pairs of its batch. */
-  readonly batchInvariant: boolean
 }
 
 export interface OpenModelOptions {
@@ -81,7 +85,8 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   })
 }
 
-function chooseDtype(
+/** @throws RankmillError `invalid_model` where the wanted format is not there */
+export function chooseDtype(
   folder: string,
   { dtype: wanted, device }: OpenModelOptions,
   present: Partial<Record<Dtype, string>>,

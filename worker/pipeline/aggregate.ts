@@ -1,7 +1,87 @@
 /** Stage: scored candidates to a part, parts to a result. */
-import type { RerankJob, ScoredPart } from '../../shared/job.js'
+import { RankmillError } from '../../shared/errors.js'
+import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
+import type { Scorer } from '../scorers.js'
+import { fuse } from './fuse.js'
+import type { Filtered } from './prefilter.js'
+import type { KnownScore } from './score-cache.js'
+import type { Spent } from './score-pairs.js'
+
+/** The candidates that the model looked at, in their order, with their scores. */
+export interface Scored {
+  readonly scores: readonly (KnownScore | undefined)[]
+  /** Candidates that went through the model for this job. */
+  readonly fromModel: number
+  readonly spent: Spent
+}
+
+/**
+ * One job's part. What a prefilter left out is placed behind all that was scored, in the filter's order: its score is
+ * none of the model's, but makes the order (score descending) hold.
+ */
+export function composePart(
+  job: RerankJob,
+  { model, activate }: Pick<Scorer, 'model' | 'activate'>,
+  { kept, rest, by }: Filtered,
+  missing: readonly MissingCandidate[],
+  { scores, fromModel, spent }: Scored,
+  queuedMs: number,
+): ScoredPart {
+  const fused = by !== undefined && job.fuse !== null
+  const scoredBy = (name: string) => (rest.length > 0 || fused ? { scoredBy: name } : {})
+  let truncated = 0
+  let windows = 0
+  const scored = kept.map(({ index, document }, i): ScoredCandidate => {
+    const score = scores[i]
+    if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
+    if (score.truncated) truncated++
+    const { logit, snippet } = score
+    const { count, ...window } = score.window ?? { count: 0 }
+    windows += count
+    return {
+      index,
+      score: activate(logit),
+      ...scoredBy(fused ? `${model.name}+${by.name}` : model.name),
+      ...('index' in window ? { window } : {}),
+      ...(snippet ? { snippet } : {}),
+      document,
+    }
+  })
+  const ordered = fused ? fuse(scored, by.ranks, job.fuse) : scored
+  const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
+  const behind = rest.map(({ index, document }, i): ScoredCandidate => {
+    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(by?.name ?? ''), document }
+  })
+  return {
+    model: model.name,
+    candidates: [...ordered, ...behind],
+    ...(missing.length > 0 ? { missing } : {}),
+    usage: {
+      pairs: kept.length + rest.length,
+      scored: fromModel,
+      cached: kept.length - fromModel,
+      prefiltered: rest.length,
+      exited_early: 0,
+      tokens: spent.tokens,
+      truncated,
+      ...(job.longDocuments === 'windows' ? { windows } : {}),
+    },
+    timings: {
+      queued: queuedMs,
+      tokenize: spent.tokenizeMs,
+      batch_wait: spent.batchWaitMs,
+      inference: spent.inferenceMs,
+      total: 0,
+    },
+  }
+}
+
+/** A number below `lowest`, the further the larger the share; between 0 and a positive one. */
+function below(lowest: number, share: number): number {
+  return lowest > 0 ? lowest * (1 - share) : lowest - share
+}
 
 /** Keeps of a part what can come into the result: its first topN. */
 export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
@@ -17,11 +97,14 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
   const missing = parts.flatMap((part) => part.missing ?? []).sort((a, b) => a.index - b.index)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
-  const results = best.map(({ index, score, document }): RankedDocument => {
+  const results = best.map(({ index, score, scoredBy, window, snippet, document }): RankedDocument => {
     return {
       index,
       ...(document.id === undefined ? {} : { id: document.id }),
       relevance_score: score,
+      ...(scoredBy === undefined ? {} : { scored_by: scoredBy }),
+      ...(window === undefined ? {} : { window }),
+      ...(snippet === undefined ? {} : { snippet }),
       ...(job.returnDocuments ? { document: { text: document.text } } : {}),
     }
   })
@@ -47,6 +130,7 @@ function addUsage(a: Usage, b: Usage): Usage {
     exited_early: a.exited_early + b.exited_early,
     tokens: a.tokens + b.tokens,
     truncated: a.truncated + b.truncated,
+    ...(a.windows === undefined ? {} : { windows: a.windows + (b.windows ?? 0) }),
   }
 }
 

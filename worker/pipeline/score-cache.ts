@@ -1,26 +1,56 @@
 /**
- * Scores that are known already, in Redis, shared by all workers. One hash for each model and query, one field a passage:
- * a request costs one HMGET, and small hashes are stored by Redis as compact lists.
+ * Scores that are known already: in this process (the last recently used), then in Redis, shared by all workers. In
+ * Redis there is one hash for each model and query, one field a passage: a request costs one HMGET, and small hashes
+ * are stored by Redis as compact lists. Nothing is kept longer than `scoreCacheTtlMs`.
  */
 import { hash } from 'node:crypto'
 import type { Redis } from 'ioredis'
+import { LRUCache } from 'lru-cache'
 import type { Keys } from '../../shared/keys.js'
+import type { LongDocuments, Window } from '../../shared/request.js'
+import type { WindowRule } from '../tokenize/pair-encoder.js'
 
+/** A document's score, and what there is to say of it. */
 export interface KnownScore {
   readonly logit: number
   readonly truncated: boolean
+  /** The score is of some of the document's sentences. */
+  readonly snippet?: true
+  /** The window that won, and how many there were. */
+  readonly window?: Window & { readonly count: number }
 }
 
 /** What, beside the texts, a score depends on. */
 export interface ScoringContext {
+  /** Hash of the weights, the tokeniser, the configuration and the number format. */
   readonly modelFingerprint: string
   readonly maxTokens: number
   readonly truncation: string
   readonly maxTokensPerDoc: number | null
+  /** The mode, with what else the mode depends on. */
+  readonly longDocuments: LongDocuments | { readonly windows: WindowRule }
 }
 
-/** float32 logit, then one byte: 1 where the document was truncated. */
+/** One query's pairs with some passages. */
+export interface PairKeys {
+  /** Redis key of the query's scores; it changes whenever a score could. */
+  readonly query: string
+  /** Of each passage its field there, binary. */
+  readonly passages: readonly string[]
+}
+
+export interface ScoreCacheOptions {
+  /** 0 turns the cache off. */
+  readonly scoreCacheTtlMs: number
+  /** Scores kept in this process; 0 keeps none. */
+  readonly localScoreCacheEntries: number
+}
+
+/** float32 logit and one byte of flags; where a window won, its index, start and end and the number of windows. */
 const VALUE_BYTES = 5
+const WINDOW_VALUE_BYTES = VALUE_BYTES + 16
+const TRUNCATED = 1
+const SNIPPET = 2
 /** 96 bits tell passages of one query apart. */
 const FIELD_BYTES = 12
 
@@ -28,47 +58,94 @@ export class ScoreCache {
   readonly #redis: Redis
   readonly #keys: Keys
   readonly #ttlMs: number
+  #unshared = 0
+  readonly #local: LRUCache<string, KnownScore> | undefined
 
-  constructor(redis: Redis, keys: Keys, ttlMs: number) {
+  constructor(redis: Redis, keys: Keys, { scoreCacheTtlMs, localScoreCacheEntries }: ScoreCacheOptions) {
     this.#redis = redis
     this.#keys = keys
-    this.#ttlMs = ttlMs
+    this.#ttlMs = scoreCacheTtlMs
+    if (scoreCacheTtlMs > 0 && localScoreCacheEntries > 0)
+      this.#local = new LRUCache({ max: localScoreCacheEntries, ttl: scoreCacheTtlMs })
   }
 
-  /** The key under which a query's scores are kept; it changes whenever a score could. */
-  keyOf(context: ScoringContext, query: string): string {
-    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc } = context
-    const model = digest(JSON.stringify([1, modelFingerprint, maxTokens, truncation, maxTokensPerDoc])).toString(
-      'base64url',
-    )
-    return this.#keys.scores(model, digest(query).toString('base64url'))
+  keysOf(context: ScoringContext, query: string, passages: readonly string[]): PairKeys {
+    // Without a cache nothing is shared: names that no other job has.
+    if (this.#ttlMs === 0) return { query: `unshared ${this.#unshared++}`, passages: passages.map((_, i) => String(i)) }
+    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments } = context
+    const model = digest(
+      JSON.stringify([2, modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments]),
+    ).toString('base64url')
+    return { query: this.#keys.scores(model, digest(query).toString('base64url')), passages: passages.map(fieldOf) }
   }
 
-  /** Known scores of passages, in their order. */
-  async read(key: string, passages: readonly string[]): Promise<(KnownScore | undefined)[]> {
-    if (this.#ttlMs === 0 || passages.length === 0) return passages.map(() => undefined)
-    const values = await this.#redis.hmgetBuffer(key, ...passages.map(fieldOf))
-    return values.map((value) =>
-      value?.length === VALUE_BYTES ? { logit: value.readFloatLE(0), truncated: value[4] === 1 } : undefined,
-    )
+  /** Name of a single pair, the same for the same pair in whatever request. */
+  pairOf({ query, passages }: PairKeys, place: number): string {
+    return `${query} ${passages[place]}`
   }
 
-  async write(key: string, passages: readonly string[], scores: readonly KnownScore[]): Promise<void> {
-    if (this.#ttlMs === 0 || passages.length === 0) return
-    const fields: Buffer[] = []
-    passages.forEach((passage, i) => {
-      const score = scores[i]
-      if (!score) return
-      const value = Buffer.alloc(VALUE_BYTES)
-      value.writeFloatLE(score.logit, 0)
-      value[4] = score.truncated ? 1 : 0
-      fields.push(fieldOf(passage), value)
+  /** Known scores, in the order of the passages. */
+  async read(keys: PairKeys): Promise<(KnownScore | undefined)[]> {
+    const known = new Array<KnownScore | undefined>(keys.passages.length).fill(undefined)
+    this.recall(keys, known)
+    const missing = known.flatMap((score, place) => (score === undefined ? [place] : []))
+    if (this.#ttlMs === 0 || missing.length === 0) return known
+    const values = await this.#redis.hmgetBuffer(keys.query, ...missing.map((place) => fieldIn(keys, place)))
+    values.forEach((value, n) => {
+      const place = missing[n]
+      const score = value ? unpack(value) : undefined
+      if (place === undefined || !score) return
+      known[place] = score
+      this.remember(keys, place, score)
     })
+    return known
+  }
+
+  /** Fills in what this process knows, at once. */
+  recall(keys: PairKeys, scores: (KnownScore | undefined)[]): void {
+    if (!this.#local) return
+    keys.passages.forEach((_, place) => {
+      scores[place] ??= this.#local?.get(this.pairOf(keys, place))
+    })
+  }
+
+  /** Keeps a score in this process, at once. */
+  remember(keys: PairKeys, place: number, score: KnownScore): void {
+    this.#local?.set(this.pairOf(keys, place), score)
+  }
+
+  /** Shares scores with the other workers, by the passages' places. */
+  async write(keys: PairKeys, scores: ReadonlyMap<number, KnownScore>): Promise<void> {
+    if (this.#ttlMs === 0 || scores.size === 0) return
+    const fields = [...scores].flatMap(([place, score]) => [fieldIn(keys, place), pack(score)])
     await this.#redis
       .pipeline()
-      .hset(key, ...fields)
-      .pexpire(key, this.#ttlMs)
+      .hset(keys.query, ...fields)
+      .pexpire(keys.query, this.#ttlMs)
       .exec()
+  }
+}
+
+function pack({ logit, truncated, snippet, window }: KnownScore): Buffer {
+  const value = Buffer.alloc(window ? WINDOW_VALUE_BYTES : VALUE_BYTES)
+  value.writeFloatLE(logit, 0)
+  value[4] = (truncated ? TRUNCATED : 0) | (snippet ? SNIPPET : 0)
+  const numbers = window ? [window.index, window.start, window.end, window.count] : []
+  for (const [i, number] of numbers.entries()) value.writeUInt32LE(number, VALUE_BYTES + 4 * i)
+  return value
+}
+
+function unpack(value: Buffer): KnownScore | undefined {
+  if (value.length !== VALUE_BYTES && value.length !== WINDOW_VALUE_BYTES) return undefined
+  const flags = value[4] ?? 0
+  const at = (i: number) => value.readUInt32LE(VALUE_BYTES + 4 * i)
+  return {
+    logit: value.readFloatLE(0),
+    truncated: (flags & TRUNCATED) !== 0,
+    ...(flags & SNIPPET ? { snippet: true } : {}),
+    ...(value.length === WINDOW_VALUE_BYTES
+      ? { window: { index: at(0), start: at(1), end: at(2), count: at(3) } }
+      : {}),
   }
 }
 
@@ -76,6 +153,10 @@ function digest(text: string): Buffer {
   return hash('sha256', text, 'buffer').subarray(0, 18)
 }
 
-function fieldOf(passage: string): Buffer {
-  return hash('sha256', passage, 'buffer').subarray(0, FIELD_BYTES)
+function fieldIn({ passages }: PairKeys, place: number): Buffer {
+  return Buffer.from(passages[place] ?? '', 'latin1')
+}
+
+function fieldOf(passage: string): string {
+  return hash('sha256', passage, 'buffer').toString('latin1', 0, FIELD_BYTES)
 }

@@ -5,6 +5,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import { RankmillError } from '../../shared/errors.js'
+import { tokenEnds } from './token-positions.js'
 import type { EncodedText, Tokenizer } from './tokenizer.js'
 
 export interface EncodedPair {
@@ -12,6 +13,23 @@ export interface EncodedPair {
   /** Index of the first token with type id 1; ids.length where the model has no second type. */
   readonly secondStart: number
   /** Tokens of the query or the passage were left out. */
+  readonly truncated: boolean
+}
+
+/** How a passage that is too long for one pair is cut into several. */
+export interface WindowRule {
+  /** Windows of one passage at most; what lies behind them counts as truncated. */
+  readonly maxWindows: number
+  /** Share of a window's tokens that the next one has too, 0 to below 1. */
+  readonly overlap: number
+}
+
+export interface EncodedWindows {
+  /** One pair a window, in the passage's order. */
+  readonly pairs: readonly EncodedPair[]
+  /** Of each window, its first token and the one behind its last, counted in the passage. */
+  readonly spans: readonly (readonly [from: number, to: number])[]
+  /** Tokens of the query or the passage are in no window. */
   readonly truncated: boolean
 }
 
@@ -40,6 +58,7 @@ export function longestFirst(first: number, second: number, budget: number): [fi
 }
 
 export class PairEncoder {
+  readonly maxTokens: number
   private readonly tokenizer: Tokenizer
   private readonly truncation: Truncation
   /** Tokens for both segments together. */
@@ -51,6 +70,7 @@ export class PairEncoder {
     const { before, between, after } = tokenizer.template
     const special = before.length + between.length + after.length
     this.tokenizer = tokenizer
+    this.maxTokens = options.maxTokens
     this.truncation = options.truncation
     this.budget = options.maxTokens - special
     if (!Number.isInteger(options.maxTokens) || this.budget < 1) {
@@ -84,6 +104,65 @@ export class PairEncoder {
     const truncated =
       !first.complete || !second.complete || firstLength < first.ids.length || secondLength < second.ids.length
     return this.assemble(first.ids, firstLength, second.ids, secondLength, truncated)
+  }
+
+  /**
+   * Pairs of `query` with overlapping windows of `passage`; one where all of it fits. Every window has as many tokens
+   * as `encode` would keep of the passage; the last one is moved back to end with the passage.
+   *
+   * @throws RankmillError as `encode` does
+   */
+  encodeWindows(query: string, passage: string, rule: WindowRule, maxTokensPerDocument?: number): EncodedWindows {
+    const first = this.tokens(query)
+    const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
+    const head = this.tokens(passage)
+    const [firstLength, room] = this.lengths(query, passage, first, head, limit)
+    const queryCut = !first.complete || firstLength < first.ids.length
+    if (room < 1 || room >= Math.min(head.ids.length, limit)) {
+      const truncated = queryCut || !head.complete || room < head.ids.length
+      return {
+        pairs: [this.assemble(first.ids, firstLength, head.ids, room, truncated)],
+        spans: [[0, room]],
+        truncated,
+      }
+    }
+    const step = Math.max(1, room - Math.floor(room * rule.overlap))
+    const reach = Math.min(limit, room + (rule.maxWindows - 1) * step)
+    const { ids, complete } = this.tokenizer.encode(passage, reach)
+    const windows = 1 + Math.ceil((ids.length - room) / step)
+    const spans = Array.from({ length: windows }, (_, i): [number, number] => {
+      const from = Math.min(i * step, ids.length - room)
+      return [from, from + room]
+    })
+    const truncated = queryCut || !complete
+    return {
+      pairs: spans.map(([from, to]) => this.assemble(first.ids, firstLength, ids.subarray(from, to), room, truncated)),
+      spans,
+      truncated,
+    }
+  }
+
+  /** How many tokens of the passage `encode` would keep, and whether that is all of them. */
+  room(query: string, passage: string, maxTokensPerDocument?: number): { tokens: number; complete: boolean } {
+    const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
+    const second = this.tokens(passage)
+    const [, tokens] = this.lengths(query, passage, this.tokens(query), second, limit)
+    return { tokens, complete: second.complete && tokens === second.ids.length }
+  }
+
+  /** Number of tokens of a text; `limit + 1` stands for any number over the limit. */
+  countTokens(text: string, limit: number): number {
+    const { ids, complete } = this.tokenizer.encode(text, limit)
+    return complete ? ids.length : limit + 1
+  }
+
+  /** Where a span of a passage's tokens begins and ends in its text, in UTF-16 code units (see `tokenEnds`). */
+  locate(passage: string, [from, to]: readonly [from: number, to: number]): { start: number; end: number } {
+    const { ids } = this.tokenizer.encode(passage, to)
+    const [before = 0, end = passage.length] = tokenEnds(this.tokenizer, passage, ids, [from, to])
+    const text = passage.slice(before, end)
+    const start = before + text.length - text.trimStart().length
+    return { start, end: Math.max(start, before + text.trimEnd().length) }
   }
 
   /** The cached ids of a text: one more than the budget at most, which is enough for every length but equal ones. */

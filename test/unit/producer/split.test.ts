@@ -2,7 +2,12 @@ import { describe, expect, it } from 'vitest'
 import { splitRequest } from '../../../producer/split.js'
 import { parseRequest, requestSchema } from '../../../shared/request.js'
 
-const schema = requestSchema({ maxDocuments: 100_000, maxDocumentBytes: 1000, maxQueryBytes: 1000 })
+const schema = requestSchema({
+  maxDocuments: 100_000,
+  maxDocumentBytes: 1000,
+  maxQueryBytes: 1000,
+  maxPrefilterDocuments: 9999,
+})
 const request = (documents: unknown) => parseRequest({ query: 'q', documents, deadlineMs: 50 }, schema, () => 'id')
 
 describe('splitRequest', () => {

@@ -2,9 +2,15 @@ import { describe, expect, it } from 'vitest'
 import { RankmillError } from '../../../shared/errors.js'
 import { parseRequest, requestSchema } from '../../../shared/request.js'
 
-const schema = requestSchema({ maxDocuments: 100_000, maxDocumentBytes: 1_000_000, maxQueryBytes: 1000 })
+const schema = requestSchema({
+  maxDocuments: 100_000,
+  maxDocumentBytes: 1_000_000,
+  maxQueryBytes: 1000,
+  maxPrefilterDocuments: 3,
+})
 const parse = (input: unknown) => parseRequest(input, schema, () => 'new-id')
 const valid = { query: 'q', documents: ['a'] }
+const filtered = (keep: unknown) => ({ ...valid, strategy: { prefilter: { keep } } })
 
 function refusal(input: unknown): RankmillError {
   try {
@@ -29,6 +35,9 @@ describe('parseRequest', () => {
       priority: 0,
       deadlineMs: null,
       dtype: 'auto',
+      longDocuments: 'truncate',
+      prefilter: null,
+      fuse: null,
     })
   })
 
@@ -51,6 +60,18 @@ describe('parseRequest', () => {
     })
     expect(wire).toEqual(library)
     expect(wire).toMatchObject({ topN: 3, returnDocuments: true, maxTokensPerDoc: 5, deadlineMs: 9, dtype: 'fp32' })
+  })
+
+  it('takes a fusion as the share of the model', () => {
+    const weight = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: {}, fuse } }).fuse
+    expect([weight('none'), weight('rrf'), weight({ weight: 0 }), weight(null)]).toEqual([null, 0.5, 0, null])
+  })
+
+  it('takes a prefilter, filled', () => {
+    const filter = (prefilter: object) => parse({ ...valid, strategy: { prefilter } }).prefilter
+    expect(filter({})).toEqual({ keep: 'auto', model: 'bm25' })
+    expect(filter({ keep: 0.25 })).toEqual({ keep: 0.25, model: 'bm25' })
+    expect(filter({ keep: 1, model: 'some-filter' })).toEqual({ keep: 1, model: 'some-filter' })
   })
 
   it('takes passages of a corpus by their ids', () => {
@@ -76,6 +97,24 @@ describe('parseRequest', () => {
   it.each([
     ['no object', 'text', 'invalid_request', 'request', /object/],
     ['null', null, 'invalid_request', 'request', /object/],
+    ['a share of all', filtered(1.5), 'invalid_request', 'strategy.prefilter.keep', /whole number.*below 1.*got 1\.5/],
+    ['keep 0', filtered(0), 'invalid_request', 'strategy.prefilter.keep', /got 0$/],
+    ['keep most', filtered('most'), 'invalid_request', 'strategy.prefilter.keep', /"auto", got "most"/],
+    [
+      'too much to filter',
+      { ...filtered(1), documents: ['a', 'b', 'c', 'd'] },
+      'too_many_documents',
+      'documents',
+      /at most 3 .*maxPrefilterDocuments.*got 4/,
+    ],
+    ['fusion of nothing', { ...valid, strategy: { fuse: 'rrf' } }, 'invalid_request', 'strategy.fuse', /prefilter/],
+    [
+      'a weight over 1',
+      { ...valid, strategy: { fuse: { weight: 2 }, prefilter: {} } },
+      'invalid_request',
+      'strategy.fuse',
+      /0 to 1.*got \{"weight":2\}/,
+    ],
     ['empty query', { ...valid, query: '' }, 'invalid_request', 'query', /empty/],
     ['blank query', { ...valid, query: ' \n' }, 'invalid_request', 'query', /empty/],
     ['no query', { documents: ['a'] }, 'invalid_request', 'query', /string/],

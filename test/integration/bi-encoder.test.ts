@@ -1,0 +1,143 @@
+/** Bi-encoders: what is read of a folder, and embeddings against those that Python's onnxruntime gave. */
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { afterEach, describe, expect, it } from 'vitest'
+import { BiEncoder } from '../../worker/bi-encoder.js'
+import type { InferenceEngine } from '../../worker/inference/engine.js'
+import { createEngine } from '../../worker/inference/thread-pool.js'
+import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
+import { loadTokenizer } from '../../worker/tokenize/tokenizer.js'
+import { copyOf, goldenEmbeddings, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+
+const never = new AbortController().signal
+const open: BiEncoder[] = []
+const quiet = { info: () => undefined, warn: () => undefined }
+
+afterEach(async () => {
+  await Promise.all(open.splice(0).map((encoder) => encoder.close()))
+})
+
+const openModel = async (folder: string) =>
+  openBiEncoder(folder, { dtype: 'auto', device: 'cpu', cacheDir: await temporaryFolder(), allowHub: false })
+
+/** Counts the texts that go through the model. */
+async function openEncoder(cacheBytes: number, folder = tinyModel('bi-encoder')) {
+  const model = await openModel(folder)
+  const [tokenizer, engine] = await Promise.all([
+    loadTokenizer(folder),
+    createEngine(model, {
+      device: 'cpu',
+      threads: 2,
+      calibrate: false,
+      cacheDir: model.folder,
+      log: quiet,
+      batchPairs: 3,
+    }),
+  ])
+  let embedded = 0
+  const counting: InferenceEngine = {
+    slots: engine.slots,
+    sessions: engine.sessions,
+    shape: engine.shape,
+    run: (batch) => {
+      embedded += batch.size
+      return engine.run(batch)
+    },
+    busyRatio: () => engine.busyRatio(),
+    close: () => engine.close(),
+  }
+  const encoder = new BiEncoder(model, tokenizer, counting, cacheBytes)
+  open.push(encoder)
+  return { encoder, embedded: () => embedded }
+}
+
+async function edit(folder: string, name: string, change: object): Promise<void> {
+  const value = await readFile(join(folder, name), 'utf8').then(JSON.parse, () => ({}))
+  await writeFile(join(folder, name), JSON.stringify({ ...value, ...change }))
+}
+
+describe('a bi-encoder', () => {
+  it('gives the embeddings that sentence-transformers would, alone and among others', async () => {
+    const { encoder } = await openEncoder(0)
+    const { texts, embeddings } = goldenEmbeddings()
+    const together = await encoder.embed(texts, never)
+    for (const [i, text] of texts.entries()) {
+      const [alone] = await encoder.embed([text], never)
+      expect(alone).toEqual(together[i])
+      for (const [d, value] of embeddings[i]!.entries()) expect(together[i]![d]).toBeCloseTo(value, 5)
+    }
+  })
+
+  it('scores by the cosine', async () => {
+    const { encoder } = await openEncoder(1e6)
+    const { texts, embeddings } = goldenEmbeddings()
+    const scores = await encoder.score(texts[0]!, texts, never)
+    for (const [i, score] of scores.entries()) {
+      expect(score).toBeCloseTo(
+        embeddings[i]!.reduce((sum, value, d) => sum + value * embeddings[0]![d]!, 0),
+        5,
+      )
+    }
+  })
+
+  it('embeds each text once as long as its cache holds it, and no more than that', async () => {
+    const { encoder, embedded } = await openEncoder(1e6)
+    const texts = Array.from({ length: 50 }, (_, i) => `job ${i % 20}`)
+    const first = await encoder.embed(texts, never)
+    expect(embedded()).toBe(20)
+    expect(await encoder.embed(texts, never)).toEqual(first)
+    expect(embedded()).toBe(20)
+    const { encoder: forgetful, embedded: again } = await openEncoder(1000)
+    expect(await forgetful.embed(texts, never)).toEqual(first)
+    await forgetful.embed(texts, never)
+    expect(again()).toBeGreaterThan(30)
+  })
+
+  it('stops when nobody wants its scores any more', async () => {
+    const { encoder, embedded } = await openEncoder(0)
+    const stop = new AbortController()
+    const texts = Array.from({ length: 3000 }, (_, i) => `job ${i} ${'queue '.repeat(i % 40)}`)
+    const scoring = encoder.score('job', texts, stop.signal)
+    setImmediate(() => stop.abort(new Error('no longer wanted')))
+    await expect(scoring).rejects.toThrow('no longer wanted')
+    expect(embedded()).toBeLessThan(3000)
+  })
+})
+
+describe('a folder', () => {
+  it('says how tokens are pooled, how long a text may be, and what goes before it', async () => {
+    expect(await openModel(tinyModel('bi-encoder'))).toMatchObject({
+      kind: 'bi-encoder',
+      output: 'last_hidden_state',
+      pooling: 'mean',
+      maxTokens: 48,
+      prompts: { query: '', passage: '' },
+      usesTokenTypes: true,
+    })
+    const folder = await copyOf('bi-encoder')
+    await edit(folder, '1_Pooling/config.json', { pooling_mode_mean_tokens: false, pooling_mode_cls_token: true })
+    await edit(folder, 'config_sentence_transformers.json', { prompts: { query: 'query: ', document: 'passage: ' } })
+    await rm(join(folder, 'sentence_bert_config.json'))
+    expect(await openModel(folder)).toMatchObject({
+      pooling: 'cls',
+      maxTokens: 64,
+      prompts: { query: 'query: ', passage: 'passage: ' },
+    })
+    const { encoder } = await openEncoder(0, folder)
+    const { encoder: plain } = await openEncoder(0)
+    expect(await encoder.embed(['the job'], never)).not.toEqual(await plain.embed(['the job'], never))
+  })
+
+  it('is refused where it is no bi-encoder, naming the file', async () => {
+    await expect(openModel(tinyModel('one-logit'))).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/model\.onnx.*"logits".*not that of a bi-encoder/),
+    })
+    const folder = await copyOf('bi-encoder')
+    await edit(folder, '1_Pooling/config.json', { pooling_mode_mean_tokens: false, pooling_mode_max_tokens: true })
+    await expect(openModel(folder)).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/1_Pooling.config\.json.*pooling/),
+    })
+  })
+})
