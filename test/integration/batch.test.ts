@@ -400,7 +400,7 @@ describe('what requests do not say', () => {
     const s = stage()
     await s.worker()
     await s.client().putCorpus('c', [{ id: 'a', text: 'here' }])
-    const long = Array.from({ length: 900 }, (_, i) => `word${i % 50}`).join(' ')
+    const long = Array.from({ length: 120 }, (_, i) => `word${i % 50}`).join(' ')
     const lines = [
       { query: 'q', documents: { corpus: 'c', ids: ['a', 'gone'] } },
       { query: 'q', documents: { corpus: 'c', ids: ['a', 'gone'], missing: 'error' } },
