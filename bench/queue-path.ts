@@ -8,14 +8,12 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { Queue, Worker } from 'bullmq'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { RerankClient } from '../producer/client.js'
-import { splitRequest } from '../producer/split.js'
 import { resolveOptions } from '../shared/options.js'
-import { connectWorker } from '../shared/redis.js'
-import { parseRequest, type RerankInput, requestSchema } from '../shared/request.js'
+import type { RerankInput } from '../shared/request.js'
 import { RerankWorker } from '../worker/worker.js'
+import { bareQueue } from './bare-queue.js'
 import { median, printConditions } from './conditions.js'
 import { fakeSource } from './fake-source.js'
 
@@ -40,40 +38,6 @@ async function measure(client: RerankClient, count: number, kind: 'inline' | 're
   const startedAt = performance.now()
   for await (const { error } of client.rerankAll(requests(count, kind), { window: 64 })) if (error) throw error
   return (count * CANDIDATES) / ((performance.now() - startedAt) / 1000)
-}
-
-/** The same jobs through BullMQ alone: addBulk in, an empty processor out. */
-async function measureBare(url: string, count: number): Promise<number> {
-  const [forQueue, forWorker] = await Promise.all([connectWorker(url), connectWorker(url)])
-  const queue = new Queue('bare', { connection: forQueue, prefix: '{bench-bare}' })
-  const schema = requestSchema(resolveOptions({}, {}))
-  const jobs = [...requests(count, 'inline')].flatMap((input, i) =>
-    splitRequest(
-      parseRequest(input, schema, () => `bare-${process.hrtime.bigint()}-${i}`),
-      256,
-      0,
-      1000,
-    ),
-  )
-  let done = 0
-  const worker = new Worker('bare', async () => void done++, {
-    connection: forWorker,
-    prefix: '{bench-bare}',
-    concurrency: 64,
-    removeOnComplete: { count: 0 },
-  })
-  const finished = new Promise<void>((resolve) => worker.on('completed', () => done === count && resolve()))
-  const startedAt = performance.now()
-  for (let i = 0; i < jobs.length; i += 32)
-    await queue.addBulk(jobs.slice(i, i + 32).map((data) => ({ name: 'bare', data })))
-  await finished
-  const rate = (count * CANDIDATES) / ((performance.now() - startedAt) / 1000)
-  await worker.close()
-  await queue.obliterate({ force: true })
-  await queue.close()
-  forQueue.disconnect()
-  forWorker.disconnect()
-  return rate
 }
 
 if (process.send) {
@@ -107,7 +71,7 @@ if (process.send) {
   await measure(client, 200, 'reference')
   const rates: Record<string, number[]> = { 'bare BullMQ, inline': [], inline: [], 'by reference': [] }
   for (let round = 0; round < ROUNDS; round++) {
-    rates['bare BullMQ, inline']?.push(await measureBare(redis.url, count))
+    rates['bare BullMQ, inline']?.push(await bareQueue(redis.url, [...requests(count, 'inline')]))
     rates['inline']?.push(await measure(client, count, 'inline'))
     rates['by reference']?.push(await measure(client, count, 'reference'))
   }

@@ -11,8 +11,9 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'unknown_model',
   'invalid_model',
   'unknown_corpus',
+  'invalid_corpus',
 ])
-const REDIS: ReadonlySet<ErrorCode> = new Set(['redis_unavailable', 'redis_misconfigured'])
+const REDIS: ReadonlySet<ErrorCode> = new Set(['redis_unavailable', 'redis_misconfigured', 'redis_full'])
 
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof RankmillError)) return EXIT.someFailed

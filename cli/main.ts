@@ -1,6 +1,8 @@
 /** The command `rankmill`. */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
+import { batchCommand } from './commands/batch.js'
+import { corpusCommand } from './commands/corpus.js'
 import { demoCommand } from './commands/demo.js'
 import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
@@ -21,6 +23,8 @@ for (const command of [
   upCommand(),
   workerCommand(),
   rerankCommand(),
+  batchCommand(),
+  corpusCommand(),
   modelsCommand(),
   failedCommand(),
   doctorCommand(),
@@ -29,6 +33,11 @@ for (const command of [
   program.addCommand(command)
 }
 exitInsteadOfCommander(program)
+
+// A reader that has seen enough, as `head` does, is no fault.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
 
 try {
   await program.parseAsync()

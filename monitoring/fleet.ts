@@ -1,19 +1,19 @@
 /** One view over several worker processes: their metrics added up, their health taken together. */
 import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
-import { collectQueue, type ObservedQueue } from './queue-collector.js'
+import { collectQueues, type ObservedQueue } from './queue-collector.js'
 
 /** A registry's contents as plain data, as it travels between processes. */
 export type MetricsSnapshot = MetricObjectWithValues<MetricValue<string>>[]
 
-/** Workers report the queue too when they are scraped one by one; here it is reported once, by the fleet. */
+/** Workers report the queues too when they are scraped one by one; here they are reported once, by the fleet. */
 const REPORTED_BY_FLEET = /^rankmill_queue_/
 
 export class FleetMetrics {
   readonly #own = new Registry()
   readonly #snapshots: () => Promise<MetricsSnapshot[]>
 
-  constructor(queue: ObservedQueue, snapshots: () => Promise<MetricsSnapshot[]>, now: () => number) {
-    collectQueue(this.#own, queue, () => true, now)
+  constructor(queues: readonly ObservedQueue[], snapshots: () => Promise<MetricsSnapshot[]>, now: () => number) {
+    collectQueues(this.#own, queues, () => true, now)
     this.#snapshots = snapshots
   }
 

@@ -1,4 +1,4 @@
-/** Depth and age of the queue, read from Redis when somebody scrapes. */
+/** Depth and age of the queues, read from Redis when somebody scrapes. */
 import { Gauge, type Registry } from 'prom-client'
 
 const STATES = ['waiting', 'prioritized', 'active', 'delayed', 'failed'] as const
@@ -12,12 +12,12 @@ export interface ObservedQueue {
 }
 
 /**
- * Registers the queue's gauges. Of all processes on a queue only one should report it, or sums over instances count it
- * several times: `reports` says whether this one does, asked at each scrape.
+ * Registers the gauges of a fleet's queues. Of all processes on them only one should report them, or sums over instances
+ * count them several times: `reports` says whether this one does, asked at each scrape.
  */
-export function collectQueue(
+export function collectQueues(
   registry: Registry,
-  queue: ObservedQueue,
+  queues: readonly ObservedQueue[],
   reports: () => boolean,
   now: () => number,
 ): void {
@@ -29,8 +29,10 @@ export function collectQueue(
     async collect() {
       this.reset()
       if (!reports()) return
-      const counts = await queue.getJobCounts(...STATES).catch(() => undefined)
-      for (const state of counts ? STATES : []) this.set({ queue: queue.name, state }, counts?.[state] ?? 0)
+      for (const queue of queues) {
+        const counts = await queue.getJobCounts(...STATES).catch(() => undefined)
+        for (const state of counts ? STATES : []) this.set({ queue: queue.name, state }, counts?.[state] ?? 0)
+      }
     },
   })
   new Gauge({
@@ -41,10 +43,11 @@ export function collectQueue(
     async collect() {
       this.reset()
       if (!reports()) return
-      const heads = await Promise.all([queue.getWaiting(0, 0), queue.getPrioritized(0, 0)]).catch(() => undefined)
-      if (!heads) return
-      const waits = heads.flat().map((job) => (now() - job.timestamp) / 1000)
-      this.set({ queue: queue.name }, Math.max(0, ...waits))
+      for (const queue of queues) {
+        const heads = await Promise.all([queue.getWaiting(0, 0), queue.getPrioritized(0, 0)]).catch(() => undefined)
+        const waits = heads?.flat().map((job) => (now() - job.timestamp) / 1000)
+        if (waits) this.set({ queue: queue.name }, Math.max(0, ...waits))
+      }
     },
   })
 }

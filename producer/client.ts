@@ -1,14 +1,15 @@
 /** The client library: what producers call. */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
-import { Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { Corpora, type CorpusInfo } from '../shared/corpus.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
-import type { Answer, RerankJob } from '../shared/job.js'
+import type { Answer } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
+import { LaneQueues } from '../shared/lane-queues.js'
 import { closeAll } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
+import { afterMs } from '../shared/long-timer.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import { connectProducer, reaching } from '../shared/redis.js'
 import {
@@ -21,12 +22,15 @@ import {
   requestSchema,
 } from '../shared/request.js'
 import { Scripts } from '../shared/scripts.js'
+import type { WorkerInfo } from '../shared/worker-info.js'
 import { Answers } from './answers.js'
+import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
+import { checkPassage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
 import { type RequestMeta, Submission } from './submission.js'
 
 export interface WaitOptions {
-  /** Longest wait; default: the request's deadline, else the option `waitTimeoutMs`. */
+  /** Longest wait, or Infinity; default: the request's deadline, else the option `waitTimeoutMs`. */
   timeoutMs?: number | undefined
   /** Stops waiting; `rerank` also cancels the request. */
   signal?: AbortSignal | undefined
@@ -56,10 +60,12 @@ export interface RequestStatus {
 
 /** How long after its deadline a request is left to the workers to refuse, before the client does it. */
 const DEADLINE_GRACE_MS = 250
+/** Requests that are forgotten together: bounds what is under way on the connection. */
+const FORGET_CHUNK = 64
 
 interface Connected {
   readonly redis: Redis
-  readonly queue: Queue<RerankJob>
+  readonly queues: LaneQueues
   readonly scripts: Scripts
   readonly submission: Submission
   readonly answers: Answers
@@ -94,6 +100,7 @@ export class RerankClient {
    */
   async rerank(input: RerankInput, wait: WaitOptions = {}): Promise<RerankResult> {
     const request = this.#parse(input)
+    checkTimeout(wait)
     wait.signal?.throwIfAborted()
     await this.#submit(request)
     try {
@@ -116,9 +123,10 @@ export class RerankClient {
   /**
    * Waits for the result of a submitted request.
    *
-   * @throws RankmillError `not_found`, `timeout`, or the error that the request ended with
+   * @throws RankmillError `not_found`, `timeout`, `invalid_request` (`timeoutMs`), or the error that the request ended with
    */
   async result(id: string, wait: WaitOptions = {}): Promise<RerankResult> {
+    checkTimeout(wait)
     const { redis, answers } = await this.#connect()
     const answer = await reaching(() => answers.read(id))
     if (answer) return unpack(answer)
@@ -133,13 +141,14 @@ export class RerankClient {
       Promise.all([answers.read(id), redis.hget(this.#keys.request(id), 'meta')]),
     )
     if (meta === null) throw unknownRequest(id)
-    const { parts, pairs, submittedAt, deadlineAt } = JSON.parse(meta) as RequestMeta
+    const request = JSON.parse(meta) as RequestMeta
+    const { parts, pairs, submittedAt, deadlineAt } = request
     const known = { id, submittedAt, deadlineAt, pairs }
     if (answer && 'error' in answer) {
       return { ...known, state: answer.error.code === 'cancelled' ? 'cancelled' : 'failed', error: answer.error }
     }
     if (answer) return { ...known, state: 'completed' }
-    const states = await Promise.all((await submission.jobs(id, parts)).map((job) => job.getState()))
+    const states = await Promise.all((await submission.jobs(id, request)).map((job) => job.getState()))
     const untouched = states.length === parts && states.every((s) => s === 'waiting' || s === 'prioritized')
     return { ...known, state: untouched ? 'waiting' : 'running' }
   }
@@ -184,10 +193,76 @@ export class RerankClient {
     })
   }
 
-  /** Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. */
-  async putCorpus(name: string, passages: Iterable<Required<Document>>): Promise<CorpusInfo> {
+  /**
+   * Stores passages under ids, so that requests can say `documents: {corpus, ids}`; replaces those that are there. The
+   * change is seen as a whole once it is complete. Any number of passages, in bounded memory.
+   *
+   * @throws RankmillError `invalid_request` or `document_too_long`, naming the passage; `redis_full`
+   */
+  async putCorpus(
+    name: string,
+    passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>,
+    options: PutOptions = {},
+  ): Promise<CorpusInfo> {
     const { redis } = await this.#connect()
-    return reaching(() => new Corpora(redis, this.#keys).put(name, passages))
+    const checked = this.#checkedPassages(passages)
+    return reaching(() => new CorpusWriter(redis, this.#keys).put(name, checked, options))
+  }
+
+  /**
+   * Keeps a version of a corpus for requests that name it (`documents: {corpus, version, ids}`), whatever becomes of the
+   * corpus meanwhile; again, with the version, to keep it for longer.
+   *
+   * @param holder who needs it; one holder has one pin in a corpus, and finds it again after a restart
+   * @param ttlMs the pin ends by itself after so long
+   * @param version default: the holder's own as long as its pin lasts, else the current one
+   * @returns the version
+   * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
+   */
+  async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
+    const { redis } = await this.#connect()
+    return reaching(() => new Corpora(redis, this.#keys).pin(name, holder, ttlMs, version))
+  }
+
+  /** Ends a pin; nothing happens where there is none. */
+  async releaseCorpus(name: string, holder: string): Promise<void> {
+    const { redis } = await this.#connect()
+    await reaching(() => new Corpora(redis, this.#keys).release(name, holder))
+  }
+
+  /**
+   * Removes what Redis holds of answered requests: note, result, jobs that failed. Safe to repeat; ids that are unknown
+   * or not answered yet are left alone.
+   *
+   * @returns how many were removed
+   */
+  async forget(ids: readonly string[]): Promise<number> {
+    const { redis, submission } = await this.#connect()
+    let forgotten = 0
+    for (let i = 0; i < ids.length; i += FORGET_CHUNK) {
+      const chunk = ids.slice(i, i + FORGET_CHUNK)
+      const answered = await reaching(() =>
+        Promise.all(
+          chunk.map(async (id) => {
+            const known = [redis.hget(this.#keys.request(id), 'meta'), redis.exists(this.#keys.result(id))] as const
+            const [meta, results] = await Promise.all(known)
+            return meta !== null && results === 1 ? { id, ...(JSON.parse(meta) as RequestMeta) } : undefined
+          }),
+        ),
+      )
+      const found = answered.filter((request) => request !== undefined)
+      await reaching(() => Promise.all(found.map(({ id, lane, parts }) => submission.removeJobs(id, lane, parts))))
+      const keys = found.flatMap(({ id }) => [this.#keys.request(id), this.#keys.result(id), this.#keys.parts(id)])
+      if (keys.length > 0) await reaching(() => redis.unlink(keys))
+      forgotten += found.length
+    }
+    return forgotten
+  }
+
+  /** The live workers, as of their last heartbeat (every 5 s); a worker that died is gone from it after 15 s. */
+  async workers(): Promise<WorkerInfo[]> {
+    const { scripts } = await this.#connect()
+    return reaching(() => scripts.workers())
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
@@ -196,12 +271,20 @@ export class RerankClient {
     const connected = await this.#connected?.catch(() => undefined)
     this.#connected = undefined
     if (!connected) return
-    const { answers, queue, redis } = connected
+    const { answers, queues, redis } = connected
     await closeAll([
       { name: 'answers', close: () => answers.close() },
-      { name: 'queue', close: () => queue.close() },
+      { name: 'queues', close: () => queues.close() },
       { name: 'redis', close: () => redis.disconnect() },
     ])
+  }
+
+  async *#checkedPassages(passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>) {
+    let place = 0
+    for await (const passage of passages) {
+      const source = `passages.${place++}`
+      yield { ...checkPassage(passage, source, this.options), source }
+    }
   }
 
   #parse(input: unknown): RerankRequest {
@@ -225,12 +308,12 @@ export class RerankClient {
             `request "${id}" was not done within ${limitMs} ms; it goes on, and its result can be asked for`,
           )
     const timeout = new AbortController()
-    const timer = setTimeout(() => timeout.abort(late), limitMs)
+    const stopTimer = afterMs(limitMs, () => timeout.abort(late))
     const signals = [timeout.signal, this.#closing.signal, ...(wait.signal ? [wait.signal] : [])]
     try {
       return unpack(await answers.wait(id, AbortSignal.any(signals)))
     } finally {
-      clearTimeout(timer)
+      stopTimer()
     }
   }
 
@@ -244,7 +327,8 @@ export class RerankClient {
     const first = await reaching(() => scripts.answer(id, answer, this.options.resultTtlMs))
     if (first) {
       await reaching(() => redis.publish(this.#keys.cancelChannel, id))
-      await submission.removeJobs(id, (JSON.parse(meta) as RequestMeta).parts)
+      const { lane, parts } = JSON.parse(meta) as RequestMeta
+      await submission.removeJobs(id, lane, parts)
     }
     return first
   }
@@ -273,14 +357,19 @@ export class RerankClient {
   }
 
   async #open(): Promise<Connected> {
-    const { redis: url, prefix, queue: name, pollIntervalMs, commandTimeoutMs } = this.options
+    const { redis: url, pollIntervalMs, commandTimeoutMs } = this.options
     const redis = await connectProducer(url, commandTimeoutMs)
-    const queue = new Queue<RerankJob>(name, { connection: redis, prefix, skipVersionCheck: true })
-    queue.on('error', () => undefined)
+    const queues = new LaneQueues(redis, this.#keys)
     const scripts = new Scripts(redis, this.#keys)
-    const submission = new Submission(queue, scripts, this.options, this.#now)
-    return { redis, queue, scripts, submission, answers: new Answers(redis, this.#keys, pollIntervalMs, this.#log) }
+    const submission = new Submission(queues, scripts, this.options, this.#now)
+    return { redis, queues, scripts, submission, answers: new Answers(redis, this.#keys, pollIntervalMs, this.#log) }
   }
+}
+
+function checkTimeout({ timeoutMs }: WaitOptions): void {
+  if (timeoutMs === undefined || timeoutMs >= 0) return
+  const message = `timeoutMs: must be at least 0 (Infinity is allowed), got ${timeoutMs}`
+  throw new RankmillError('invalid_request', message, { param: 'timeoutMs' })
 }
 
 function unpack(answer: Answer): RerankResult {

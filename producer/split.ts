@@ -27,7 +27,7 @@ export function splitRequest(
       offset,
       query: request.query,
       documents: isCorpusReference(documents)
-        ? { corpus: documents.corpus, ids: documents.ids.slice(offset, end) }
+        ? { ...documents, ids: documents.ids.slice(offset, end) }
         : parts === 1
           ? documents
           : documents.slice(offset, end),

@@ -5,7 +5,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { WorkerMetrics } from '../dist/monitoring/metrics.js'
-import { collectQueue } from '../dist/monitoring/queue-collector.js'
+import { collectQueues } from '../dist/monitoring/queue-collector.js'
 import { ERRORS } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
 
@@ -15,7 +15,13 @@ const table = (head, rows) =>
   [head, head.map(() => '---'), ...rows].map((row) => `| ${row.map(cell).join(' | ')} |`).join('\n')
 
 function configuration() {
-  const groups = { redis: 'Redis', producer: 'Producers', worker: 'Workers', monitoring: 'Metrics, health and logs' }
+  const groups = {
+    redis: 'Redis',
+    producer: 'Producers',
+    batch: 'Batch runs',
+    worker: 'Workers',
+    monitoring: 'Metrics, health and logs',
+  }
   const sections = Object.entries(groups).map(([group, title]) => {
     const rows = Object.entries(OPTIONS)
       .filter(([, spec]) => spec.group === group)
@@ -55,7 +61,7 @@ function metrics() {
     () => 0,
     () => true,
   )
-  collectQueue(registry, { name: 'rerank' }, () => false, Date.now)
+  collectQueues(registry, [{ name: 'rerank' }], () => false, Date.now)
   const rows = registry
     .getMetricsAsArray()
     .filter(({ name }) => name.startsWith('rankmill_'))

@@ -32,12 +32,60 @@ export const ERRORS = {
   unknown_corpus: {
     status: 404,
     retryable: false,
-    advice: 'Store the corpus first: `rankmill corpus put NAME FILE.jsonl`.',
+    advice:
+      'Store the corpus first: `rankmill corpus put NAME FILE.jsonl`; `rankmill corpus ls` lists those there are.',
   },
   missing_documents: {
     status: 422,
     retryable: false,
-    advice: 'The corpus has no passages under the ids that the message lists: store them or leave them out.',
+    advice: 'The corpus lacks the ids that the message lists: store them, leave them out, or say `missing: "skip"`.',
+  },
+  corpus_changed: {
+    status: 409,
+    retryable: false,
+    advice: 'Name the current version, or none; pin a version for as long as it is needed.',
+  },
+  invalid_corpus: {
+    status: 422,
+    retryable: false,
+    advice:
+      'Build it again: `rankmill corpus build FILE -o FOLDER`; `rankmill corpus show` says whether it can be read.',
+  },
+  invalid_line: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the line that the message names: one JSON object in UTF-8, no longer than --max-line-bytes.',
+  },
+  duplicate_custom_id: {
+    status: 400,
+    retryable: false,
+    advice: 'Give every line a custom_id of its own.',
+  },
+  input_unreadable: {
+    status: 400,
+    retryable: false,
+    advice: 'Correct the file that the message names and run the same command again: it goes on where it stopped.',
+  },
+  output_unwritable: {
+    status: 507,
+    retryable: true,
+    advice: 'Make room or a folder for the output and run the same command again: it goes on where it stopped.',
+  },
+  output_exists: {
+    status: 409,
+    retryable: false,
+    advice: 'Choose another output, or add --overwrite to begin anew.',
+  },
+  output_in_use: {
+    status: 409,
+    retryable: true,
+    advice: 'Wait for the other run to end, or choose another output.',
+  },
+  too_many_errors: {
+    status: 422,
+    retryable: false,
+    advice:
+      'Look at the errors in the output; run again with a higher --max-errors to go on, then with --retry-failed.',
   },
   not_found: {
     status: 404,
@@ -73,6 +121,11 @@ export const ERRORS = {
     status: 503,
     retryable: true,
     advice: 'Check that Redis runs where REDIS_URL says and accepts the password.',
+  },
+  redis_full: {
+    status: 503,
+    retryable: true,
+    advice: 'Give Redis more memory, remove corpora, or keep the corpus in a file: `rankmill corpus build`.',
   },
   redis_misconfigured: {
     status: 503,

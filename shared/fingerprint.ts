@@ -13,7 +13,9 @@ export function fingerprintOf(request: RerankRequest): string {
   const strategy = [dtype, longDocuments, prefilter, fuse]
   hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
-  if (isCorpusReference(documents)) hash.update(JSON.stringify([documents.corpus, documents.ids]))
-  else for (const { id, text } of documents) hash.update(JSON.stringify([id ?? null, text]))
+  if (isCorpusReference(documents)) {
+    const { corpus, version, ids, missing } = documents
+    hash.update(JSON.stringify([corpus, version, missing, ids]))
+  } else for (const { id, text } of documents) hash.update(JSON.stringify([id ?? null, text]))
   return hash.digest('hex').slice(0, 32)
 }

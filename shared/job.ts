@@ -37,10 +37,18 @@ export interface ScoredCandidate {
   readonly document: Document
 }
 
+/** A candidate that the corpus lacks; `index` counts in the whole request. */
+export interface MissingCandidate {
+  readonly index: number
+  readonly id: string
+}
+
 /** What one part of a request came to. */
 export interface ScoredPart {
   readonly model: string
   readonly candidates: readonly ScoredCandidate[]
+  /** Those that were skipped because the corpus lacks them. */
+  readonly missing?: readonly MissingCandidate[]
   readonly usage: Usage
   readonly timings: Timings
 }

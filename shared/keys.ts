@@ -1,3 +1,5 @@
+import { type Lane, queueName } from './lanes.js'
+
 /** Names of everything Rankmill keeps in Redis. docs/redis.md lists them with their lifetimes and sizes. */
 export interface Keys {
   readonly prefix: string
@@ -8,19 +10,21 @@ export interface Keys {
   result(id: string): string
   /** Hash: scored parts of a split request until the last one is there. */
   parts(id: string): string
-  /** Hash: passage id -> text. */
-  corpus(name: string): string
-  /** Counter: goes up whenever the corpus changes. */
-  corpusVersion(name: string): string
+  /** Set: names of the corpora that there are. */
+  readonly corpora: string
+  /** String: which layers make up the kept versions of a corpus, and who needs them. */
+  corpusManifest(name: string): string
+  /** Hash: passage id -> compressed text, as one or several changes of the corpus wrote them. */
+  corpusLayer(name: string, layer: string): string
+  /** String: what passages of a corpus were compressed with. */
+  corpusDictionary(name: string, id: number): string
   /** Hash: passage hash -> score, one hash for each model and query. */
   scores(model: string, queryHash: string): string
   /** Sorted set and hash: workers alive, by their last heartbeat. */
   readonly workersSeen: string
   readonly workersInfo: string
-  /** BullMQ's own lists of waiting jobs, for back-pressure. */
-  readonly waiting: string
-  readonly prioritized: string
-  readonly delayed: string
+  /** BullMQ's own lists of a lane's jobs that no worker has: waiting, prioritized, delayed; for back-pressure. */
+  backlog(lane: Lane): readonly [string, string, string]
   /** Pub/sub: ids of requests that were answered; ids of requests that were cancelled. */
   readonly doneChannel: string
   readonly cancelChannel: string
@@ -35,14 +39,17 @@ export function keysOf(prefix: string, queue: string): Keys {
     result: (id: string) => `${own('result')}:${id}`,
     parts: (id: string) => `${own('parts')}:${id}`,
     // Corpora and scores belong to no queue: fleets on one Redis share them.
-    corpus: (name: string) => `${prefix}:corpus:${name}`,
-    corpusVersion: (name: string) => `${prefix}:corpus-version:${name}`,
+    corpora: `${prefix}:corpora`,
+    corpusManifest: (name: string) => `${prefix}:corpus-manifest:${name}`,
+    corpusLayer: (name: string, layer: string) => `${prefix}:corpus-layer:${name}:${layer}`,
+    corpusDictionary: (name: string, id: number) => `${prefix}:corpus-dictionary:${name}:${id}`,
     scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),
-    waiting: `${prefix}:${queue}:wait`,
-    prioritized: `${prefix}:${queue}:prioritized`,
-    delayed: `${prefix}:${queue}:delayed`,
+    backlog: (lane: Lane) => {
+      const name = `${prefix}:${queueName(queue, lane)}`
+      return [`${name}:wait`, `${name}:prioritized`, `${name}:delayed`] as const
+    },
     doneChannel: own('done'),
     cancelChannel: own('cancel'),
   })

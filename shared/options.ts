@@ -4,8 +4,9 @@
  */
 import { z } from 'zod'
 import { RankmillError } from './errors.js'
+import { BULK_SUFFIX } from './lanes.js'
 
-type OptionGroup = 'redis' | 'producer' | 'worker' | 'monitoring'
+type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'monitoring'
 
 interface OptionSpec<T> {
   group: OptionGroup
@@ -49,10 +50,13 @@ export const OPTIONS = {
   }),
   queue: define({
     group: 'redis',
-    schema: z.string().regex(/^[\w.-]{1,64}$/),
+    schema: z
+      .string()
+      .regex(/^[\w.-]{1,64}$/)
+      .refine((name) => !name.endsWith(BULK_SUFFIX), `must not end in "${BULK_SUFFIX}": so the bulk lanes are called`),
     default: 'rerank',
     value: '<name>',
-    help: 'name of the queue; producers and workers of one fleet share it',
+    help: 'name of the queue; producers and workers of one fleet share it, and `<name>-bulk` with it',
   }),
   commandTimeoutMs: define({
     group: 'redis',
@@ -102,7 +106,7 @@ export const OPTIONS = {
     schema: int(1, 100_000_000),
     default: 100_000,
     value: '<n>',
-    help: 'jobs that may wait in the queue before submissions are refused as overloaded',
+    help: 'jobs that may wait in a lane of the queue before submissions to it are refused as overloaded',
   }),
   attempts: define({
     group: 'producer',
@@ -147,6 +151,57 @@ export const OPTIONS = {
     help: 'how often awaited results are asked for in case their event was lost',
   }),
 
+  maxLineBytes: define({
+    group: 'batch',
+    schema: int(1024, 1_000_000_000),
+    default: 67_108_864,
+    value: '<bytes>',
+    help: 'length of one line of a batch file; a longer one becomes an error line',
+  }),
+  maxWindowRequests: define({
+    group: 'batch',
+    schema: int(1, 1_000_000),
+    default: 5000,
+    value: '<n>',
+    help: 'requests of a batch under way at once, however many workers there are',
+  }),
+  maxWindowBytes: define({
+    group: 'batch',
+    schema: int(1024, 64_000_000_000),
+    default: 134_217_728,
+    value: '<bytes>',
+    help: 'input lines of a batch under way at once, in bytes: bounds the memory of the run and of Redis',
+  }),
+  checkpointMs: define({
+    group: 'batch',
+    schema: int(50, 600_000),
+    default: 1000,
+    value: '<ms>',
+    help: 'how often the output of a batch is synced to disk and its checkpoint renewed',
+  }),
+  leaseMs: define({
+    group: 'batch',
+    schema: int(1000, 3_600_000),
+    default: 30_000,
+    value: '<ms>',
+    help: 'a run of a batch that gives no sign of life for this long may be taken over by another',
+  }),
+  resubmitMs: define({
+    group: 'batch',
+    schema: int(100, 3_600_000),
+    default: 10_000,
+    value: '<ms>',
+    help: 'a request of a batch that is not answered for this long is submitted again, in case Redis lost it; the time doubles each time',
+  }),
+
+  corpusPinMs: define({
+    group: 'batch',
+    schema: int(60_000, 365 * DAY),
+    default: DAY,
+    value: '<ms>',
+    help: 'how long the versions of corpora that a batch reads are kept after its last sign of life',
+  }),
+
   model: define({
     group: 'worker',
     schema: text(),
@@ -180,14 +235,14 @@ export const OPTIONS = {
     schema: int(1, 10_000),
     default: 32,
     value: '<n>',
-    help: 'jobs that one worker holds at once, so that batches can be filled across jobs',
+    help: 'jobs that one worker holds at once, so that batches can be filled across jobs; bulk jobs have as many slots of their own, and take no more of them than keep the batches full',
   }),
   maxInflightPairs: define({
     group: 'worker',
     schema: int(1, 10_000_000),
     default: 8192,
     value: '<n>',
-    help: 'encoded pairs that one worker holds at once: bounds its memory',
+    help: 'encoded pairs that one worker holds at once: bounds its memory; each lane has half',
   }),
   threads: define({
     group: 'worker',
@@ -293,6 +348,13 @@ export const OPTIONS = {
     default: 64_000_000,
     value: '<bytes>',
     help: 'texts of corpus passages kept in memory',
+  }),
+  corpusRoot: define({
+    group: 'worker',
+    schema: text(),
+    default: '.',
+    value: '<folder>',
+    help: 'folder that file: corpora must lie in; relative ones are looked for there',
   }),
   lockMs: define({
     group: 'worker',

@@ -155,6 +155,9 @@ export async function reaching<T>(call: () => Promise<T>): Promise<T> {
     if (isConnectionError(error)) {
       throw new RankmillError('redis_unavailable', `Redis is away: ${(error as Error).message}`, {}, { cause: error })
     }
+    if (error instanceof Error && error.message.startsWith('OOM ')) {
+      throw new RankmillError('redis_full', `Redis has no memory left: ${error.message}`, {}, { cause: error })
+    }
     throw error
   }
 }

@@ -1,5 +1,6 @@
 /** What a caller asks and what comes back: schemas, limits and types, as on the wire (docs/api.md). */
 import { z } from 'zod'
+import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from './errors.js'
 
 /** Limits of a request, each an option of the producer. */
@@ -28,8 +29,13 @@ export interface Document {
 
 /** Passages stored before under a corpus's name, by their ids. */
 export interface CorpusReference {
+  /** A name in Redis, or `file:` and a folder beside the workers. */
   readonly corpus: string
+  /** The version to read; null: the one that is current when a worker reads it. */
+  readonly version: string | null
   readonly ids: readonly string[]
+  /** What becomes of ids that the corpus lacks: the request fails, or goes on without them. */
+  readonly missing: 'error' | 'skip'
 }
 
 /** A request, parsed: every field present, nothing left to default. */
@@ -62,7 +68,12 @@ export interface RerankInput {
   query: string
   documents:
     | readonly (string | { id?: string | undefined; text: string })[]
-    | { corpus: string; ids: readonly string[] }
+    | {
+        corpus: string
+        ids: readonly string[]
+        version?: string | undefined
+        missing?: 'error' | 'skip' | undefined
+      }
   model?: string | undefined
   topN?: number | undefined
   returnDocuments?: boolean | undefined
@@ -134,6 +145,8 @@ export interface RerankResult {
   id: string
   model: string
   results: RankedDocument[]
+  /** Ids that the corpus lacks and that were skipped, as `documents.missing: "skip"` asks; absent where there are none. */
+  missing?: string[]
   usage: Usage
   timings_ms: Timings
 }
@@ -146,10 +159,11 @@ const ALIASES: Readonly<Record<string, string>> = {
 }
 
 const SURROGATE = 'holds a lone surrogate, which is not valid Unicode text'
+export const MAX_ID_CHARACTERS = 256
 const idSchema = z
   .string()
   .min(1, 'must not be empty')
-  .max(256, 'must have at most 256 characters')
+  .max(MAX_ID_CHARACTERS, `must have at most ${MAX_ID_CHARACTERS} characters`)
   .refine((id) => id.isWellFormed(), SURROGATE)
 
 /** UTF-8 length over the limit? `length` alone decides it for nearly all texts. */
@@ -192,7 +206,12 @@ export function requestSchema(limits: RequestLimits) {
       z.strictObject({ id: idSchema.optional(), text: textSchema(limits.maxDocumentBytes, 'document_too_long') }),
     ),
   )
-  const reference = z.strictObject({ corpus: idSchema, ids: many(idSchema) })
+  const reference = z.strictObject({
+    corpus: z.string().refine(isCorpus, CORPUS_NAME_RULE),
+    version: z.string().min(1).max(64).nullish(),
+    ids: many(idSchema),
+    missing: z.enum(['error', 'skip']).nullish(),
+  })
   const fields = {
     id: idSchema.nullish(),
     query: textSchema(limits.maxQueryBytes, 'invalid_request').refine((q) => q.trim() !== '', 'must not be empty'),
@@ -249,7 +268,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   return {
     id: r.id ?? newId(),
     query: r.query,
-    documents: r.documents as RerankRequest['documents'],
+    documents: filledReference(r.documents) as RerankRequest['documents'],
     model: r.model ?? null,
     topN: r.topN ?? null,
     returnDocuments: r.returnDocuments ?? false,
@@ -287,6 +306,12 @@ function fuseOf(given: 'none' | 'rrf' | { weight: number }, prefilter: Prefilter
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
   return given === 'rrf' ? 0.5 : given.weight
+}
+
+function filledReference(documents: object): object {
+  if (!('corpus' in documents)) return documents
+  const { corpus, version, ids, missing } = documents as Partial<CorpusReference>
+  return { corpus, version: version ?? null, ids, missing: missing ?? 'error' }
 }
 
 function renameAliases(input: unknown): unknown {

@@ -5,12 +5,15 @@
 import type { Redis } from 'ioredis'
 import { ERRORS } from './errors.js'
 import type { Keys } from './keys.js'
+import type { Lane } from './lanes.js'
+import type { WorkerInfo } from './worker-info.js'
 
 /** Notes a request, unless it is known or the queue is full. A failed answer that a retry can help is taken back. */
 const REMEMBER = `
 local known = redis.call('HGET', KEYS[1], 'fingerprint')
 if known then
-  if known ~= ARGV[1] then return {'conflict', 0} end
+  local lane = cjson.decode(redis.call('HGET', KEYS[1], 'meta'))['lane']
+  if known ~= ARGV[1] then return {'conflict', 0, lane} end
   local answer = redis.call('GET', KEYS[2])
   if answer and string.sub(answer, 1, 9) == '{"error":' then
     local code = cjson.decode(answer)['error']['code']
@@ -18,16 +21,16 @@ if known then
       redis.call('DEL', KEYS[2])
       redis.call('HSET', KEYS[1], 'meta', ARGV[5])
       redis.call('PEXPIRE', KEYS[1], ARGV[3])
-      return {'reopened', 0}
+      return {'reopened', 0, lane}
     end
   end
-  return {answer and 'answered' or 'pending', 0}
+  return {answer and 'answered' or 'pending', 0, lane}
 end
 local depth = redis.call('LLEN', KEYS[3]) + redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
-if depth >= tonumber(ARGV[2]) then return {'overloaded', depth} end
+if depth >= tonumber(ARGV[2]) then return {'overloaded', depth, ARGV[6]} end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'meta', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {'new', depth}
+return {'new', depth, ARGV[6]}
 `
 
 /** Keeps one scored part; the call that brings the last one gets all of them back. */
@@ -75,7 +78,7 @@ return redis.call('HMGET', KEYS[2], unpack(ids))
 `
 
 interface ScriptCommands {
-  rankmillRemember(...args: (string | number)[]): Promise<[RememberOutcome, number]>
+  rankmillRemember(...args: (string | number)[]): Promise<[RememberOutcome, number, Lane]>
   rankmillWritePart(...args: (string | number)[]): Promise<string[]>
   rankmillAnswer(...args: (string | number)[]): Promise<number>
   rankmillHeartbeat(...args: (string | number)[]): Promise<number>
@@ -107,11 +110,13 @@ export class Scripts {
     this.#keys = keys
   }
 
-  /** @returns the outcome, and how many jobs waited */
-  remember(id: string, fingerprint: string, meta: string, maxQueuedJobs: number, ttlMs: number) {
-    const { waiting, prioritized, delayed } = this.#keys
-    const keys = [this.#keys.request(id), this.#keys.result(id), waiting, prioritized, delayed]
-    return this.#redis.rankmillRemember(...keys, fingerprint, maxQueuedJobs, ttlMs, RETRYABLE_CODES, meta)
+  /**
+   * @param meta JSON, with the lane
+   * @returns the outcome, how many jobs waited in the lane, and the lane that the request was in before, if it was known
+   */
+  remember(id: string, fingerprint: string, lane: Lane, meta: string, maxQueuedJobs: number, ttlMs: number) {
+    const keys = [this.#keys.request(id), this.#keys.result(id), ...this.#keys.backlog(lane)]
+    return this.#redis.rankmillRemember(...keys, fingerprint, maxQueuedJobs, ttlMs, RETRYABLE_CODES, meta, lane)
   }
 
   /** @returns every part once all are there, else nothing */
@@ -136,9 +141,9 @@ export class Scripts {
   }
 
   /** What the live workers last said of themselves. */
-  async workers(): Promise<string[]> {
+  async workers(): Promise<WorkerInfo[]> {
     const { workersSeen, workersInfo } = this.#keys
     const infos = await this.#redis.rankmillWorkers(workersSeen, workersInfo, 3 * HEARTBEAT_MS)
-    return infos.filter((info) => info !== null)
+    return infos.filter((info) => info !== null).map((info) => JSON.parse(info) as WorkerInfo)
   }
 }

@@ -40,10 +40,10 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   refuseLate(job, now())
 
   const scorer = await scorers.get(job.model, job.dtype)
-  const candidates = await metrics.time('load', () => loader.load(job))
+  const { candidates, missing } = await metrics.time('load', () => loader.load(job))
   const filtered = await sift(job, candidates, stages, signal)
   const scored = await scoreCandidates(job, filtered.kept, scorer, stages, signal)
-  const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, scored, queuedMs))
+  const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, missing, scored, queuedMs))
   const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
   metrics.pairs.inc({ source: 'model' }, scored.fromModel)
   metrics.pairs.inc({ source: 'cache' }, filtered.kept.length - scored.fromModel)

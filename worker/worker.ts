@@ -1,38 +1,33 @@
 /** A worker process's heart: takes jobs from the queue, runs them through the stages, and ends every one of them. */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import { type Job, Queue, UnrecoverableError, WaitingError, Worker } from 'bullmq'
+import { type Job, UnrecoverableError, WaitingError } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { WorkerMetrics } from '../monitoring/metrics.js'
-import { collectQueue } from '../monitoring/queue-collector.js'
+import { collectQueues } from '../monitoring/queue-collector.js'
 import { type MonitoringServer, serveMonitoring } from '../monitoring/server.js'
 import { Corpora } from '../shared/corpus.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { RerankJob } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
+import { LaneQueues } from '../shared/lane-queues.js'
+import { LANES, type Lane } from '../shared/lanes.js'
 import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
 import { connectWorker } from '../shared/redis.js'
 import { HEARTBEAT_MS, Scripts } from '../shared/scripts.js'
+import type { WorkerInfo } from '../shared/worker-info.js'
+import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
+import { JobLanes } from './job-lanes.js'
+import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { ScoreFlights } from './pipeline/score-flights.js'
 import { writeError } from './pipeline/write-result.js'
 import { processJob, type Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
-
-/** What a worker says of itself with every heartbeat. */
-export interface WorkerInfo {
-  readonly id: string
-  readonly host: string
-  readonly pid: number
-  readonly models: readonly string[]
-  readonly metricsUrl: string
-  readonly startedAt: number
-  readonly jobsPerSecond: number
-}
 
 /** Bytes of an answer that tell whether it is an error, and which. */
 const ANSWER_HEAD = 100
@@ -53,9 +48,10 @@ export class RerankWorker {
   readonly #redis: Redis
   readonly #keys: Keys
   readonly #scripts: Scripts
-  readonly #queue: Queue<RerankJob>
-  readonly #worker: Worker<RerankJob>
-  readonly #stages: Stages
+  readonly #queues: LaneQueues
+  readonly #lanes: JobLanes
+  readonly #stages: Readonly<Record<Lane, Stages>>
+  readonly #folders: CorpusFolders
   /** Of the jobs in hand, by request: cancellation ends all parts of a request that run here. */
   readonly #running = new Map<string, Set<AbortController>>()
   readonly #startedAt: number
@@ -104,31 +100,31 @@ export class RerankWorker {
       () => redis.status === 'ready',
     )
     this.scorers = new Scorers(source, options, this.metrics, log, now)
-    this.#stages = {
-      loader: new CandidateLoader(new Corpora(redis, this.#keys), options.corpusCacheBytes),
+    this.#folders = new CorpusFolders(options.corpusRoot)
+    const stages: Omit<Stages, 'budget'> = {
+      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes),
       scorers: this.scorers,
       cache: new ScoreCache(redis, this.#keys, options),
       flights: new ScoreFlights(),
-      budget: new PairBudget(options.maxInflightPairs),
       scripts: this.#scripts,
       metrics: this.metrics,
       answeredWith: async (id) => outcomeOf(await redis.getrange(this.#keys.result(id), 0, ANSWER_HEAD)),
       now,
     }
-    const shared = { connection: redis, prefix: options.prefix, skipVersionCheck: true }
-    this.#queue = new Queue(options.queue, shared)
-    this.#worker = new Worker<RerankJob>(options.queue, (job, token) => this.#take(job, token ?? ''), {
-      ...shared,
-      autorun: false,
-      concurrency: options.concurrency,
-      lockDuration: options.lockMs,
-      maxStalledCount: options.maxStalled,
-      stalledInterval: options.lockMs,
-    })
+    // A share for each lane: neither can keep the other waiting for memory.
+    const share = Math.max(1, Math.floor(options.maxInflightPairs / LANES.length))
+    this.#stages = {
+      interactive: { ...stages, budget: new PairBudget(share) },
+      bulk: { ...stages, budget: new PairBudget(share) },
+    }
     const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
-    this.#queue.on('error', warn)
-    this.#worker.on('error', warn)
-    this.#worker.on('failed', (job, error) => void this.#failed(job, error))
+    this.#queues = new LaneQueues(redis, this.#keys, warn)
+    this.#lanes = new JobLanes(redis, options, {
+      take: (job, token, lane) => this.#take(job, token, lane),
+      failed: (job, error) => void this.#failed(job, error),
+      error: warn,
+      load: () => this.#load(),
+    })
   }
 
   /** http://host:port of /metrics, /healthz and /readyz. */
@@ -150,7 +146,7 @@ export class RerankWorker {
 
   async #start(): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
-    collectQueue(this.metrics.registry, this.#queue, () => this.#isReporter, this.#now)
+    collectQueues(this.metrics.registry, this.#queues.all, () => this.#isReporter, this.#now)
     this.#server = await serveMonitoring(
       {
         contentType: this.metrics.registry.contentType,
@@ -169,14 +165,15 @@ export class RerankWorker {
     await this.#listenForCancellations()
     await this.#beat()
     this.#heartbeat = setInterval(() => void this.#beat().catch(() => undefined), HEARTBEAT_MS)
-    this.#worker.run().catch((error) => this.#log.error({ err: error }, 'the job loop ended'))
-    await this.#worker.waitUntilReady()
+    await this.#lanes.run()
     this.#ready = true
   }
 
   async #close(): Promise<void> {
     clearInterval(this.#heartbeat)
-    const drained = this.#worker.close()
+    // It takes no more: whoever comes now should not count on it.
+    await within(this.#scripts.farewell(this.id), 1000).catch(() => false)
+    const drained = this.#lanes.close()
     // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
     const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
     if (!(await within(drained, drainMs))) {
@@ -186,20 +183,21 @@ export class RerankWorker {
     }
     const failed = await closeAll([
       { name: 'heartbeat', close: () => within(this.#scripts.farewell(this.id), 1000) },
+      { name: 'corpora', close: () => this.#folders.close() },
       { name: 'models', close: () => this.scorers.close() },
       { name: 'metrics server', close: () => this.#server?.close() },
       { name: 'subscriber', close: () => this.#subscriber?.disconnect() },
-      { name: 'queue', close: () => within(this.#queue.close(), 1000) },
+      { name: 'queues', close: () => within(this.#queues.close(), 1000) },
       { name: 'redis', close: () => this.#redis.disconnect() },
     ])
     for (const { name, error } of failed) this.#log.warn({ step: name, err: error }, 'closing')
   }
 
   /** BullMQ's processor: whatever happens to a job is decided here. */
-  async #take(job: Job<RerankJob>, token: string): Promise<void> {
+  async #take(job: Job<RerankJob>, token: string, lane: Lane): Promise<void> {
     const controller = this.#track(job.data.requestId)
     try {
-      const answered = await processJob(job.data, this.#stages, controller.signal)
+      const answered = await processJob(job.data, this.#stages[lane], controller.signal)
       if (answered) this.#observeEnd(job.data, 'completed')
       this.#jobsDone++
     } catch (cause) {
@@ -284,14 +282,26 @@ export class RerankWorker {
       host: hostname(),
       pid: process.pid,
       models: this.scorers.names,
+      loaded: [...this.scorers.loaded].map(({ model: { name, dtype, fingerprint } }) => ({ name, dtype, fingerprint })),
       metricsUrl: this.metricsUrl,
       startedAt: this.#startedAt,
       jobsPerSecond,
+      appetite: this.#lanes.appetite,
     }
     await this.#scripts.heartbeat(this.id, JSON.stringify(info))
-    const alive = (await this.#scripts.workers()).map((text) => JSON.parse(text) as WorkerInfo)
+    const alive = await this.#scripts.workers()
     const [first] = alive.sort((a, b) => a.startedAt - b.startedAt || (a.id < b.id ? -1 : 1))
     this.#isReporter = first?.id === this.id
+  }
+
+  #load(): Load {
+    let pairsWaiting = 0
+    let roundPairs = 0
+    for (const { batcher, engine } of this.scorers.loaded) {
+      pairsWaiting += batcher.pairsWaiting
+      roundPairs += engine.sessions * engine.shape.batchPairs
+    }
+    return { pairsWaiting, roundPairs }
   }
 
   #busyRatio(): number {

@@ -1,11 +1,12 @@
 /** `rankmill failed`: jobs that ended as failed, and what to do with them. */
-import { type Job, Queue } from 'bullmq'
+import type { Job } from 'bullmq'
 import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/job.js'
 import { type Keys, keysOf } from '../../shared/keys.js'
+import { LaneQueues } from '../../shared/lane-queues.js'
 import type { OptionName } from '../../shared/options.js'
 import { connectProducer } from '../../shared/redis.js'
 import { candidateCount } from '../../shared/request.js'
@@ -15,7 +16,7 @@ import { addOptions, optionsOf } from '../options.js'
 
 interface FailedJobs {
   readonly redis: Redis
-  readonly queue: Queue<RerankJob>
+  readonly queues: LaneQueues
   readonly keys: Keys
 }
 
@@ -35,7 +36,7 @@ export function failedCommand(): Command {
         .option('--json', 'JSON lines')
     else sub.argument('<ids...>', 'request ids, or "all"')
     sub.action(async (ids: unknown) =>
-      withQueue(sub, (jobs) => run(jobs, Array.isArray(ids) ? (ids as string[]) : [], sub)),
+      withQueues(sub, (jobs) => run(jobs, Array.isArray(ids) ? (ids as string[]) : [], sub)),
     )
     command.addCommand(addOptions(sub, FLAGS))
   }
@@ -46,22 +47,21 @@ export function failedCommand(): Command {
   return command
 }
 
-async function withQueue(command: Command, run: (jobs: FailedJobs) => Promise<void>): Promise<void> {
-  const { redis: url, prefix, queue: name, commandTimeoutMs } = optionsOf(command)
+async function withQueues(command: Command, run: (jobs: FailedJobs) => Promise<void>): Promise<void> {
+  const { redis: url, prefix, queue, commandTimeoutMs } = optionsOf(command)
   const redis = await connectProducer(url, commandTimeoutMs)
-  const queue = new Queue<RerankJob>(name, { connection: redis, prefix, skipVersionCheck: true })
-  queue.on('error', () => undefined)
+  const queues = new LaneQueues(redis, { prefix, queue })
   try {
-    await run({ redis, queue, keys: keysOf(prefix, name) })
+    await run({ redis, queues, keys: keysOf(prefix, queue) })
   } finally {
-    await queue.close()
+    await queues.close()
     redis.disconnect()
   }
 }
 
-async function list({ queue }: FailedJobs, _ids: string[], command: Command): Promise<void> {
+async function list(failed: FailedJobs, _ids: string[], command: Command): Promise<void> {
   const { limit, json } = command.opts<{ limit: number; json?: true }>()
-  const jobs = await queue.getFailed(0, limit - 1)
+  const jobs = (await newestFirst(failed, limit)).slice(0, limit)
   if (json || !process.stdout.isTTY) {
     for (const job of jobs) process.stdout.write(`${JSON.stringify(summaryOf(job))}\n`)
     return
@@ -106,8 +106,14 @@ async function remove(jobs: FailedJobs, ids: string[]): Promise<void> {
   note(`rankmill: ${failed.length} job(s) removed`)
 }
 
-async function failedOf({ queue }: FailedJobs, ids: string[]): Promise<Job<RerankJob>[]> {
-  const all = await queue.getFailed(0, -1)
+/** Failed jobs of both lanes; up to `limit` of each, or all. */
+async function newestFirst({ queues }: FailedJobs, limit = 0): Promise<Job<RerankJob>[]> {
+  const jobs = await Promise.all(queues.all.map((queue) => queue.getFailed(0, limit - 1)))
+  return jobs.flat().sort((a, b) => (b.finishedOn ?? 0) - (a.finishedOn ?? 0))
+}
+
+async function failedOf(jobs: FailedJobs, ids: string[]): Promise<Job<RerankJob>[]> {
+  const all = await newestFirst(jobs)
   if (ids.length === 1 && ids[0] === 'all') return all
   for (const id of ids) {
     if (!all.some((job) => job.data.requestId === id)) {

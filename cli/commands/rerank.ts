@@ -1,9 +1,8 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
-import { createReadStream } from 'node:fs'
-import { createInterface } from 'node:readline'
 import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
+import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { LongDocuments, RerankInput, RerankResult } from '../../shared/request.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
@@ -31,7 +30,7 @@ interface RerankFlags {
 export function rerankCommand(): Command {
   const command = new Command('rerank')
     .description('Rank documents for one query: a table on a terminal, JSON lines in a pipe.')
-    .argument('[files...]', 'files of documents, one a line; standard input when none is named')
+    .argument('[files...]', 'files of documents, one a line (.gz, .zst too); standard input when none is named')
     .requiredOption('-q, --query <text>', 'what the documents are ranked for')
     .addOption(
       new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
@@ -97,24 +96,15 @@ function strategyOf({ longDocuments, prefilter, prefilterModel }: RerankFlags): 
 async function* readAll(files: string[], jsonl: boolean): AsyncGenerator<SourceDocument> {
   if (files.length === 0) {
     if (process.stdin.isTTY) note('rankmill: reading documents from standard input, one a line; Ctrl-D ends')
-    yield* readLines(process.stdin, 'stdin', jsonl)
+    yield* readLines({ name: 'stdin', chunks: process.stdin }, jsonl)
   }
-  for (const file of files) yield* readLines(createReadStream(file), file, jsonl)
+  for (const file of files) yield* readLines(file, jsonl)
 }
 
-async function* readLines(input: NodeJS.ReadableStream, name: string, jsonl: boolean): AsyncGenerator<SourceDocument> {
-  let line = 0
-  try {
-    for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-      line++
-      // Blank lines separate, they are not documents.
-      if (text.trim() === '') continue
-      const source = `${name}:${line}`
-      yield jsonl ? { ...parseLine(text, source), source } : { text, source }
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).syscall === undefined) throw error
-    throw new RankmillError('invalid_request', `cannot read ${name}: ${(error as Error).message}`, { param: 'files' })
+async function* readLines(input: Source, jsonl: boolean): AsyncGenerator<SourceDocument> {
+  for await (const { number, text } of textLines(input)) {
+    const source = `${nameOf(input)}:${number}`
+    yield jsonl ? { ...parseLine(text, source), source } : { text, source }
   }
 }
 

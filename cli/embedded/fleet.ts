@@ -19,6 +19,7 @@ const MAIN = fileURLToPath(new URL('../main.js', import.meta.url))
 /** Loading a model is quick, downloading one may not be. */
 const READY_MS = 600_000
 const SNAPSHOT_MS = 2000
+const FORCED_MS = 5000
 const FIRST_RESTART_MS = 1000
 const LAST_RESTART_MS = 60_000
 /** A worker that lived this long was not a bad start. */
@@ -108,14 +109,16 @@ export class Fleet {
     return snapshots.filter((snapshot) => snapshot !== undefined)
   }
 
-  /** Lets the workers drain, or kills them where `force`; bounded. */
+  /** Lets the workers drain, or, where `force`, give their jobs back at once; bounded. */
   async stop(force = false): Promise<void> {
     this.#stopping = true
     await Promise.all(
       this.#children.filter(isAlive).map(async (child) => {
         const gone = new Promise((resolve) => child.once('exit', resolve))
-        child.kill(force ? 'SIGKILL' : 'SIGTERM')
-        if (await within(gone, this.#drainMs + 10_000)) return
+        child.kill('SIGTERM')
+        // A killed worker's jobs would wait for their lock to run out before the next one gets them.
+        if (force) child.kill('SIGINT')
+        if (await within(gone, force ? FORCED_MS : this.#drainMs + 10_000)) return
         child.kill('SIGKILL')
         await gone
       }),

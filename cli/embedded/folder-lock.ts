@@ -3,6 +3,7 @@ import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } 
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { RankmillError } from '../../shared/errors.js'
+import { isAlive } from '../../shared/process-identity.js'
 
 const POLL_MS = 20
 const PATIENCE_MS = 90_000
@@ -36,16 +37,6 @@ export async function withFolderLock<T>(file: string, work: () => Promise<T>): P
     }
   } finally {
     rmSync(own, { force: true })
-  }
-}
-
-/** Whether a process of this machine lives. */
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 

@@ -10,8 +10,9 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { within } from '../../shared/lifecycle.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { infoField } from '../../shared/redis.js'
-import { isAlive, withFolderLock } from './folder-lock.js'
+import { withFolderLock } from './folder-lock.js'
 import {
   connectTo,
   KEEPER_NAME,
@@ -31,6 +32,7 @@ const LOOK_MS = 200
 const READY_MS = 60_000
 const SHUTDOWN_MS = 10_000
 const TERM_MS = 5000
+const COME_BACK_MS = 5000
 /** A free port may be taken by somebody else between the question and its use. */
 const PORT_ATTEMPTS = 3
 
@@ -62,7 +64,7 @@ async function adoptOrStart(): Promise<Opened | undefined> {
   if (!task.launch) throw new Error('the private Redis ended meanwhile')
   for (let attempt = 1; ; attempt++) {
     try {
-      const started = await start(task.launch)
+      const started = await start(task.launch, await freePort())
       tell({ type: 'ready', started: true })
       return started
     } catch (error) {
@@ -71,8 +73,7 @@ async function adoptOrStart(): Promise<Opened | undefined> {
   }
 }
 
-async function start(launch: Launch): Promise<Opened> {
-  const port = await freePort()
+async function start(launch: Launch, port: number): Promise<Opened> {
   const args = launch.args.map((arg) => arg.replaceAll('{port}', String(port)))
   const child = spawn(launch.command, args, {
     cwd: task.dataDir,
@@ -139,8 +140,11 @@ function lastLines(file: string): string {
   }
 }
 
-async function keep({ running, connection }: Opened): Promise<void> {
+/** @param patientUntil users may take so long to come back, by Date.now() */
+async function keep({ running, connection }: Opened, patientUntil = 0): Promise<void> {
+  let graceUntil = patientUntil
   let asked = false
+  let used = true
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
       asked = true
@@ -152,12 +156,20 @@ async function keep({ running, connection }: Opened): Promise<void> {
   })
   while (!away) {
     // Whoever started this process keeps its channel open until it has connected to Redis, or is gone.
-    const idle = !process.connected && !(await names(connection)).includes(USER_NAME)
+    const found = await names(connection)
+    if (found.length > 0) used = process.connected || found.includes(USER_NAME)
+    // One that came back ends the wait for the others.
+    if (used) graceUntil = 0
+    const idle = !used && Date.now() > graceUntil
     if ((asked || idle) && (await stopUnlessUsed(running, connection, () => asked))) return
     await delay(LOOK_MS)
   }
-  // Redis ended by itself, or somebody stopped it.
-  await withFolderLock(lockFile(task.dataDir), () => end(running))
+  // Redis ended by itself, or somebody stopped it: those who use it get it back, with what it had written.
+  const revived = await withFolderLock(lockFile(task.dataDir), async () => {
+    await end(running)
+    return used && !asked && task.launch ? start(task.launch, running.port).catch(() => undefined) : undefined
+  })
+  if (revived) await keep(revived, Date.now() + COME_BACK_MS)
 }
 
 /** Of the connections; none where Redis has gone. */

@@ -11,8 +11,9 @@ import { join, relative } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { withoutPassword } from '../../shared/redis.js'
-import { isAlive, withFolderLock } from './folder-lock.js'
+import { withFolderLock } from './folder-lock.js'
 import {
   KEEPER_NAME,
   LEAVING_NAME,
@@ -101,6 +102,8 @@ function leaseOf({ running, connection }: Opened, launched: string | undefined, 
   const folder = relative(process.cwd(), dataDir)
   const place = `on port ${running.port}, data in ${folder === '' || folder.startsWith('..') ? dataDir : folder}`
   let stopped: Promise<void> | undefined
+  // A Redis that ended by itself is started again by its keeper, for those who come back.
+  connection.options.retryStrategy = () => POLL_MS
   return {
     url: `redis://127.0.0.1:${running.port}`,
     started: launched !== undefined,

@@ -2,18 +2,22 @@
  * What the commands that need nothing running stand on: a Redis and workers, found or started, stopped at the end where
  * they were started here. One line on standard error says what was done.
  */
-import { Queue } from 'bullmq'
+import { hostname } from 'node:os'
+import type { Redis } from 'ioredis'
 import { FleetMetrics } from '../../monitoring/fleet.js'
 import { type MonitoringServer, serveMonitoring } from '../../monitoring/server.js'
 import { RankmillError } from '../../shared/errors.js'
 import { keysOf } from '../../shared/keys.js'
+import { LaneQueues } from '../../shared/lane-queues.js'
 import { closeAll } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { connectProducer } from '../../shared/redis.js'
 import { Scripts } from '../../shared/scripts.js'
 import { note } from '../exit.js'
 import { defaultWorkers, Fleet } from './fleet.js'
 import { findOrStartRedis } from './redis.js'
+import { Standby } from './standby.js'
 
 export interface SessionOptions {
   /** false: use what runs, start nothing. */
@@ -44,8 +48,11 @@ export async function openSession(options: Options, session: SessionOptions): Pr
   let force = false
   const stop = async (now = false) => {
     force ||= now
-    const failed = await closeAll(steps.splice(0).reverse())
-    for (const { name, error } of failed) note(`rankmill: closing ${name}: ${String(error)}`)
+    // Closing may wait for a step that is just being added.
+    while (steps.length > 0) {
+      const failed = await closeAll(steps.splice(0).reverse())
+      for (const { name, error } of failed) note(`rankmill: closing ${name}: ${String(error)}`)
+    }
   }
   try {
     const found = await redisFor(options, session)
@@ -53,20 +60,31 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const filled: Options = { ...options, redis: found.url }
     const redis = await connectProducer(filled.redis, filled.commandTimeoutMs)
     steps.push({ name: 'connection', close: () => redis.disconnect() })
-    const alive = await new Scripts(redis, keysOf(filled.prefix, filled.queue)).workers()
-    if (!session.always && (alive.length > 0 || !session.embedded)) {
+    const alive = () => aliveWorkers(redis, filled)
+    const workers = session.workers ?? defaultWorkers()
+    const startFleet = async () => {
+      const fleet = await Fleet.start(filled, workers, note)
+      steps.push({ name: 'workers', close: () => fleet.stop(force) })
+      return fleet
+    }
+    const before = session.always ? 0 : await alive()
+    if (before > 0 || !session.embedded) {
       const none =
         'no worker is alive on the queue, and --no-embedded forbids to start one: requests wait until one comes'
-      note(`rankmill: ${found.description}; ${alive.length > 0 ? `${alive.length} worker(s) alive` : none}`)
+      note(`rankmill: ${found.description}; ${before > 0 ? `${before} worker(s) alive` : none}`)
+      if (session.embedded) {
+        const standby = new Standby(alive, async () => {
+          note(`rankmill: the last worker is gone: starting ${workers} worker(s) with ${filled.model}`)
+          await startFleet()
+        })
+        steps.push({ name: 'standby', close: () => standby.close() })
+      }
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
-    const workers = session.workers ?? defaultWorkers()
-    const fleet = await Fleet.start(filled, workers, note)
-    steps.push({ name: 'workers', close: () => fleet.stop(force) })
-    const queue = new Queue(filled.queue, { connection: redis, prefix: filled.prefix, skipVersionCheck: true })
-    queue.on('error', () => undefined)
-    steps.push({ name: 'queue', close: () => queue.close() })
-    const metrics = new FleetMetrics(queue, () => fleet.snapshots(), Date.now)
+    const fleet = await startFleet()
+    const queues = new LaneQueues(redis, filled)
+    steps.push({ name: 'queues', close: () => queues.close() })
+    const metrics = new FleetMetrics(queues.all, () => fleet.snapshots(), Date.now)
     const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
     note(
@@ -77,6 +95,12 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     await stop(true)
     throw error
   }
+}
+
+/** Workers that say they live, but for those of this machine whose process is gone. */
+async function aliveWorkers(redis: Redis, { prefix, queue }: Options): Promise<number> {
+  const said = await new Scripts(redis, keysOf(prefix, queue)).workers()
+  return said.filter(({ host, pid }) => host !== hostname() || isAlive(pid)).length
 }
 
 async function redisFor(options: Options, { embedded, redisGiven }: SessionOptions) {

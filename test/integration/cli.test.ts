@@ -160,6 +160,28 @@ describe('rankmill failed', () => {
     })
     expect(await rankmill(['failed', 'ls'])).toMatchObject({ code: 0, out: '' })
   })
+
+  it('knows both lanes, newest first', async () => {
+    await stage().worker()
+    const client = stage().client()
+    const fail = (id: string, priority: number) =>
+      client.rerank({ id, query: 'q', documents: { corpus: 'later', ids: ['a'] }, priority }).catch(({ code }) => code)
+    for (const [i, priority] of [0, 500, 999, 20].entries()) {
+      expect(await fail(`dead${i}`, priority)).toBe('unknown_corpus')
+      // BullMQ moves a job after its request is answered, and notes the millisecond.
+      const counts = async () =>
+        Promise.all(['rerank', 'rerank-bulk'].map((lane) => stage().redis.zcard(`${stage().prefix}:${lane}:failed`)))
+      await until('it counts as failed', async () => (await counts()).reduce((a, b) => a + b) === i + 1)
+    }
+    const ids = (out: string) => lines(out).map(({ id }) => id)
+    expect(ids((await rankmill(['failed', 'ls'])).out)).toEqual(['dead3', 'dead2', 'dead1', 'dead0'])
+    expect(ids((await rankmill(['failed', 'ls', '--limit', '2'])).out)).toEqual(['dead3', 'dead2'])
+    await client.putCorpus('later', [{ id: 'a', text: 'one' }])
+    expect((await rankmill(['failed', 'retry', 'dead0', 'dead2'])).err).toMatch(/2 job\(s\) back/)
+    for (const id of ['dead0', 'dead2']) expect((await client.result(id)).results).toHaveLength(1)
+    expect((await rankmill(['failed', 'rm', 'all'])).err).toMatch(/2 job\(s\) removed/)
+    expect((await rankmill(['failed', 'ls'])).out).toBe('')
+  })
 })
 
 describe('rankmill doctor', () => {

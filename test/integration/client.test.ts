@@ -237,14 +237,16 @@ describe('a submitted request', () => {
 describe('the queue', () => {
   it('serves better priorities first', async () => {
     const client = stage().client()
-    for (const priority of [500, 20, 0, 100])
+    for (const priority of [700, 500, 20, 0, 100])
       await client.submit({ id: `p${priority}`, query: 'q', documents: [`text ${priority}`], priority })
-    const ids = ['p0', 'p20', 'p100', 'p500']
-    const order: string[] = []
-    const waits = ids.map((id) => client.result(id).then(() => order.push(id)))
+    const order: number[] = []
+    const wait = (priority: number) => client.result(`p${priority}`).then(() => order.push(priority))
+    const waits = [0, 20, 100, 500, 700].map(wait)
     await stage().worker({ concurrency: 1 })
     await Promise.all(waits)
-    expect(order).toEqual(ids)
+    // From 500 on it is bulk work, in a lane of its own.
+    expect(order.filter((priority) => priority < 500)).toEqual([0, 20, 100])
+    expect(order.filter((priority) => priority >= 500)).toEqual([500, 700])
   })
 
   it('refuses work over its bound, with a hint when to come back', async () => {
@@ -266,7 +268,7 @@ describe('the queue', () => {
     await client.putCorpus('kept', [{ id: 'a', text: 'b' }])
     await client.rerank({ query: 'q', documents: DOCUMENTS })
     const lasting =
-      /:(corpus|corpus-version|workers-seen|workers-info)|:rerank:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
+      /:(corpora|corpus-manifest|corpus-layer|workers-seen|workers-info)|:rerank(-bulk)?:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
     const forever: string[] = []
     for (const key of await stage().keys())
       if ((await stage().redis.pttl(key)) === -1 && !lasting.test(key)) forever.push(key)
@@ -318,6 +320,33 @@ describe('waiting', () => {
     expect((await waiting).results).toHaveLength(1)
   })
 
+  it('takes as long as it takes where there is no limit, or one beyond what timers can count', async () => {
+    const client = stage().client()
+    const month = 30 * 86_400_000
+    const waits = [
+      client.rerank({ query: 'a', documents: ['a'] }, { timeoutMs: Number.POSITIVE_INFINITY }),
+      client.rerank({ query: 'b', documents: ['a'] }, { timeoutMs: month }),
+      client.rerank({ query: 'c', documents: ['a'], deadlineMs: month }),
+    ]
+    const early = Promise.race(waits.map((wait) => wait.catch((error) => error)))
+    await until('all wait', async () => (await stage().keys('request:*')).length === 3)
+    // A timer that overflowed would have fired by the time that one of 1 ms has.
+    expect(await client.result('none', { timeoutMs: 1 }).catch(({ code }) => code)).toBe('not_found')
+    const short = client.rerank({ query: 'd', documents: ['a'] }, { timeoutMs: 5 }).catch(({ code }) => code)
+    expect(await Promise.race([early, short])).toBe('timeout')
+    await stage().worker()
+    for (const { results } of await Promise.all(waits)) expect(results).toHaveLength(1)
+  })
+
+  it('refuses a limit that is no time', async () => {
+    const client = stage().client()
+    for (const timeoutMs of [-1, Number.NaN])
+      await expect(client.rerank({ query: 'q', documents: ['a'] }, { timeoutMs })).rejects.toMatchObject({
+        code: 'invalid_request',
+        message: expect.stringContaining(`got ${timeoutMs}`),
+      })
+  })
+
   it('ends when the client is closed', async () => {
     const client = stage().client()
     const id = await client.submit({ query: 'q', documents: ['a'] })
@@ -329,6 +358,36 @@ describe('waiting', () => {
     await client.close()
     await waiting
     await expect(client.submit({ query: 'q', documents: ['a'] })).rejects.toMatchObject({ code: 'closed' })
+  })
+})
+
+describe('forget', () => {
+  it('removes all that Redis holds of answered requests, and nothing else', async () => {
+    await stage().worker({ scoreCacheTtlMs: 0 })
+    const client = stage().client({ maxJobPairs: 2 })
+    const bulk = await client.rerank({ query: 'q', documents: DOCUMENTS, priority: 500 })
+    const whole = await client.rerank({ query: 'q', documents: ['a'] })
+    const missing = { id: 'failed', query: 'q', documents: { corpus: 'none', ids: ['a'] } }
+    await expect(client.rerank(missing)).rejects.toMatchObject({ code: 'unknown_corpus' })
+    const kept = await client.rerank({ query: 'kept', documents: ['a'] })
+    const about = async (id: string) => (await stage().keys()).filter((key) => key.includes(id))
+    // BullMQ moves a job after its request is answered.
+    await until('it counts as failed', async () => (await stage().keys('rerank:failed')).length === 1)
+    expect(await client.forget([bulk.id, whole.id, 'failed', 'never heard of'])).toBe(3)
+    expect(await client.forget([bulk.id, whole.id, 'failed', 'never heard of'])).toBe(0)
+    for (const id of [bulk.id, whole.id, 'failed']) {
+      expect(await about(id)).toEqual([])
+      await expect(client.status(id)).rejects.toMatchObject({ code: 'not_found' })
+    }
+    expect(await client.result(kept.id)).toEqual(kept)
+  })
+
+  it('leaves a request that is not answered to its end', async () => {
+    const client = stage().client()
+    const id = await client.submit({ query: 'q', documents: DOCUMENTS, priority: 500 })
+    expect(await client.forget([id])).toBe(0)
+    await stage().worker()
+    expect((await client.result(id)).results).toHaveLength(DOCUMENTS.length)
   })
 })
 

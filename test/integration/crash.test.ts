@@ -1,44 +1,10 @@
 /** Kills and restarts, done for real: nothing is lost, nothing is answered twice. */
-import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { resolve } from 'node:path'
 import { expect, it } from 'vitest'
-import { type Stage, TINY_MODEL, until, useStage } from './stage.js'
+import { until, useStage } from './stage.js'
+import { ready, workerProcess } from './worker-process.js'
 
 const stage = useStage()
-const MAIN = resolve('dist/cli/main.js')
-
-function workerProcess(s: Stage, ...flags: string[]): ChildProcess {
-  const { redis, prefix } = s.options()
-  const quick = [
-    '--model',
-    TINY_MODEL,
-    '--threads',
-    '1',
-    '--sessions',
-    '1',
-    '--batch-pairs',
-    '4',
-    '--no-calibrate',
-    '--metrics-port',
-    '0',
-  ]
-  const child = fork(MAIN, ['worker', ...quick, '--log-level', 'error', ...flags], {
-    env: { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix },
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-  })
-  s.onEnd(async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return
-    child.kill('SIGKILL')
-    await once(child, 'exit')
-  })
-  return child
-}
-
-const ready = async (child: ChildProcess) => {
-  const [message] = await once(child, 'message')
-  expect(message).toMatchObject({ type: 'ready' })
-}
 
 const longRequest = (name: string, count: number) => ({
   id: name,

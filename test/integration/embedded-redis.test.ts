@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Redis } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { isAlive } from '../../cli/embedded/folder-lock.js'
 import { findOrStartRedis } from '../../cli/embedded/redis.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { infoField } from '../../shared/redis.js'
 import type { UserMessage } from './embedded-redis-user.js'
 
@@ -161,6 +161,21 @@ describe('a private Redis', () => {
     const { pid } = await inspect((await answer(user, 'got')).url)
     await kill(user)
     await vi.waitFor(() => expect(isAlive(pid)).toBe(false), PATIENCE)
+  })
+
+  test('comes back where it was killed, with what it held, and ends with its user', async () => {
+    const user = startUser()
+    const { url } = await answer(user, 'got')
+    const connection = new Redis(url)
+    await connection.set('kept', 'yes')
+    const { pid } = await inspect(url)
+    process.kill(pid, 'SIGKILL')
+    await vi.waitFor(async () => expect(await connection.get('kept')).toBe('yes'), PATIENCE)
+    connection.disconnect()
+    const revived = await inspect(url)
+    expect(revived.pid).not.toBe(pid)
+    await leave(user)
+    await vi.waitFor(() => expect(isAlive(revived.pid)).toBe(false), PATIENCE)
   })
 
   test('outlives a killed starter while another uses it', async () => {

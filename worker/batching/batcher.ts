@@ -10,7 +10,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { InferenceEngine } from '../inference/engine.js'
 import type { EncodedPair } from '../tokenize/pair-encoder.js'
 import { assembleBatch } from './batch-assembly.js'
-import { type BatchLimits, Lane } from './lane.js'
+import { type BatchLimits, PriorityGroups } from './priority-groups.js'
 import { type Entry, type GroupScores, ScoringGroup } from './scoring-group.js'
 
 export interface BatcherOptions {
@@ -45,7 +45,7 @@ const SHRUNK_MS = 60_000
 export class Batcher {
   readonly #engine: InferenceEngine
   readonly #options: BatcherOptions
-  readonly #lanes: Lane[] = []
+  readonly #priorities: PriorityGroups[] = []
   /** Halves of failed batches; they go first, so that a failure is over soon. */
   readonly #retries: Entry[][] = []
   #inFlight = 0
@@ -86,7 +86,7 @@ export class Batcher {
     signal.addEventListener('abort', abort, { once: true })
     this.#waiting += pairs.length
     try {
-      this.#lane(priority).add(group)
+      this.#priority(priority).add(group)
       this.#pump()
       return await group.done
     } finally {
@@ -98,18 +98,18 @@ export class Batcher {
   /** Refuses further work and gives back what waits; calls under way end by themselves. */
   close(): void {
     this.#closed = new RankmillError('closed', 'the worker is stopping')
-    for (const lane of this.#lanes) {
-      for (let group = lane.first(); group; group = lane.first()) group.fail(this.#closed)
+    for (const groups of this.#priorities) {
+      for (let group = groups.first(); group; group = groups.first()) group.fail(this.#closed)
     }
   }
 
-  #lane(priority: number): Lane {
-    const at = this.#lanes.findIndex((lane) => lane.priority >= priority)
-    const found = this.#lanes[at]
+  #priority(priority: number): PriorityGroups {
+    const at = this.#priorities.findIndex((groups) => groups.priority >= priority)
+    const found = this.#priorities[at]
     if (found?.priority === priority) return found
-    const lane = new Lane(priority)
-    this.#lanes.splice(at < 0 ? this.#lanes.length : at, 0, lane)
-    return lane
+    const groups = new PriorityGroups(priority)
+    this.#priorities.splice(at < 0 ? this.#priorities.length : at, 0, groups)
+    return groups
   }
 
   #pump(): void {
@@ -128,9 +128,9 @@ export class Batcher {
     const limits = this.#limits()
     const group = this.#nextGroup()
     if (!group) return []
-    const batch = this.#lane(group.priority).take(group, limits)
-    // Room that the group's own lane cannot fill costs nothing to fill from the others.
-    for (const lane of this.#lanes) lane.fill(batch, limits)
+    const batch = this.#priority(group.priority).take(group, limits)
+    // Room that the group's own priority cannot fill costs nothing to fill from the others.
+    for (const groups of this.#priorities) groups.fill(batch, limits)
     return batch
   }
 
@@ -139,13 +139,13 @@ export class Batcher {
     this.#sinceAged++
     if (this.#sinceAged >= AGED_EVERY) {
       this.#sinceAged = 0
-      const oldest = this.#lanes
-        .map((lane) => lane.oldest())
+      const oldest = this.#priorities
+        .map((groups) => groups.oldest())
         .reduce((a, b) => (a && b ? (a.since <= b.since ? a : b) : (a ?? b)), undefined)
       if (oldest && now - oldest.since > this.#options.maxEntryAgeMs && oldest.deadlineAt > now) return oldest
     }
-    for (const lane of this.#lanes) {
-      for (let group = lane.first(); group; group = lane.first()) {
+    for (const groups of this.#priorities) {
+      for (let group = groups.first(); group; group = groups.first()) {
         if (group.deadlineAt > now) return group
         group.fail(new RankmillError('deadline_exceeded', 'the deadline passed while the request waited for the model'))
       }

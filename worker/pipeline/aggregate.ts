@@ -1,6 +1,6 @@
 /** Stage: scored candidates to a part, parts to a result. */
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
+import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
 import type { Scorer } from '../scorers.js'
@@ -25,6 +25,7 @@ export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
   { kept, rest, by }: Filtered,
+  missing: readonly MissingCandidate[],
   { scores, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
@@ -56,6 +57,7 @@ export function composePart(
   return {
     model: model.name,
     candidates: [...ordered, ...behind],
+    ...(missing.length > 0 ? { missing } : {}),
     usage: {
       pairs: kept.length + rest.length,
       scored: fromModel,
@@ -93,6 +95,7 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
  */
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
+  const missing = parts.flatMap((part) => part.missing ?? []).sort((a, b) => a.index - b.index)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
   const results = best.map(({ index, score, scoredBy, window, snippet, document }): RankedDocument => {
     return {
@@ -109,6 +112,7 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
     id: job.requestId,
     model: parts[0]?.model ?? '',
     results,
+    ...(missing.length > 0 ? { missing: missing.map(({ id }) => id) } : {}),
     usage: parts.map((part) => part.usage).reduce(addUsage),
     timings_ms: roundTimings({
       ...parts.map((part) => part.timings).reduce(longestTimings),

@@ -77,9 +77,22 @@ describe('parseRequest', () => {
   it('takes passages of a corpus by their ids', () => {
     expect(parse({ query: 'q', documents: { corpus: 'c', ids: ['1', '2'] } }).documents).toEqual({
       corpus: 'c',
+      version: null,
       ids: ['1', '2'],
+      missing: 'error',
     })
+    const full = { corpus: 'file:/data/c', version: '7', ids: ['1'], missing: 'skip' }
+    expect(parse({ query: 'q', documents: full }).documents).toEqual(full)
   })
+
+  it.each(['', 'a b', '../c', 'a:b', '.c', 'x'.repeat(129), 'file:', 'file:a\0b'])(
+    'refuses the corpus %j',
+    (corpus) => {
+      const error = refusal({ query: 'q', documents: { corpus, ids: ['1'] } })
+      expect(error).toMatchObject({ code: 'invalid_request', details: { param: 'documents.corpus' } })
+      expect(error.message).toMatch(/must be 1 to 128/)
+    },
+  )
 
   it.each([
     ['no object', 'text', 'invalid_request', 'request', /object/],

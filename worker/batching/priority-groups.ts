@@ -10,7 +10,7 @@ export interface BatchLimits {
   readonly tokens: number
 }
 
-export class Lane {
+export class PriorityGroups {
   readonly priority: number
   /** Earliest deadline first, then oldest. */
   readonly #groups: ScoringGroup[] = []
@@ -58,7 +58,7 @@ export class Lane {
     return this.fill(batch, limits, group)
   }
 
-  /** Adds entries while they fit: of the given group where that pads little, else of any group of this lane. */
+  /** Adds entries while they fit: of the given group where that pads little, else of any group of this priority. */
   fill(batch: Entry[], limits: BatchLimits, group?: ScoringGroup): Entry[] {
     const longest = batch[0]?.pair.ids.length ?? 0
     let length = longest

@@ -1,0 +1,96 @@
+/** Brings a batch run to its end: Redis and workers found or started, a bar, signals, a report. */
+import { writeFile } from 'node:fs/promises'
+import type { Command } from 'commander'
+import type { BatchReport } from '../producer/batch/batch-report.js'
+import type { BatchRun } from '../producer/batch/batch-run.js'
+import { RerankClient } from '../producer/client.js'
+import { onSignals } from '../shared/lifecycle.js'
+import type { Options } from '../shared/options.js'
+import { type BatchView, reportLines, watchBatch } from './batch-view.js'
+import { openSessionFor } from './embedded/flags.js'
+import type { Session } from './embedded/session.js'
+import { EXIT, note } from './exit.js'
+
+/** What follows when the run has come to its end, with the same Redis, workers, bar and signals. */
+export type Afterwards = (client: RerankClient, watch: (run: BatchRun) => void) => Promise<BatchReport | undefined>
+
+/** Runs a run, unless it was finished before and nothing follows. */
+export async function workOff(
+  command: Command,
+  options: Options,
+  run: BatchRun,
+  json: boolean,
+  afterwards?: Afterwards,
+): Promise<BatchReport> {
+  if (run.wasFinished && !afterwards) {
+    await run.close()
+    return run.report()
+  }
+  const watched = new WatchedRun(json)
+  const stopSignals = onSignals(
+    () => watched.stop('finishing what is under way; Ctrl-C again stops at once'),
+    () => watched.abort(),
+  )
+  let session: Session | undefined
+  let client: RerankClient | undefined
+  try {
+    session = await openSessionFor(command, options)
+    client = new RerankClient(session.options)
+    watched.watch(run)
+    const report = await run.run(client)
+    watched.end()
+    if (!afterwards || report.status === 'interrupted') return report
+    return (await afterwards(client, (next) => watched.watch(next))) ?? report
+  } finally {
+    watched.end()
+    await run.close()
+    await client?.close()
+    await session?.stop(watched.isAborted)
+    stopSignals()
+  }
+}
+
+/** Prints the report, keeps it beside the output, and sets the exit code. */
+export async function reportRun(report: BatchReport, output: string | undefined, json: boolean): Promise<void> {
+  if (output !== undefined) await writeFile(`${output}.report.json`, `${JSON.stringify(report, null, 2)}\n`)
+  const { status, totals } = report
+  if (json) (output === undefined ? process.stderr : process.stdout).write(`${JSON.stringify(report)}\n`)
+  else for (const line of reportLines(report, output ?? 'standard output')) note(line)
+  if (status === 'interrupted' && output !== undefined) note('rankmill: run the same command again to go on')
+  process.exitCode = status === 'interrupted' ? EXIT.interrupted : totals.failed > 0 ? EXIT.someFailed : EXIT.done
+}
+
+/** The run under way, its bar, and what signals do to both. */
+class WatchedRun {
+  readonly #json: boolean
+  #run: BatchRun | undefined
+  #view: BatchView | undefined
+  #stopped = false
+  isAborted = false
+
+  constructor(json: boolean) {
+    this.#json = json
+  }
+
+  watch(run: BatchRun): void {
+    this.#run = run
+    this.#view = watchBatch(run, this.#json)
+    if (this.#stopped) run.stop()
+  }
+
+  stop(message: string): void {
+    this.#stopped = true
+    note(`rankmill: ${message}`)
+    this.#run?.stop()
+  }
+
+  abort(): void {
+    this.isAborted = true
+    this.#run?.abort()
+  }
+
+  end(): void {
+    this.#view?.end()
+    this.#view = undefined
+  }
+}

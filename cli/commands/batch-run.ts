@@ -1,0 +1,71 @@
+/** `rankmill batch run`: a file of requests in, a file of answers out; run again after any end, it goes on. */
+import { Command, Option } from 'commander'
+import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
+import { retryFailed } from '../../producer/batch/retry-failed.js'
+import { RankmillError } from '../../shared/errors.js'
+import { addBatchFlags, type BatchFlags, numberArgument, requestDefaults } from '../batch-flags.js'
+import { type Afterwards, reportRun, workOff } from '../batch-work.js'
+import { optionsOf } from '../options.js'
+
+interface BatchRunFlags extends BatchFlags {
+  unordered?: true
+  details?: true
+  retryFailed?: true
+  topN?: number
+  returnDocuments?: true
+}
+
+const STANDARD = '-'
+
+export function batchRunCommand(): Command {
+  const command = new Command('run')
+    .description(
+      'Rerank every request of a JSONL file. Run the same command again after any end, kills included: it goes on.',
+    )
+    .argument(
+      '<input>',
+      'requests, one a line: OpenAI or Voyage batch lines, or bare requests; .gz, .zst, or - for standard input',
+    )
+    .requiredOption('-o, --output <file>', 'answers, one a line; .gz or .zst compress; - for standard output')
+    .option('--unordered', 'write answers as they come, not in the order of the input')
+    .option('--details', "write each answer's times and cache use; the same input then gives other bytes each time")
+    .option('--retry-failed', 'run again what failed in a finished run, and put the answers in place')
+    .addOption(
+      new Option('--top-n <n>', 'results of requests that do not say (default: all)').argParser(numberArgument(1)),
+    )
+    .option('--return-documents', 'put the texts into the results of requests that do not say')
+    .action(async (input: string) => run(command, input))
+  return addBatchFlags(command)
+}
+
+async function run(command: Command, input: string): Promise<void> {
+  const flags = command.opts<BatchRunFlags>()
+  const options = optionsOf(command)
+  const output = flags.output === STANDARD ? undefined : flags.output
+  const batch: BatchFileOptions = {
+    input: input === STANDARD ? process.stdin : input,
+    output: output ?? process.stdout,
+    defaults: { ...requestDefaults(command, options), topN: flags.topN, returnDocuments: flags.returnDocuments },
+    unordered: flags.unordered,
+    details: flags.details,
+    maxErrors: flags.maxErrors,
+    overwrite: flags.overwrite,
+    options,
+  }
+  const retry = flags.retryFailed ? retrying(batch, output) : undefined
+  try {
+    const opened = await openBatch(batch)
+    await reportRun(await workOff(command, options, opened, flags.json === true, retry), output, flags.json === true)
+  } finally {
+    // A pipe that nobody closes would keep the process.
+    if (input === STANDARD) process.stdin.destroy()
+  }
+}
+
+function retrying(batch: BatchFileOptions, output: string | undefined): Afterwards {
+  if (output === undefined || batch.overwrite) {
+    const message = `--retry-failed: ${output === undefined ? 'needs an output file' : 'and --overwrite exclude each other'}`
+    throw new RankmillError('invalid_configuration', message, { param: 'retryFailed' })
+  }
+  return (client, watch) => retryFailed(client, { ...batch, output }, watch)
+}

@@ -1,0 +1,89 @@
+/** A run from file to file, as the command line, the API and the library start it. */
+import { realpathSync } from 'node:fs'
+import { RankmillError } from '../../shared/errors.js'
+import { type OptionsInput, resolveOptions } from '../../shared/options.js'
+import type { RerankInput } from '../../shared/request.js'
+import { answeredLine, errorOf, formatBatchLine } from './batch-line.js'
+import { type BatchOptions, BatchRun } from './batch-run.js'
+import { type BatchSource, FileSource, StreamSource } from './batch-source.js'
+import type { BatchFormat } from './batch-state.js'
+
+export interface BatchFileOptions {
+  /** JSONL, `.gz` and `.zst` by their names, or a stream of JSONL. */
+  readonly input: string | AsyncIterable<Buffer>
+  /** A path, compressed by its name, or a stream, which a later run cannot go on with. */
+  readonly output: string | NodeJS.WritableStream
+  /** Fields of requests whose lines do not give them. */
+  readonly defaults?: Partial<Omit<RerankInput, 'id' | 'query' | 'documents'>> | undefined
+  /** Write answers as they come; default: in the order of the input. */
+  readonly unordered?: boolean | undefined
+  /** Write the times of each request, and what came from a cache: the same input then gives other bytes each time. */
+  readonly details?: boolean | undefined
+  /** Stop when more requests than this have failed; default: never. */
+  readonly maxErrors?: number | undefined
+  /** Begin anew even where the output holds another run. */
+  readonly overwrite?: boolean | undefined
+  /** Limits: docs/configuration.md, "batch". */
+  readonly options?: OptionsInput | undefined
+}
+
+/**
+ * Opens a run, whose `run(client)` then works until the end of the input. Opened again with the same input and output
+ * after any end, it goes on where it was.
+ *
+ * @throws RankmillError `input_unreadable`, `invalid_configuration`, `output_exists`, `output_in_use`, `output_unwritable`
+ */
+export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
+  const limits = resolveOptions({ ...options.options })
+  refuseSameFile(options)
+  const source = await openSource(options.input, limits.maxLineBytes)
+  return BatchRun.open(runOptions(source, options, limits))
+}
+
+export async function openSource(input: BatchFileOptions['input'], maxLineBytes: number): Promise<BatchSource> {
+  if (typeof input === 'string') return FileSource.open(input, maxLineBytes)
+  return StreamSource.open(input, 'standard input', maxLineBytes)
+}
+
+export function runOptions(
+  source: BatchSource,
+  { output, defaults = {}, unordered = false, details = false, maxErrors, overwrite = false }: BatchFileOptions,
+  limits: ReturnType<typeof resolveOptions>,
+): BatchOptions {
+  return {
+    source,
+    output,
+    format: jsonLines(details),
+    inOrder: !unordered,
+    defaults,
+    maxErrors: maxErrors ?? Number.POSITIVE_INFINITY,
+    overwrite,
+    settings: { details, ...defaults },
+    limits,
+  }
+}
+
+function jsonLines(details: boolean): BatchFormat {
+  return {
+    encode: ({ item, outcome }) => formatBatchLine(item, outcome, details),
+    recover: (text) => {
+      const line = answeredLine(text)
+      return line === undefined ? undefined : { line, failed: errorOf(text) !== undefined }
+    },
+  }
+}
+
+function refuseSameFile({ input, output }: BatchFileOptions): void {
+  if (typeof input !== 'string' || typeof output !== 'string') return
+  const read = realPath(input)
+  if (read === undefined || read !== realPath(output)) return
+  throw new RankmillError('output_exists', `${output}: is the input as well`, { param: 'output' })
+}
+
+function realPath(path: string): string | undefined {
+  try {
+    return realpathSync(path)
+  } catch {
+    return undefined
+  }
+}

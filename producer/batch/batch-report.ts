@@ -1,0 +1,52 @@
+/** What a run did: enough to repeat it. */
+import { createRequire } from 'node:module'
+import type { BatchState, Totals } from './batch-state.js'
+
+const { version } = createRequire(import.meta.url)('rankmill/package.json') as { version: string }
+
+export interface BatchReport {
+  /** `interrupted`: run again, it goes on. */
+  readonly status: 'finished' | 'interrupted'
+  readonly versions: { readonly rankmill: string; readonly node: string; readonly platform: string }
+  readonly input: { readonly name: string; readonly fingerprint: string }
+  /** Everything that the output depends on beyond the input. */
+  readonly settings: Record<string, unknown>
+  /** Models that answered; a fingerprint is a hash of all that scores depend on. */
+  readonly models: BatchState['models']
+  /** Versions of corpora that were read. */
+  readonly corpora: Record<string, string>
+  readonly started_at: string
+  readonly ended_at: string
+  /** Over all starts of the run, like the times and percentiles. */
+  readonly totals: Totals
+  readonly pairs_per_second: number
+  readonly errors: Record<string, number>
+  /** The first 100 requests that failed. */
+  readonly failures: BatchState['failures']
+  /** Submission to answer. */
+  readonly latency_ms: Record<'p50' | 'p90' | 'p95' | 'p99', number | null>
+}
+
+export function batchReport(state: BatchState, status: BatchReport['status']): BatchReport {
+  const { totals, latency } = state
+  return {
+    status,
+    versions: { rankmill: version, node: process.version, platform: `${process.platform}-${process.arch}` },
+    input: state.input,
+    settings: state.settings,
+    models: state.models,
+    corpora: state.pins.versions,
+    started_at: state.startedAt,
+    ended_at: new Date().toISOString(),
+    totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },
+    pairs_per_second: totals.seconds > 0 ? Math.round(totals.pairs / totals.seconds) : 0,
+    errors: Object.fromEntries(state.errors),
+    failures: state.failures,
+    latency_ms: {
+      p50: latency.percentile(0.5),
+      p90: latency.percentile(0.9),
+      p95: latency.percentile(0.95),
+      p99: latency.percentile(0.99),
+    },
+  }
+}

@@ -1,0 +1,51 @@
+/** Gets one request answered, through whatever happens to Redis and the workers in between. */
+import { setTimeout as delay } from 'node:timers/promises'
+import { type ErrorCode, RankmillError } from '../../shared/errors.js'
+import type { RerankInput, RerankResult } from '../../shared/request.js'
+import type { WorkerInfo } from '../../shared/worker-info.js'
+import type { WaitOptions } from '../client.js'
+import type { CorpusPins, PinningClient } from './corpus-pins.js'
+
+/** What a run needs of a RerankClient. */
+export interface BatchClient extends PinningClient {
+  submit(input: RerankInput): Promise<string>
+  result(id: string, wait?: WaitOptions): Promise<RerankResult>
+  /** Removes what Redis holds of requests that are done. */
+  forget(ids: readonly string[]): Promise<unknown>
+  /** The live workers. */
+  workers(): Promise<readonly Pick<WorkerInfo, 'appetite' | 'loaded'>[]>
+}
+
+/** Not the request's fault, and over at some time. */
+const AWAY: ReadonlySet<ErrorCode> = new Set(['redis_unavailable', 'overloaded'])
+/** Not answered yet, or forgotten by Redis: submitting the same id again changes nothing where nothing was lost. */
+const UNANSWERED: ReadonlySet<ErrorCode> = new Set(['timeout', 'not_found'])
+const AWAY_MS = 500
+const LONGEST_WAIT_MS = 600_000
+/** Ends that another try can change, as when a worker died of a neighbour's document. */
+const MORE_TRIES = 2
+
+/** @throws RankmillError that the request ended with; or the signal's reason */
+export async function answerOf(
+  client: BatchClient,
+  request: RerankInput & { id: string },
+  pins: CorpusPins,
+  resubmitMs: number,
+  signal: AbortSignal,
+): Promise<RerankResult> {
+  let waitMs = resubmitMs
+  let tries = 0
+  for (;;) {
+    try {
+      signal.throwIfAborted()
+      await client.submit(await pins.pin(client, request))
+      return await client.result(request.id, { timeoutMs: waitMs, signal })
+    } catch (cause) {
+      signal.throwIfAborted()
+      const error = RankmillError.from(cause)
+      if (AWAY.has(error.code)) await delay(error.details.retryAfterMs ?? AWAY_MS, undefined, { signal })
+      else if (UNANSWERED.has(error.code)) waitMs = Math.min(LONGEST_WAIT_MS, waitMs * 2)
+      else if (!error.retryable || error.code === 'deadline_exceeded' || ++tries > MORE_TRIES) throw error
+    }
+  }
+}

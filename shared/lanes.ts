@@ -1,0 +1,27 @@
+/**
+ * The two lanes of a fleet, each a BullMQ queue of its own: what somebody waits for, and bulk work. Every worker serves
+ * both, with slots of their own, so that bulk work never holds the slot or the memory that a waiting caller needs.
+ */
+
+export const LANES = ['interactive', 'bulk'] as const
+export type Lane = (typeof LANES)[number]
+
+/** From this priority on a request is bulk work; runs over whole files use exactly this. */
+export const BULK_PRIORITY = 500
+
+/** The lane of a request, from its priority (0 to 999). */
+export function laneOf(priority: number): Lane {
+  return priority >= BULK_PRIORITY ? 'bulk' : 'interactive'
+}
+
+/** What a lane's queue is called: option `queue`, and `<queue>-bulk` (names of fleets must not end so). */
+export function queueName(queue: string, lane: Lane): string {
+  return lane === 'bulk' ? `${queue}${BULK_SUFFIX}` : queue
+}
+
+export const BULK_SUFFIX = '-bulk'
+
+/** A request's priority within its lane. 0 is BullMQ's plain list, which is faster than its sorted set, and goes first. */
+export function priorityInLane(priority: number): number {
+  return laneOf(priority) === 'bulk' ? priority - BULK_PRIORITY : priority
+}

@@ -1,0 +1,90 @@
+import { mkdtemp, open, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { RunFolder } from '../../../../producer/batch/run-folder.js'
+import { ownIdentity } from '../../../../shared/process-identity.js'
+
+const LEASE_MS = 60_000
+let folder: string
+let output: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'rankmill-lease-'))
+  output = join(folder, 'out.jsonl')
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+async function letExpire(lease: string): Promise<void> {
+  const longAgo = new Date(Date.now() - 2 * LEASE_MS)
+  await utimes(lease, longAgo, longAgo)
+}
+
+describe('the lease on an output', () => {
+  it('is held by one runner at a time', async () => {
+    const first = await RunFolder.claim(output, LEASE_MS)
+    await expect(RunFolder.claim(output, LEASE_MS)).rejects.toMatchObject({ code: 'output_in_use' })
+    await first.release()
+    await (await RunFolder.claim(output, LEASE_MS)).release()
+  })
+
+  it('of two who claim it at once, one gets', async () => {
+    const claims = await Promise.allSettled(Array.from({ length: 8 }, () => RunFolder.claim(output, LEASE_MS)))
+    const got = claims.flatMap((claim) => (claim.status === 'fulfilled' ? claim.value : []))
+    expect(got).toHaveLength(1)
+    for (const claim of claims)
+      if (claim.status === 'rejected') expect(claim.reason).toMatchObject({ code: 'output_in_use' })
+    await got[0]?.release()
+  })
+
+  it('of a process that has ended is free at once', async () => {
+    const first = await RunFolder.claim(output, LEASE_MS)
+    await writeFile(first.own('lease'), JSON.stringify({ ...ownIdentity(), born: 'before this process' }))
+    const second = await RunFolder.claim(output, LEASE_MS)
+    await expect(first.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    await second.check()
+    await second.release()
+    await first.release()
+  })
+
+  it('of another machine is held until it expires', async () => {
+    const first = await RunFolder.claim(output, LEASE_MS)
+    await writeFile(first.own('lease'), JSON.stringify({ host: 'elsewhere', pid: 1, born: '' }))
+    await expect(RunFolder.claim(output, LEASE_MS)).rejects.toMatchObject({ code: 'output_in_use' })
+    await letExpire(first.own('lease'))
+    await (await RunFolder.claim(output, LEASE_MS)).release()
+    await first.release()
+  })
+
+  it('lost in sleep is noticed, and what the sleeper writes all the same touches nothing', async () => {
+    await writeFile(output, 'done\n')
+    const sleeper = await RunFolder.claim(output, LEASE_MS)
+    await sleeper.replace('checkpoint', 'of the sleeper')
+    const opened = await open(output, 'r+')
+    await letExpire(sleeper.own('lease'))
+
+    const next = await RunFolder.claim(output, LEASE_MS)
+    expect(await readFile((await next.newest('checkpoint')) ?? '', 'utf8')).toBe('of the sleeper')
+    await next.replace('checkpoint', 'of the next')
+    await expect(sleeper.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    // As if it had checked just before it lost the lease:
+    await opened.write('late', 5)
+    await opened.close()
+    await sleeper.replace('checkpoint', 'late')
+
+    expect(await readFile(output, 'utf8')).toBe('done\n')
+    expect(await readFile((await next.newest('checkpoint')) ?? '', 'utf8')).toBe('of the next')
+    await next.forgetEarlier()
+    await expect(stat(sleeper.own('checkpoint'))).rejects.toThrow('ENOENT')
+    await next.release()
+    await expect(sleeper.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    await sleeper.release()
+  })
+
+  it('cannot be had where there is no folder for the output', async () => {
+    const nowhere = join(folder, 'missing', 'out.jsonl')
+    await expect(RunFolder.claim(nowhere, LEASE_MS)).rejects.toMatchObject({
+      code: 'output_unwritable',
+      message: expect.stringContaining(nowhere),
+    })
+  })
+})
