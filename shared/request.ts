@@ -181,23 +181,12 @@ function textSchema(limit: number, code: ErrorCode) {
     .refine((text) => text.isWellFormed(), SURROGATE)
 }
 
-const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
-  error: (issue) =>
-    `must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", got ${JSON.stringify(issue.input)}`,
+const keepSchema = z.union([z.int().min(1), z.number().gt(0).lt(1), z.literal('auto')], {
+  error: 'must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto"',
 })
-
-const fuseSchema = z.unknown().transform((fuse, context): number | null => {
-  const weight = fuse === 'rrf' ? 0.5 : (fuse as { weight?: unknown } | null)?.weight
-  if (fuse === 'none') return null
-  if (typeof weight === 'number' && weight >= 0 && weight <= 1) return weight
-  const message = `must be "none", "rrf" or {"weight": 0 to 1}, got ${JSON.stringify(fuse)}`
-  context.addIssue({ code: 'custom', message })
-  return z.NEVER
+const fuseSchema = z.union([z.enum(['none', 'rrf']), z.strictObject({ weight: z.number().min(0).max(1) })], {
+  error: 'must be "none", "rrf" or {"weight": 0 to 1}',
 })
-
-function isKeep(keep: unknown): boolean {
-  return keep === 'auto' || (typeof keep === 'number' && keep > 0 && (keep < 1 || Number.isSafeInteger(keep)))
-}
 
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
@@ -289,14 +278,8 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     dtype: r.strategy?.dtype ?? 'auto',
     longDocuments: r.strategy?.long_documents ?? 'truncate',
     prefilter,
-    fuse: fuseOf(r.strategy?.fuse ?? null, prefilter),
+    fuse: fuseOf(r.strategy?.fuse ?? 'none', prefilter),
   }
-}
-
-function filledReference(documents: object): object {
-  if (!('corpus' in documents)) return documents
-  const { corpus, version, ids, missing } = documents as Partial<CorpusReference>
-  return { corpus, version: version ?? null, ids, missing: missing ?? 'error' }
 }
 
 /** A filter has to see all candidates at once, so that such a request is never split: its size has a bound of its own. */
@@ -315,12 +298,20 @@ function prefilterOf(
   return { keep: given.keep ?? 'auto', model: given.model ?? 'bm25' }
 }
 
-function fuseOf(weight: number | null, prefilter: Prefilter | null): number | null {
-  if (weight !== null && prefilter === null) {
+/** The model's share of the final order; each has half where the caller does not say. */
+function fuseOf(given: 'none' | 'rrf' | { weight: number }, prefilter: Prefilter | null): number | null {
+  if (given === 'none') return null
+  if (prefilter === null) {
     const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
-  return weight
+  return given === 'rrf' ? 0.5 : given.weight
+}
+
+function filledReference(documents: object): object {
+  if (!('corpus' in documents)) return documents
+  const { corpus, version, ids, missing } = documents as Partial<CorpusReference>
+  return { corpus, version: version ?? null, ids, missing: missing ?? 'error' }
 }
 
 function renameAliases(input: unknown): unknown {
