@@ -1,6 +1,6 @@
 """Reranks BM25's first 100 and prints nDCG@10, MRR@10 and MAP of every model, exit and number format.
 
-    python evaluate.py [FOLDER…] [--queries N] [--models small nano filter] [--dtypes int8 fp32]
+    python evaluate.py [FOLDER…] [--queries N] [--models small,nano,filter] [--dtypes int8,fp32]
 
 Folders are BEIR-style collections: corpus.jsonl, queries.jsonl, qrels.tsv, bm25.trec; the held-out part of the training domains
 comes first where its data is at hand. Scores are kept in .cache/scores, so that an evaluation goes on where it was stopped.
@@ -198,11 +198,12 @@ def evaluate(collection, models, longest, weights, note):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('folders', nargs='*', type=Path)
-    options.add_argument('--models', nargs='*', default=['filter', 'nano', 'small'])
-    options.add_argument('--dtypes', nargs='*', default=['int8', 'fp32'])
+    options.add_argument('--models', type=lambda names: names.split(','), default=['filter', 'nano', 'small'])
+    options.add_argument('--dtypes', type=lambda names: names.split(','), default=['int8', 'fp32'])
     options.add_argument('--tokens', type=int, default=512)
     options.add_argument('--queries', type=int, help='at most so many of each collection, evenly taken')
     options.add_argument('--no-minilm', action='store_true')
+    options.add_argument('--no-held-out', action='store_true')
     options = options.parse_args()
     path = HERE / 'results.json'
 
@@ -215,7 +216,9 @@ def main():
         print(f'{collection.name:16} {row:44}', *(f'{k} {v:.4f}' if k != 'queries' else f'({v})' for k, v in found.items()), flush=True)
 
     models, weights = models_of(options), {}
-    if (CACHE / 'data/teach.json').exists():
+    if options.no_held_out:
+        print('# skipped: the held-out part of the training domains; --no-held-out')
+    elif (CACHE / 'data/teach.json').exists():
         write_held_out()
         learned = evaluate(Collection(CACHE / HALVES[0], options.queries), models, options.tokens, None, lambda *_: None)
         for name, found in learned.items():

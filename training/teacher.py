@@ -4,6 +4,7 @@ Writes .cache/data/items.json (source, query, passage) and .cache/data/teach.jso
 bge cosines, BM25 scores, the query's best BM25 score). The first candidate of a list is the query's own passage. MiniLM's
 embeddings stay in .cache/data/minilm.npz, for the bi-encoder that learns them.
 """
+import argparse
 import json
 import random
 import re
@@ -122,8 +123,10 @@ def candidates_of(rng, own, cosines, scores):
 
 
 def main():
+    options = argparse.ArgumentParser()
+    options.add_argument('--items', type=int, help='no more than so many, for a quick trial')
     rng = random.Random(SEED)
-    items = choose_items(rng)
+    items = choose_items(rng)[:options.parse_args().items]
     queries, passages = [q for _, q, _ in items], [p for _, _, p in items]
     encode = minilm()
     documents, asked = encode(passages, 200), encode(queries, 64)
