@@ -20,7 +20,8 @@ def measure(model, batches):
             largest[name] = torch.maximum(largest.get(name, seen), seen)
         return hook
 
-    linears = {f'layers.{i}.{kind}': getattr(layer, kind) for i, layer in enumerate(model.layers) for kind in KINDS}
+    groups = {'layers': model.layers, 'branches': getattr(model, 'branches', ())}
+    linears = {f'{group}.{i}.{kind}': getattr(layer, kind) for group, members in groups.items() for i, layer in enumerate(members) for kind in KINDS}
     hooks = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
     with torch.no_grad():
         for batch in batches:

@@ -54,7 +54,7 @@ def read_state(folder):
     """The state that write_graphs was given, from the fp32 files, and the measured sizes of channels from the int8 one."""
     state = {}
     for file in sorted((folder / 'onnx').glob('*.onnx')):
-        is_int8 = file.name == 'model_int8.onnx'
+        is_int8 = file.stem.endswith('_int8')
         if not is_int8 and file.name != 'model.onnx' and not (file.name.startswith('stage_') and file.stem.count('_') == 1):
             continue
         model = onnx.load(file, load_external_data=False)

@@ -123,15 +123,17 @@ class Head(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    def __init__(self, layers=6, exits=(2, 4, 6), inner=INNER):
+    def __init__(self, layers=6, exits=(2, 4, 6), inner=INNER, branch=0):
+        """`branch`: inner neurons of a layer that each exit but the last has of its own, before its head; 0 for none."""
         super().__init__()
         self.exits = exits
         self.embedding = Embedding()
         self.overlap = Overlap()
         self.layers = nn.ModuleList(Layer(inner) for _ in range(layers))
         self.heads = nn.ModuleList(Head() for _ in exits)
+        self.branches = nn.ModuleList(Layer(branch) for _ in exits[:-1] if branch)
 
-    def forward(self, ids, mask, types):
+    def forward(self, ids, mask, types, stop=None):
         mask = mask.float()
         passage = types.float() * mask
         query = mask - passage
@@ -148,12 +150,15 @@ class CrossEncoder(nn.Module):
         query_to_passage = (query[:, :, None] * passage[:, None, :])[:, None]
         passage_to_query = (passage[:, :, None] * inside[:, None, :])[:, None]
         scores = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers[:stop]):
             x = layer(x, padding, query_to_passage, passage_to_query)
             if i + 1 in self.exits:
-                head = self.heads[self.exits.index(i + 1)]
+                k = self.exits.index(i + 1)
+                head, seen = self.heads[k], x
+                if k < len(self.branches):
+                    seen = self.branches[k](x, padding, query_to_passage, passage_to_query)
                 with torch.autocast(ids.device.type, enabled=False):
-                    scores.append(head(x.float(), query, passage, content, overlap, weight))
+                    scores.append(head(seen.float(), query, passage, content, overlap, weight))
         return scores
 
 

@@ -98,9 +98,8 @@ def overlap(g, words, query, passage):
     return features, g.op('Div', weight, g.op('Unsqueeze', total, g.axes(2)))
 
 
-def layer(g, i, x, bias):
+def layer(g, name, x, bias):
     """One transformer layer; `bias` is what is added to the attention's logits, [n, 1 or heads, tokens, tokens]."""
-    name = f'layers.{i}.'
     qkv, qkv_bias = g.linear(x, name + 'qkv')
     q, k, v = g.op('Split', qkv, g.constant([HIDDEN] * 3, np.int64), outputs=3, axis=-1)
     context = g.op('MultiHeadAttention', q, k, v, qkv_bias, '', bias, num_heads=HEADS)
@@ -111,10 +110,10 @@ def layer(g, i, x, bias):
     return skip_norm(g, down, x, name + 'norm2', down_bias)
 
 
-def gates(g, i, flat, shape):
-    values = np.concatenate([-g.state[f'layers.{i}.gate'].reshape(2, HEADS), np.full((1, HEADS), -10000.0)]).T
-    g.weights[f'layers.{i}.gates'] = values.astype(np.float32)
-    return in_layers(g, g.op('Reshape', g.op('MatMul', f'layers.{i}.gates', flat), shape))
+def gates(g, name, flat, shape):
+    values = np.concatenate([-g.state[name + 'gate'].reshape(2, HEADS), np.full((1, HEADS), -10000.0)]).T
+    g.weights[name + 'gates'] = values.astype(np.float32)
+    return in_layers(g, g.op('Reshape', g.op('MatMul', name + 'gates', flat), shape))
 
 
 def in_layers(g, x):
@@ -179,14 +178,16 @@ def write_cross_encoder(path, state, exits, dtype='fp32', first=0, last=None, ev
         x, features, weight = (name for name, *_ in carried(first))
     content, outputs, x = content_of(g, passage), [], in_layers(g, x)
     for i in range(first, last):
-        x = layer(g, i, x, gates(g, i, flat, shape))
+        x = layer(g, f'layers.{i}.', x, gates(g, f'layers.{i}.', flat, shape))
         if i + 1 == last or (every and i + 1 in exits):
             out = f'logits_{i + 1}' if every else 'logits'
-            seen = in_heads(g, x)
-            head(g, exits.index(i + 1), seen, query, passage, content, features, weight, out)
+            seen, k = x, exits.index(i + 1)
+            if f'branches.{k}.gate' in g.state:
+                seen = layer(g, f'branches.{k}.', x, gates(g, f'branches.{k}.', flat, shape))
+            head(g, k, in_heads(g, seen), query, passage, content, features, weight, out)
             outputs.append((out, F32, ['n', 1]))
     if last != exits[-1]:
-        for source, value in zip((seen, features, weight), carried(last)):
+        for source, value in zip((in_heads(g, x), features, weight), carried(last)):
             g.op('Identity', source, out=value[0])
             outputs.append(value)
     g.save(path, IDS + ([] if first == 0 else carried(first)), outputs, shared)
@@ -204,7 +205,7 @@ def write_bi_encoder(path, state, layers, dtype='fp32', int8=None, shared=None):
     bias = g.op('Expand', g.op('Unsqueeze', closed, g.axes(1, 2)), g.op('Concat', g.constant([1, 1], np.int64), size, g.constant([1], np.int64), axis=0))
     bias = in_layers(g, bias)
     for i in range(layers):
-        x = layer(g, i, x, bias)
+        x = layer(g, f'layers.{i}.', x, bias)
     x = g.op('Identity', in_heads(g, x), out='last_hidden_state')
     pooled = weighted(g, g.op('Unsqueeze', real, g.axes(1)), x)
     g.op('Identity', g.unit(pooled), out='sentence_embedding')

@@ -51,13 +51,23 @@ def write_sentence_transformers(folder):
     write_json(folder / 'config_sentence_transformers.json', {'similarity_fn_name': 'cosine'})
 
 
-def finish(state, exits, layers, inner):
+def with_exits(trained, checkpoint):
+    """The state and exits of a cross-encoder, with the exits that exits.py trained on it in place of its own."""
+    if not checkpoint.exists():
+        return trained['average'], list(trained['exits']), 0
+    own = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    before, after = (f'heads.{len(e) - 1}.' for e in (trained['exits'], own['exits']))
+    state = {name.replace(before, after): value for name, value in trained['average'].items() if not name.startswith('heads.') or name.startswith(before)}
+    return {**state, **own['exits_state']}, list(own['exits']), own['branch']
+
+
+def finish(state, exits, layers, inner, branch):
     """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels.
 
     The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
     """
     passages, queries, train, held = load_lists()
-    model = CrossEncoder(layers, tuple(exits), inner)
+    model = CrossEncoder(layers, tuple(exits), inner, branch)
     model.load_state_dict(state)
     model.eval()
     with torch.no_grad():
@@ -83,8 +93,9 @@ def trained_state(name, checkpoint):
         passages, *_ = load_lists()
         smooth = measure(model, [texts_of(passages[a:a + 16], 160) for a in range(0, 160, 16)])
         return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], {'step': trained['step'], 'texts': trained['texts']}
-    state, layers, exits = trained['average'], trained['layers'], list(trained['exits'])
-    finish(state, exits, layers, inner)
+    layers = trained['layers']
+    state, exits, branch = with_exits(trained, CACHE / f'{name}-exits.pt')
+    finish(state, exits, layers, inner, branch)
     return 'cross-encoder', state, layers, inner, exits, {'step': trained['step'], 'pairs': trained['pairs']}
 
 
