@@ -3,7 +3,7 @@
     python build.py [--minutes 180] [--collections FOLDER…]
 
 Every step is a command of its own and skips what is there; `.cache` holds what lies between. `--minutes` is for rankmill-small's
-training on a CPU; the filter and nano take a quarter of it each. A GPU is used where there is one.
+training on a CPU; the filter, nano and small's exits take a quarter of it each. A GPU is used where there is one.
 """
 import argparse
 import subprocess
@@ -32,6 +32,7 @@ def main():
     step('filter.py', '--minutes', part)
     step('train.py', 'nano', '--minutes', part, '--layers', 2, '--inner', 768, '--exits', 2, '--start', 'filter', '--rate', 2e-4)
     step('train.py', 'small', '--minutes', options.minutes)
+    step('exits.py', '--minutes', part)
     for name in ('filter', 'nano', 'small'):
         step('ship.py', name)
     step('speed.py')

@@ -30,7 +30,8 @@ KINDS = {
 `attention_mask`, `token_type_ids` and gives `logits [n, 1]`, as `BertForSequenceClassification` does, so Rankmill, transformers.js
 and sentence-transformers' ONNX backend run the same folder. Inside it is not plain BERT: see [training/](../../training/README.md).
 
-Scoring may stop after layers 1, 2 or 4: `onnx/stage_N.onnx` are consecutive stages. Each gives `logits`, and all but the last hand on
+Scoring may stop early: `onnx/stage_N.onnx` are consecutive stages that end after layer N, each of the early ones with a narrow layer and a
+head of its own. Each gives `logits`, and all but the last hand on
 `hidden_states_N`, `overlap_N` and `query_weights_N`. The last stage's logits are the whole model's."""),
     'nano': ('text-ranking', """A cross-encoder for reranking English passages at a fifth of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
 as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of

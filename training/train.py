@@ -89,7 +89,7 @@ def main():
     options.add_argument('--inner', type=int, default=INNER)
     options.add_argument('--exits', default='1,2,4,6')
     options.add_argument('--start', help='name of a trained bi-encoder of the same shape; default all-MiniLM-L6-v2')
-    options.add_argument('--rate', type=float, default=8e-5, help='learning rate of the last layer')
+    options.add_argument('--rate', type=float, default=8e-5, help='learning rate of the last layer; 0 trains heads and overlap alone')
     options.add_argument('--threads', type=int, default=2)
     options = options.parse_args()
     torch.set_num_threads(options.threads)
@@ -103,6 +103,8 @@ def main():
         start_from(model, base_weights())
     model.overlap.idf.data = idf_table(passages)
     model.to(DEVICE)
+    for p in (*model.layers.parameters(), *model.embedding.parameters()) if options.rate == 0 else ():
+        p.requires_grad_(False)
     average = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(groups_of(model, options.rate), weight_decay=0.01, betas=(0.9, 0.98))
     rates = [g['lr'] for g in optimiser.param_groups]
@@ -157,7 +159,7 @@ def main():
                 a.lerp_(b, 1 - keep)
         spent += time.monotonic() - began
         if step % 20 == 0:
-            print(f'{step} {spent:.0f}s {pairs / spent:.1f} pairs/s loss {float(loss):.3f}', flush=True)
+            print(f'{step} {spent:.0f}s {pairs / spent:.1f} pairs/s loss {loss.item():.3f}', flush=True)
         if step % 200 == 0:
             save()
     save()
