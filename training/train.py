@@ -1,6 +1,7 @@
-"""Trains the cross-encoder on the teacher's lists. Resumable: run it again after any end and it goes on.
+"""Trains a cross-encoder on the teacher's lists. Resumable: run it again after any end and it goes on.
 
     python train.py small --minutes 180
+    python train.py nano --minutes 30 --layers 2 --inner 768 --exits 2 --start filter --rate 2e-4
 """
 import argparse
 import copy
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from encode import batch_of, load_lists, teacher_scores
-from model import CrossEncoder, idf_table, start_from
+from model import INNER, BiEncoder, CrossEncoder, idf_table, start_from
 from settings import CACHE, DEVICE, SEED, base_weights
 
 LISTS, CANDIDATES = 8, 8
@@ -24,18 +25,28 @@ def autocast():
     return torch.autocast(DEVICE, dtype=torch.bfloat16)
 
 
-def groups_of(model):
+def groups_of(model, top):
     """Layer-wise learning rates: the top layers learn to look across, the bottom ones keep what they know."""
     groups = [{'params': list(model.heads.parameters()), 'lr': 6e-4},
               {'params': list(model.overlap.parameters()), 'lr': 5e-3, 'weight_decay': 0.0},
               {'params': [model.embedding.segment, *model.embedding.norm.parameters()], 'lr': 3e-5}]
     count = len(model.layers)
     for i, layer in enumerate(model.layers):
-        rate = 8e-5 * 0.8 ** (count - 1 - i)
+        rate = top * 0.8 ** (count - 1 - i)
         gates = [layer.gate]
         groups.append({'params': [p for p in layer.parameters() if p is not layer.gate], 'lr': rate})
         groups.append({'params': gates, 'lr': 2e-2, 'weight_decay': 0.0})
     return groups
+
+
+def trained_bi_encoder(name):
+    """What filter.py trained, its word embeddings rounded as they ship."""
+    trained = torch.load(CACHE / f'{name}.pt', map_location='cpu', weights_only=False)
+    model = BiEncoder(len(trained['sources']), trained['inner'])
+    model.embedding.thaw()
+    model.load_state_dict(trained['average'])
+    model.embedding.freeze()
+    return model
 
 
 def held_out(model, lists, passages, queries):
@@ -75,19 +86,27 @@ def main():
     options.add_argument('name')
     options.add_argument('--minutes', type=float, default=180)
     options.add_argument('--layers', type=int, default=6)
+    options.add_argument('--inner', type=int, default=INNER)
     options.add_argument('--exits', default='1,2,4,6')
+    options.add_argument('--start', help='name of a trained bi-encoder of the same shape; default all-MiniLM-L6-v2')
+    options.add_argument('--rate', type=float, default=8e-5, help='learning rate of the last layer; 0 trains heads and overlap alone')
     options.add_argument('--threads', type=int, default=2)
     options = options.parse_args()
     torch.set_num_threads(options.threads)
     random.seed(SEED)
     torch.manual_seed(SEED)
     passages, queries, train, held = load_lists()
-    model = CrossEncoder(options.layers, tuple(int(e) for e in options.exits.split(',')))
-    start_from(model, base_weights())
+    model = CrossEncoder(options.layers, tuple(int(e) for e in options.exits.split(',')), options.inner)
+    if options.start:
+        model.load_state_dict(trained_bi_encoder(options.start).state_dict(), strict=False)
+    else:
+        start_from(model, base_weights())
     model.overlap.idf.data = idf_table(passages)
     model.to(DEVICE)
+    for p in (*model.layers.parameters(), *model.embedding.parameters()) if options.rate == 0 else ():
+        p.requires_grad_(False)
     average = copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(groups_of(model), weight_decay=0.01, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(groups_of(model, options.rate), weight_decay=0.01, betas=(0.9, 0.98))
     rates = [g['lr'] for g in optimiser.param_groups]
     path, log = CACHE / f'{options.name}.pt', CACHE / f'{options.name}-training.jsonl'
     step, pairs, spent = 0, 0, 0.0
@@ -106,7 +125,7 @@ def main():
             file.write(json.dumps(line) + '\n')
         partial = path.with_suffix('.partial')
         torch.save({'model': model.state_dict(), 'average': average.state_dict(), 'optimiser': optimiser.state_dict(),
-                    'step': step, 'pairs': pairs, 'spent': spent, 'exits': model.exits, 'layers': options.layers}, partial)
+                    'step': step, 'pairs': pairs, 'spent': spent, 'exits': model.exits, 'layers': options.layers, 'inner': options.inner}, partial)
         partial.replace(path)
 
     if step == 0:
@@ -140,7 +159,7 @@ def main():
                 a.lerp_(b, 1 - keep)
         spent += time.monotonic() - began
         if step % 20 == 0:
-            print(f'{step} {spent:.0f}s {pairs / spent:.1f} pairs/s loss {float(loss):.3f}', flush=True)
+            print(f'{step} {spent:.0f}s {pairs / spent:.1f} pairs/s loss {loss.item():.3f}', flush=True)
         if step % 200 == 0:
             save()
     save()

@@ -1,4 +1,6 @@
 /** Whether a folder will load, and what to do if not: the work behind `rankmill models check`. */
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
@@ -100,6 +102,16 @@ export async function checkModel(path: string): Promise<ModelCheck> {
     })
     if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest })
   }
+  if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
+    await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {
+      const digests = Object.entries(manifest?.sha256 ?? {})
+      for (const [name, digest] of digests) {
+        if ((await digestOf(join(folder, name))) !== digest)
+          throw new RankmillError('invalid_model', `${join(folder, name)}: not the file that rankmill.json describes`)
+      }
+      return [undefined, `${digests.length} ONNX files are as rankmill.json describes them`]
+    })
+  }
   if (manifest && manifest.exits.length > 0) {
     await look('exits', 'Export the stages again, all of one run.', async () => [
       undefined,
@@ -138,6 +150,11 @@ async function checkGraph({ look, folder, path, name, graph, config, facts, mani
   await look(`trial run of ${name}`, 'Copy or export the file again.', async () => {
     return [undefined, await trialRun(path, graph, (facts?.vocabularySize ?? 2) - 1)]
   })
+}
+
+async function digestOf(path: string): Promise<string | null> {
+  const content = await readFile(path).catch(() => null)
+  return content && createHash('sha256').update(content).digest('hex')
 }
 
 /** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */

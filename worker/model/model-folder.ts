@@ -48,6 +48,12 @@ const manifestSchema = z.looseObject({
   exits: z.array(z.unknown()).default([]),
   licence: z.string().optional(),
   batch_invariant: z.union([z.boolean(), z.partialRecord(z.enum(DTYPES), z.unknown())]).optional(),
+  /** Of a bi-encoder: the output that holds one vector a text, and what it is. */
+  embedding: z.looseObject({ output: z.string(), dimensions: z.int().positive(), normalised: z.boolean() }).optional(),
+  /** Final score = z(model) + weight * z(first stage), by the first stage's name; z over the list. */
+  fusion: z.looseObject({ weights: z.record(z.string(), z.number()) }).optional(),
+  /** Hex digests of ONNX files: some read their weights out of others, at fixed places. */
+  sha256: z.record(z.string(), z.string()).default({}),
 })
 /** rankmill.json: what the models that ship say of themselves beyond Hugging Face's files. */
 export type Manifest = z.output<typeof manifestSchema>

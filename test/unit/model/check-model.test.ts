@@ -1,4 +1,5 @@
 /** `models check`: every fault is found, named, and comes with a fix; the rest is still looked at. */
+import { createHash } from 'node:crypto'
 import { cp, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -98,5 +99,22 @@ test('exits that chain, that do not, and one that is missing', async () => {
   })
   expect(await faultsOf(await withExits(['stage_1.onnx', 'stage_3.onnx']))).toEqual({
     exits: expect.stringMatching(/stage_3\.onnx: the file is missing/),
+  })
+})
+
+test('a file of another version, whose weights others read', async () => {
+  const folder = await copyOf('one-logit')
+  const content = await readFile(join(folder, 'onnx', 'model.onnx'))
+  const manifest = (digest: string) => ({
+    name: 'tiny',
+    dtypes: { fp32: 'onnx/model.onnx' },
+    sha256: { 'onnx/model.onnx': digest },
+  })
+  const right = createHash('sha256').update(content).digest('hex')
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest(right)))
+  expect(await faultsOf(folder)).toEqual({})
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest(right.replaceAll(/[0-7]/g, '8'))))
+  expect(await faultsOf(folder)).toEqual({
+    contents: expect.stringMatching(/not the file that rankmill.json describes/),
   })
 })

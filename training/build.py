@@ -1,0 +1,49 @@
+"""Makes all models from nothing, or goes on where it was stopped: data, teacher, training, export, figures, cards.
+
+    python build.py [--minutes 180] [--collections FOLDER…]
+
+Every step is a command of its own and skips what is there; `.cache` holds what lies between. `--minutes` is for rankmill-small's
+training on a CPU; the filter, nano and small's exits take a quarter of it each. A GPU is used where there is one.
+"""
+import argparse
+import subprocess
+import sys
+
+from settings import CACHE, HERE, MODELS
+
+
+def step(*command):
+    print('#', *command, flush=True)
+    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=HERE)
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument('--minutes', type=float, default=180)
+    options.add_argument('--collections', nargs='*', default=[], help='BEIR-style folders to evaluate on')
+    options.add_argument('--queries', type=int, help='at most so many of each collection')
+    options = options.parse_args()
+    if not (CACHE / 'data/pairs.json').exists():
+        step('data.py')
+    if not (CACHE / 'data/teach.json').exists():
+        step('teacher.py')
+    part = options.minutes / 4
+    # Each goes on from its checkpoint until its minutes are spent.
+    step('filter.py', '--minutes', part)
+    step('train.py', 'nano', '--minutes', part, '--layers', 2, '--inner', 768, '--exits', 2, '--start', 'filter', '--rate', 2e-4)
+    step('train.py', 'small', '--minutes', options.minutes)
+    step('exits.py', '--minutes', part)
+    for name in ('filter', 'nano', 'small'):
+        step('ship.py', name)
+    step('speed.py')
+    step('schemes.py')
+    step('evaluate.py', *options.collections, *(('--queries', options.queries) if options.queries else ()))
+    step('cards.py')
+    try:
+        step('reference_scores.py')
+    except subprocess.CalledProcessError:
+        print(f'# {MODELS.parent / "test/golden"} keeps its reference scores: reference_scores.py needs sentence-transformers[onnx]')
+
+
+if __name__ == '__main__':
+    main()
