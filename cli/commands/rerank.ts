@@ -4,7 +4,8 @@ import { Command, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { LongDocuments, RerankInput, RerankResult } from '../../shared/request.js'
+import type { RerankResult } from '../../shared/request.js'
+import type { LongDocuments, StrategyInput } from '../../shared/strategy.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
@@ -85,7 +86,7 @@ async function run(command: Command, files: string[]): Promise<void> {
   }
 }
 
-function strategyOf({ longDocuments, prefilter, prefilterModel }: RerankFlags): RerankInput['strategy'] {
+function strategyOf({ longDocuments, prefilter, prefilterModel }: RerankFlags): StrategyInput {
   const filtered = prefilter !== undefined || prefilterModel !== undefined
   return {
     long_documents: longDocuments,
