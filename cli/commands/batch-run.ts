@@ -3,9 +3,10 @@ import { Command, Option } from 'commander'
 import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
 import { RankmillError } from '../../shared/errors.js'
-import { addBatchFlags, type BatchFlags, numberArgument, requestDefaults } from '../batch-flags.js'
+import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { type Afterwards, reportRun, workOff } from '../batch-work.js'
 import { optionsOf } from '../options.js'
+import { numberArgument } from '../strategy-flags.js'
 
 interface BatchRunFlags extends BatchFlags {
   unordered?: true
@@ -13,6 +14,7 @@ interface BatchRunFlags extends BatchFlags {
   retryFailed?: true
   topN?: number
   returnDocuments?: true
+  missing?: 'error' | 'skip'
 }
 
 const STANDARD = '-'
@@ -34,6 +36,12 @@ export function batchRunCommand(): Command {
       new Option('--top-n <n>', 'results of requests that do not say (default: all)').argParser(numberArgument(1)),
     )
     .option('--return-documents', 'put the texts into the results of requests that do not say')
+    .addOption(
+      new Option(
+        '--missing <what>',
+        'what becomes of ids that a corpus lacks, where a request does not say: error, or skip (default: error)',
+      ).choices(['error', 'skip']),
+    )
     .action(async (input: string) => run(command, input))
   return addBatchFlags(command)
 }
@@ -46,6 +54,7 @@ async function run(command: Command, input: string): Promise<void> {
     input: input === STANDARD ? process.stdin : input,
     output: output ?? process.stdout,
     defaults: { ...requestDefaults(command, options), topN: flags.topN, returnDocuments: flags.returnDocuments },
+    missing: flags.missing,
     unordered: flags.unordered,
     details: flags.details,
     maxErrors: flags.maxErrors,

@@ -6,11 +6,12 @@ import { type Comparison, compareRuns } from '../../producer/retrieval/compariso
 import { TrecSource, trecLines } from '../../producer/retrieval/trec-batch.js'
 import type { SkippedParts } from '../../producer/retrieval/trec-requests.js'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
-import { addBatchFlags, type BatchFlags, numberArgument, requestDefaults } from '../batch-flags.js'
+import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { reportRun, workOff } from '../batch-work.js'
 import { note } from '../exit.js'
 import { optionsOf } from '../options.js'
 import { comparisonTable, differencePlot } from '../retrieval-report.js'
+import { numberArgument } from '../strategy-flags.js'
 
 interface BatchTrecFlags extends BatchFlags {
   corpus: string
@@ -75,6 +76,7 @@ async function run(command: Command): Promise<void> {
       format: trecLines(before, flags.tag),
       inOrder: true,
       defaults: requestDefaults(command, options),
+      missing: flags.missing,
       maxErrors: flags.maxErrors ?? Number.POSITIVE_INFINITY,
       overwrite: flags.overwrite ?? false,
       settings: { depth: flags.depth, tag: flags.tag, missing: flags.missing, ...requestDefaults(command, options) },

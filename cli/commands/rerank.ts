@@ -5,10 +5,10 @@ import { RerankClient } from '../../producer/client.js'
 import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankResult } from '../../shared/request.js'
-import type { LongDocuments, StrategyInput } from '../../shared/strategy.js'
 import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
+import { addStrategyFlags, type StrategyFlags, strategyOf } from '../strategy-flags.js'
 
 interface SourceDocument {
   readonly id?: string
@@ -17,15 +17,11 @@ interface SourceDocument {
   readonly source: string
 }
 
-interface RerankFlags {
+interface RerankFlags extends StrategyFlags {
   query: string
   jsonl?: true
   json?: true
   topN?: number
-  maxTokensPerDoc?: number
-  longDocuments?: LongDocuments
-  prefilter?: number | 'auto'
-  prefilterModel?: string
 }
 
 export function rerankCommand(): Command {
@@ -36,27 +32,10 @@ export function rerankCommand(): Command {
     .addOption(
       new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
     )
-    .addOption(
-      new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
-        Number,
-      ),
-    )
-    .addOption(
-      new Option(
-        '--long-documents <mode>',
-        'what is read of a document that is too long: its beginning (truncate), all of it in overlapping windows, the best of which counts (windows), or the sentences closest to the query (snippet); default: truncate',
-      ).choices(['truncate', 'windows', 'snippet']),
-    )
-    .addOption(
-      new Option(
-        '--prefilter <keep>',
-        'score only the best by a cheap filter: how many documents, a share of them below 1, or auto',
-      ).argParser((value) => (Number.isNaN(Number(value)) ? value : Number(value))),
-    )
-    .option('--prefilter-model <name>', 'the filter: bm25 (default), or a bi-encoder that the workers serve')
     .option('--jsonl', 'each line is {"id": …, "text": …}')
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
+  addStrategyFlags(command)
   addEmbeddedFlags(command)
   return addOptions(command, [...PRODUCER_OPTIONS, ...WORKER_OPTIONS])
 }
@@ -83,14 +62,6 @@ async function run(command: Command, files: string[]): Promise<void> {
   } finally {
     await client.close()
     await session.stop()
-  }
-}
-
-function strategyOf({ longDocuments, prefilter, prefilterModel }: RerankFlags): StrategyInput {
-  const filtered = prefilter !== undefined || prefilterModel !== undefined
-  return {
-    long_documents: longDocuments,
-    prefilter: filtered ? { keep: prefilter, model: prefilterModel } : undefined,
   }
 }
 

@@ -15,6 +15,8 @@ export interface BatchFileOptions {
   readonly output: string | NodeJS.WritableStream
   /** Fields of requests whose lines do not give them. */
   readonly defaults?: Partial<Omit<RerankInput, 'id' | 'query' | 'documents'>> | undefined
+  /** What becomes of ids that a corpus lacks, where a request does not say; default: an error line that lists them. */
+  readonly missing?: 'error' | 'skip' | undefined
   /** Write answers as they come; default: in the order of the input. */
   readonly unordered?: boolean | undefined
   /** Write the times of each request, and what came from a cache: the same input then gives other bytes each time. */
@@ -47,7 +49,15 @@ export async function openSource(input: BatchFileOptions['input'], maxLineBytes:
 
 export function runOptions(
   source: BatchSource,
-  { output, defaults = {}, unordered = false, details = false, maxErrors, overwrite = false }: BatchFileOptions,
+  {
+    output,
+    defaults = {},
+    missing,
+    unordered = false,
+    details = false,
+    maxErrors,
+    overwrite = false,
+  }: BatchFileOptions,
   limits: ReturnType<typeof resolveOptions>,
 ): BatchOptions {
   return {
@@ -56,9 +66,10 @@ export function runOptions(
     format: jsonLines(details),
     inOrder: !unordered,
     defaults,
+    missing,
     maxErrors: maxErrors ?? Number.POSITIVE_INFINITY,
     overwrite,
-    settings: { details, ...defaults },
+    settings: { details, missing, ...defaults },
     limits,
   }
 }

@@ -23,6 +23,8 @@ export interface BatchOptions {
   readonly inOrder: boolean
   /** Fields of requests that do not give them. */
   readonly defaults: Partial<RerankInput>
+  /** What becomes of ids that a corpus lacks, where a request does not say. */
+  readonly missing?: 'error' | 'skip' | undefined
   /** The run stops when more requests than this have failed. */
   readonly maxErrors: number
   /** Begins anew even where the output holds another run. */
@@ -187,8 +189,8 @@ export class BatchRun {
 
   async #answer(client: BatchClient, item: BatchItem): Promise<BatchOutcome> {
     if (item.error) return { error: item.error }
-    const { defaults, limits } = this.#options
-    const request = { ...withDefaults(item.request, defaults), id: requestId(this.#state.runId, item) }
+    const { defaults, missing, limits } = this.#options
+    const request = { ...withDefaults(item.request, defaults, missing), id: requestId(this.#state.runId, item) }
     try {
       return { result: await answerOf(client, request, this.#state.pins, limits.resubmitMs, this.#aborting.signal) }
     } catch (error) {
@@ -294,12 +296,20 @@ function duplicate(item: BatchItem): BatchOutcome {
 }
 
 /** A request's own fields, under either of their names, come before the run's. */
-function withDefaults(request: RerankInput, defaults: Partial<RerankInput>): RerankInput {
+function withDefaults(
+  request: RerankInput,
+  defaults: Partial<RerankInput>,
+  missing: BatchOptions['missing'],
+): RerankInput {
   const filled: Record<string, unknown> = { priority: BULK_PRIORITY, ...request }
   for (const [name, value] of Object.entries(defaults)) {
     const wireName = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
     if (value !== undefined && !(name in request) && !(wireName in request)) filled[name] = value
   }
   if (defaults.strategy && request.strategy) filled['strategy'] = { ...defaults.strategy, ...request.strategy }
+  const { documents } = request
+  if (missing !== undefined && typeof documents === 'object' && documents !== null && 'corpus' in documents) {
+    filled['documents'] = { missing, ...documents }
+  }
   return filled as unknown as RerankInput
 }

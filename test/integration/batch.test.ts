@@ -395,6 +395,30 @@ describe('a run', () => {
   })
 })
 
+describe('what requests do not say', () => {
+  it('the run fills in, and what they say goes before it', async () => {
+    const s = stage()
+    await s.worker()
+    await s.client().putCorpus('c', [{ id: 'a', text: 'here' }])
+    const long = Array.from({ length: 120 }, (_, i) => `word${i % 50}`).join(' ')
+    const lines = [
+      { query: 'q', documents: { corpus: 'c', ids: ['a', 'gone'] } },
+      { query: 'q', documents: { corpus: 'c', ids: ['a', 'gone'], missing: 'error' } },
+      { query: 'q', documents: ['x', 'y', 'z', long] },
+      { query: 'q', documents: ['x', 'y', 'z', long], top_n: 2, strategy: { long_documents: 'truncate' } },
+    ]
+    await writeFile(input, lines.map((line) => JSON.stringify(line)).join('\n'))
+    await runBatch(s, { missing: 'skip', defaults: { topN: 4, strategy: { long_documents: 'windows' } } })
+    const [skipped, missing, windows, truncated] = await outputLines()
+    expect(skipped?.response?.body).toMatchObject({ results: [{ id: 'a' }], missing: ['gone'] })
+    expect(missing?.error).toMatchObject({ code: 'missing_documents', message: expect.stringContaining('gone') })
+    expect(windows?.response?.body).toMatchObject({ usage: { pairs: 4, windows: expect.any(Number), truncated: 0 } })
+    expect(windows?.response?.body.results).toHaveLength(4)
+    expect(truncated?.response?.body).toMatchObject({ usage: { pairs: 4, truncated: 1 } })
+    expect(truncated?.response?.body.results).toHaveLength(2)
+  })
+})
+
 describe('what cannot be', () => {
   it('another input, or other options, under the same output are refused, naming both', async () => {
     await stage().worker()
