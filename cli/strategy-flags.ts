@@ -1,6 +1,6 @@
 /** How documents are scored, as flags: docs/strategies.md. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { LongDocuments, RerankInput } from '../shared/request.js'
+import type { LongDocuments, StrategyInput } from '../shared/strategy.js'
 
 export interface StrategyFlags {
   maxTokensPerDoc?: number
@@ -34,7 +34,7 @@ export function addStrategyFlags(command: Command): Command {
 }
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
-export function strategyOf(flags: StrategyFlags): RerankInput['strategy'] {
+export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
   const { longDocuments, prefilter, prefilterModel, fuse } = flags
   if ([longDocuments, prefilter, prefilterModel, fuse].every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined
@@ -43,7 +43,7 @@ export function strategyOf(flags: StrategyFlags): RerankInput['strategy'] {
     ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel } } : {}),
     ...(fuse === undefined ? {} : { fuse: Number.isNaN(Number(fuse)) ? fuse : { weight: Number(fuse) } }),
   }
-  return strategy as RerankInput['strategy']
+  return strategy as StrategyInput
 }
 
 /** A whole number, at least so large. */

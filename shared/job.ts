@@ -1,9 +1,10 @@
 /** What one entry of the queue holds, and what scored parts and answers look like in Redis. */
 import type { ErrorBody } from './errors.js'
 import type { Document, RerankRequest, RerankResult, Timings, Usage, Window } from './request.js'
+import type { Strategy } from './strategy.js'
 
 /** A request, or one part of a split one, as it travels through the queue. */
-export interface RerankJob {
+export interface RerankJob extends Strategy {
   readonly v: 1
   readonly requestId: string
   readonly part: number
@@ -16,10 +17,6 @@ export interface RerankJob {
   readonly topN: number | null
   readonly returnDocuments: boolean
   readonly maxTokensPerDoc: number | null
-  readonly dtype: RerankRequest['dtype']
-  readonly longDocuments: RerankRequest['longDocuments']
-  readonly prefilter: RerankRequest['prefilter']
-  readonly fuse: RerankRequest['fuse']
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly submittedAt: number

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from './errors.js'
+import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
 
 /** Limits of a request, each an option of the producer. */
 export interface RequestLimits {
@@ -9,17 +10,6 @@ export interface RequestLimits {
   readonly maxDocumentBytes: number
   readonly maxQueryBytes: number
   readonly maxPrefilterDocuments: number
-}
-
-/** What is read of a document that is too long for the model; the wire's `strategy.long_documents`. */
-export type LongDocuments = 'truncate' | 'windows' | 'snippet'
-
-/** What goes to the model only after a cheaper look at all candidates of the request. */
-export interface Prefilter {
-  /** Candidates that the model scores: so many (1 or more), a share of all (below 1), or as many as seems safe. */
-  readonly keep: number | 'auto'
-  /** `bm25`, or a bi-encoder that the workers serve. */
-  readonly model: string
 }
 
 export interface Document {
@@ -39,7 +29,7 @@ export interface CorpusReference {
 }
 
 /** A request, parsed: every field present, nothing left to default. */
-export interface RerankRequest {
+export interface RerankRequest extends Strategy {
   readonly id: string
   readonly query: string
   readonly documents: readonly Document[] | CorpusReference
@@ -54,12 +44,6 @@ export interface RerankRequest {
   readonly priority: number
   /** Milliseconds from submission after which the answer is of no use; null: none. */
   readonly deadlineMs: number | null
-  readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
-  readonly longDocuments: LongDocuments
-  /** null: the model scores every candidate. */
-  readonly prefilter: Prefilter | null
-  /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
-  readonly fuse: number | null
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -80,14 +64,7 @@ export interface RerankInput {
   maxTokensPerDoc?: number | undefined
   priority?: number | undefined
   deadlineMs?: number | undefined
-  strategy?:
-    | {
-        dtype?: 'auto' | 'fp32' | 'fp16' | 'int8' | undefined
-        long_documents?: LongDocuments | undefined
-        prefilter?: { keep?: number | 'auto' | undefined; model?: string | undefined } | undefined
-        fuse?: 'none' | 'rrf' | { weight: number } | undefined
-      }
-    | undefined
+  strategy?: StrategyInput | undefined
 }
 
 export interface Usage {
@@ -181,13 +158,6 @@ function textSchema(limit: number, code: ErrorCode) {
     .refine((text) => text.isWellFormed(), SURROGATE)
 }
 
-const keepSchema = z.union([z.int().min(1), z.number().gt(0).lt(1), z.literal('auto')], {
-  error: 'must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto"',
-})
-const fuseSchema = z.union([z.enum(['none', 'rrf']), z.strictObject({ weight: z.number().min(0).max(1) })], {
-  error: 'must be "none", "rrf" or {"weight": 0 to 1}',
-})
-
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
   const atMost = `must hold at most ${limits.maxDocuments} documents`
@@ -225,16 +195,7 @@ export function requestSchema(limits: RequestLimits) {
       .min(1)
       .max(30 * 86_400_000)
       .nullish(),
-    strategy: z
-      .strictObject({
-        dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
-        long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
-        prefilter: z
-          .strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() })
-          .nullish(),
-        fuse: fuseSchema.nullish(),
-      })
-      .nullish(),
+    strategy: strategySchema.nullish(),
   }
   // Two schemas instead of a union, whose errors would name neither the field nor the limit.
   return {
@@ -260,11 +221,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
-  const prefilter = prefilterOf(
-    r.strategy?.prefilter,
-    candidateCount(r.documents as RerankRequest['documents']),
-    schema,
-  )
+  const documentCount = candidateCount(r.documents as RerankRequest['documents'])
   return {
     id: r.id ?? newId(),
     query: r.query,
@@ -275,37 +232,8 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     maxTokensPerDoc: r.maxTokensPerDoc ?? null,
     priority: r.priority ?? 0,
     deadlineMs: r.deadlineMs ?? null,
-    dtype: r.strategy?.dtype ?? 'auto',
-    longDocuments: r.strategy?.long_documents ?? 'truncate',
-    prefilter,
-    fuse: fuseOf(r.strategy?.fuse ?? 'none', prefilter),
+    ...fillStrategy(r.strategy, documentCount, schema.maxPrefilterDocuments),
   }
-}
-
-/** A filter has to see all candidates at once, so that such a request is never split: its size has a bound of its own. */
-function prefilterOf(
-  given: { keep?: Prefilter['keep'] | null | undefined; model?: string | null | undefined } | null | undefined,
-  documents: number,
-  { maxPrefilterDocuments }: RequestSchema,
-): Prefilter | null {
-  if (given == null) return null
-  if (documents > maxPrefilterDocuments) {
-    const message =
-      `documents: a request with strategy.prefilter must hold at most ${maxPrefilterDocuments} documents ` +
-      `(maxPrefilterDocuments), got ${documents}`
-    throw new RankmillError('too_many_documents', message, { param: 'documents' })
-  }
-  return { keep: given.keep ?? 'auto', model: given.model ?? 'bm25' }
-}
-
-/** The model's share of the final order; each has half where the caller does not say. */
-function fuseOf(given: 'none' | 'rrf' | { weight: number }, prefilter: Prefilter | null): number | null {
-  if (given === 'none') return null
-  if (prefilter === null) {
-    const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
-    throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
-  }
-  return given === 'rrf' ? 0.5 : given.weight
 }
 
 function filledReference(documents: object): object {

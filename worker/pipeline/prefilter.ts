@@ -1,7 +1,7 @@
 /** Stage: which candidates the model scores, where the request wants a cheaper look at all of them first. */
 import type { RerankJob } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
-import type { Prefilter } from '../../shared/request.js'
+import type { Prefilter } from '../../shared/strategy.js'
 import { bm25 } from './bm25.js'
 import type { Candidate } from './load-candidates.js'
 

@@ -7,7 +7,8 @@ import { hash } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import type { Keys } from '../../shared/keys.js'
-import type { LongDocuments, Window } from '../../shared/request.js'
+import type { Window } from '../../shared/request.js'
+import type { LongDocuments } from '../../shared/strategy.js'
 import type { WindowRule } from '../tokenize/pair-encoder.js'
 
 /** A document's score, and what there is to say of it. */

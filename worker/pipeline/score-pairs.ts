@@ -1,4 +1,5 @@
 /** Stages: token ids, then logits, of candidates whose scores nobody knows. */
+import { setImmediate } from 'node:timers/promises'
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/job.js'
@@ -6,6 +7,9 @@ import type { Batcher } from '../batching/batcher.js'
 import { type DocumentEncoder, encodeDocuments, windowsOf } from './encode-documents.js'
 import type { Candidate } from './load-candidates.js'
 import type { KnownScore } from './score-cache.js'
+
+/** Finding windows in their texts runs on the event loop; after so long it lets others go first. */
+const SLICE_MS = 8
 
 /** What scoring took. */
 export interface Spent {
@@ -52,11 +56,17 @@ export async function scorePairs(
   metrics.observeStage('batch_wait', batchWaitMs)
   metrics.observeStage('inference', inferenceMs)
   let next = 0
-  const scores = documents.map((document) => {
+  const scores: KnownScore[] = []
+  let sliceEnd = performance.now() + SLICE_MS
+  for (const document of documents) {
     const first = next
     next += document.pairs.length
-    return document.score(logits.subarray(first, next))
-  })
+    scores.push(document.score(logits.subarray(first, next)))
+    if (performance.now() > sliceEnd) {
+      await setImmediate()
+      sliceEnd = performance.now() + SLICE_MS
+    }
+  }
   const tokens = pairs.reduce((sum, pair) => sum + pair.ids.length, 0)
   return { scores, tokens, tokenizeMs, batchWaitMs, inferenceMs }
 }
