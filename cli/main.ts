@@ -8,6 +8,7 @@ import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
 import { modelsCommand } from './commands/models.js'
 import { rerankCommand } from './commands/rerank.js'
+import { tuneCommand } from './commands/tune.js'
 import { upCommand } from './commands/up.js'
 import { workerCommand } from './commands/worker.js'
 import { describeError, EXIT, exitCodeOf, note } from './exit.js'
@@ -28,6 +29,7 @@ for (const command of [
   modelsCommand(),
   failedCommand(),
   doctorCommand(),
+  tuneCommand(),
   demoCommand(),
 ]) {
   program.addCommand(command)

@@ -32,7 +32,9 @@ export function configurationsOf({ models, dtypes, filters, depth, longTokens }:
   const [model = ''] = models
   const [baseType = 'fp32'] = dtypes
   const lengths = TOKENS.filter((tokens) => tokens < longTokens)
-  const keeps = [...new Set(SHARES.map((share) => Math.max(10, Math.round(depth * share))))].filter((keep) => keep < depth)
+  const keeps = [...new Set(SHARES.map((share) => Math.max(10, Math.round(depth * share))))].filter(
+    (keep) => keep < depth,
+  )
   const found: Configuration[] = []
   const add = (
     using: string,
@@ -49,7 +51,10 @@ export function configurationsOf({ models, dtypes, filters, depth, longTokens }:
       ...(fuse ? [`fused ${fuse.weight}`] : []),
     ]
     const strategy = { dtype, ...(filter ? { prefilter: filter } : {}), ...(fuse ? { fuse } : {}) }
-    found.push({ name: parts.join(', '), fields: { model: using, ...(tokens ? { maxTokensPerDoc: tokens } : {}), strategy } })
+    found.push({
+      name: parts.join(', '),
+      fields: { model: using, ...(tokens ? { maxTokensPerDoc: tokens } : {}), strategy },
+    })
   }
   const sieves = ['bm25', ...filters]
   for (const dtype of dtypes) add(model, dtype, undefined, undefined)

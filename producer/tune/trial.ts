@@ -52,11 +52,7 @@ export async function tryOut(
   return { quality: qualityOf(order, grades, full ?? first), ms, tokens, skipped: prefiltered + exited_early, first }
 }
 
-function qualityOf(
-  order: readonly string[],
-  grades: TuningQuery['grades'],
-  full: readonly string[],
-): number {
+function qualityOf(order: readonly string[], grades: TuningQuery['grades'], full: readonly string[]): number {
   if (grades) return MEASURE.of(order, grades)
   const wanted = new Set(full)
   return wanted.size === 0 ? 1 : order.slice(0, FIRST).filter((id) => wanted.has(id)).length / wanted.size

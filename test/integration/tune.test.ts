@@ -1,0 +1,108 @@
+/** `rankmill tune` on a small collection, with real workers of its own. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import type { TuningOutcome } from '../../producer/tune/tuning.js'
+import { REDIS_URL, TINY_MODEL, useStage } from './stage.js'
+
+const stage = useStage()
+const MAIN = resolve('dist/cli/main.js')
+let folder: string
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'rankmill-tune-'))
+})
+afterEach(() => rm(folder, { recursive: true }))
+
+async function writeCollection(): Promise<void> {
+  const lines = <T>(values: T[]) => `${values.map((value) => JSON.stringify(value)).join('\n')}\n`
+  const words = 'queue worker batch score model token redis cache lane stage exit pair'.split(' ')
+  const passages = Array.from({ length: 80 }, (_, i) => ({
+    _id: `d${i}`,
+    text: Array.from({ length: 5 + (i % 70) }, (_, k) => words[(i * 3 + k * k) % words.length]).join(' '),
+  }))
+  const queries = Array.from({ length: 8 }, (_, i) => ({ _id: `q${i}`, text: `${words[i]} ${words[i + 1]}` }))
+  await writeFile(join(folder, 'corpus.jsonl'), lines(passages))
+  await writeFile(join(folder, 'queries.jsonl'), lines(queries))
+  const qrels = queries.map(({ _id }, i) => `${_id}\td${i * 7}\t1`)
+  await writeFile(join(folder, 'qrels.tsv'), `query-id\tcorpus-id\tscore\n${qrels.join('\n')}\n`)
+}
+
+async function tune(...flags: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--models', TINY_MODEL, '--filters', 'none']
+  const quick = [
+    '--dtypes',
+    'fp32',
+    '--depth',
+    '20',
+    '--no-calibrate',
+    '--sessions',
+    '1',
+    '--threads',
+    '1',
+    '--workers',
+    '1',
+  ]
+  const child = spawn(process.execPath, [MAIN, 'tune', ...files, ...quick, ...flags], {
+    cwd: folder,
+    env: { ...process.env, REDIS_URL },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const said = { stdout: '', stderr: '' }
+  child.stdout.on('data', (chunk) => {
+    said.stdout += String(chunk)
+  })
+  child.stderr.on('data', (chunk) => {
+    said.stderr += String(chunk)
+  })
+  const [code] = await once(child, 'close')
+  return { code, ...said }
+}
+
+it('measures against the full order, and recommends what keeps the quality and is fastest', async () => {
+  await writeCollection()
+  const { code, stdout, stderr } = await tune('--json', '--within', '20%', '--html', 'page.html', '-o', 'best.json')
+  expect(stderr).toContain('tokens of a document')
+  expect(code).toBe(0)
+  const outcome = JSON.parse(stdout) as TuningOutcome
+  const { measured, baseline, recommended } = outcome
+  expect(outcome.measure).toBe('overlap@10 with the full order')
+  expect(baseline).toMatchObject({ quality: 1, qualityShare: 1, speedup: 1, skipped: 0, queries: 8, confidence: 1 })
+  expect(measured.map((m) => m.candidatesPerSecond)).toEqual(
+    measured.map((m) => m.candidatesPerSecond).sort((a, b) => b - a),
+  )
+  for (const { quality, interval, queries } of measured) {
+    expect(quality).toBeLessThanOrEqual(1)
+    expect(interval[0]).toBeLessThanOrEqual(interval[1])
+    expect(queries).toBe(8)
+  }
+  expect(recommended.qualityShare).toBeGreaterThanOrEqual(0.8)
+  const fasterOnes = measured.filter((m) => m.candidatesPerSecond > recommended.candidatesPerSecond)
+  for (const faster of fasterOnes) expect(faster.qualityShare).toBeLessThan(0.8)
+  expect(await readFile(join(folder, 'page.html'), 'utf8')).toContain('<svg')
+
+  const best = JSON.parse(await readFile(join(folder, 'best.json'), 'utf8'))
+  await stage().worker()
+  const { model: _, ...request } = best.request
+  const result = await stage()
+    .client()
+    .rerank({ query: 'queue', documents: ['a queue', 'b', 'c'], ...request })
+  expect(result.results).toHaveLength(3)
+})
+
+it('measures with judgements where there are some', async () => {
+  await writeCollection()
+  const { code, stdout } = await tune('--json', '--qrels', 'qrels.tsv')
+  expect(code).toBe(0)
+  expect(JSON.parse(stdout)).toMatchObject({ measure: 'nDCG@10', baseline: { qualityShare: 1 } })
+})
+
+it('says what is missing', async () => {
+  await writeCollection()
+  await writeFile(join(folder, 'queries.jsonl'), '{"_id":"q","text":"zzz"}\n')
+  const { code, stderr } = await tune()
+  expect(code).toBe(2)
+  expect(stderr).toContain('queries: none has a text, candidates')
+})
