@@ -4,7 +4,6 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RankmillError } from '../../shared/errors.js'
-import { BULK_PRIORITY } from '../../shared/lanes.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/request.js'
 import { Admission } from './admission.js'
@@ -13,6 +12,7 @@ import type { BatchItem, BatchOutcome, BatchSource } from './batch-source.js'
 import { type BatchFormat, BatchState } from './batch-state.js'
 import { answerOf, type BatchClient } from './persistent-request.js'
 import { ReadyItems } from './ready-items.js'
+import { withDefaults } from './request-defaults.js'
 
 export interface BatchOptions {
   readonly source: BatchSource
@@ -293,23 +293,4 @@ function requestId(runId: string, item: BatchItem): string {
 function duplicate(item: BatchItem): BatchOutcome {
   const message = `custom_id: ${JSON.stringify(item.customId)} was used by an earlier line`
   return { error: new RankmillError('duplicate_custom_id', message, { param: 'custom_id' }) }
-}
-
-/** A request's own fields, under either of their names, come before the run's. */
-function withDefaults(
-  request: RerankInput,
-  defaults: Partial<RerankInput>,
-  missing: BatchOptions['missing'],
-): RerankInput {
-  const filled: Record<string, unknown> = { priority: BULK_PRIORITY, ...request }
-  for (const [name, value] of Object.entries(defaults)) {
-    const wireName = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-    if (value !== undefined && !(name in request) && !(wireName in request)) filled[name] = value
-  }
-  if (defaults.strategy && request.strategy) filled['strategy'] = { ...defaults.strategy, ...request.strategy }
-  const { documents } = request
-  if (missing !== undefined && typeof documents === 'object' && documents !== null && 'corpus' in documents) {
-    filled['documents'] = { missing, ...documents }
-  }
-  return filled as unknown as RerankInput
 }

@@ -1,15 +1,13 @@
 /** `rankmill batch trec`: a retrieval run in, the reranked run out. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
+import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
 
 const stage = useStage()
-const MAIN = resolve('dist/cli/main.js')
 let folder: string
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'rankmill-trec-'))
@@ -40,23 +38,11 @@ async function writeCollection(): Promise<void> {
   await writeFile(join(folder, 'qrels.tsv'), `query-id\tcorpus-id\tscore\n${qrels.join('\n')}\n`)
 }
 
-async function trec(...flags: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+function trec(...flags: string[]): Promise<Said> {
   const { redis, prefix } = stage().options()
   const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--run', 'in.trec', '-o', 'out.trec']
-  const child = spawn(process.execPath, [MAIN, 'batch', 'trec', ...files, '--no-embedded', ...flags], {
-    cwd: folder,
-    env: { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const said = { stdout: '', stderr: '' }
-  child.stdout.on('data', (chunk) => {
-    said.stdout += String(chunk)
-  })
-  child.stderr.on('data', (chunk) => {
-    said.stderr += String(chunk)
-  })
-  const [code] = await once(child, 'close')
-  return { code, ...said }
+  const env = { RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix }
+  return runCommand(['batch', 'trec', ...files, '--no-embedded', ...flags], folder, env)
 }
 
 it('reranks the first candidates, keeps the rest below them, and says what that changed', async () => {

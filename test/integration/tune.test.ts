@@ -1,15 +1,13 @@
 /** `rankmill tune` on a small collection, with real workers of its own. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import type { TuningOutcome } from '../../producer/tune/tuning.js'
+import { runCommand, type Said } from './command.js'
 import { REDIS_URL, TINY_MODEL, useStage } from './stage.js'
 
 const stage = useStage()
-const MAIN = resolve('dist/cli/main.js')
 let folder: string
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'rankmill-tune-'))
@@ -30,7 +28,7 @@ async function writeCollection(): Promise<void> {
   await writeFile(join(folder, 'qrels.tsv'), `query-id\tcorpus-id\tscore\n${qrels.join('\n')}\n`)
 }
 
-async function tune(...flags: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+function tune(...flags: string[]): Promise<Said> {
   const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--models', TINY_MODEL, '--filters', 'none']
   const quick = [
     '--dtypes',
@@ -45,20 +43,7 @@ async function tune(...flags: string[]): Promise<{ code: number; stdout: string;
     '--workers',
     '1',
   ]
-  const child = spawn(process.execPath, [MAIN, 'tune', ...files, ...quick, ...flags], {
-    cwd: folder,
-    env: { ...process.env, REDIS_URL },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const said = { stdout: '', stderr: '' }
-  child.stdout.on('data', (chunk) => {
-    said.stdout += String(chunk)
-  })
-  child.stderr.on('data', (chunk) => {
-    said.stderr += String(chunk)
-  })
-  const [code] = await once(child, 'close')
-  return { code, ...said }
+  return runCommand(['tune', ...files, ...quick, ...flags], folder, { REDIS_URL })
 }
 
 it('measures against the full order, and recommends what keeps the quality and is fastest', async () => {
