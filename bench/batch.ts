@@ -166,8 +166,7 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
   const usage = { pairs: 2, scored: 2, cached: 0, prefiltered: 0, exited_early: 0, tokens: 6, truncated: 0 }
   const timings = { queued: 0, tokenize: 0, batch_wait: 0, inference: 0, total: 1 }
   return {
-    submit: async ({ id }) => id ?? '',
-    result: async (id): Promise<RerankResult> => {
+    rerank: async ({ id = '' }): Promise<RerankResult> => {
       onAnswer(++place)
       const results = [
         { index: 1, relevance_score: 0.6180339887 },

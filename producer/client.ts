@@ -32,8 +32,10 @@ import { type RequestMeta, Submission } from './submission.js'
 export interface WaitOptions {
   /** Longest wait, or Infinity; default: the request's deadline, else the option `waitTimeoutMs`. */
   timeoutMs?: number | undefined
-  /** Stops waiting; `rerank` also cancels the request. */
+  /** Stops waiting; `rerank` also cancels the request, unless `leave` says otherwise. */
   signal?: AbortSignal | undefined
+  /** A request whose wait was stopped goes on, and its result can be asked for later. */
+  leave?: boolean | undefined
 }
 
 export interface RerankAllOptions {
@@ -60,6 +62,8 @@ export interface RequestStatus {
 
 /** How long after its deadline a request is left to the workers to refuse, before the client does it. */
 const DEADLINE_GRACE_MS = 250
+/** How an answer begins that is an error. */
+const ERROR_HEAD = '{"error":'
 /** Requests that are forgotten together: bounds what is under way on the connection. */
 const FORGET_CHUNK = 64
 
@@ -106,7 +110,8 @@ export class RerankClient {
     try {
       return await this.#result(request.id, wait, request.deadlineMs)
     } catch (error) {
-      const unwanted = wait.signal?.aborted || (error instanceof RankmillError && error.code === 'deadline_exceeded')
+      const unwanted =
+        (wait.signal?.aborted && !wait.leave) || (error instanceof RankmillError && error.code === 'deadline_exceeded')
       if (unwanted)
         await this.#giveUp(request.id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
       throw error
@@ -244,14 +249,17 @@ export class RerankClient {
       const answered = await reaching(() =>
         Promise.all(
           chunk.map(async (id) => {
-            const known = [redis.hget(this.#keys.request(id), 'meta'), redis.exists(this.#keys.result(id))] as const
-            const [meta, results] = await Promise.all(known)
-            return meta !== null && results === 1 ? { id, ...(JSON.parse(meta) as RequestMeta) } : undefined
+            const head = redis.getrange(this.#keys.result(id), 0, ERROR_HEAD.length - 1)
+            const [meta, answer] = await Promise.all([redis.hget(this.#keys.request(id), 'meta'), head])
+            if (meta === null || answer === '') return undefined
+            return { id, failed: answer === ERROR_HEAD, ...(JSON.parse(meta) as RequestMeta) }
           }),
         ),
       )
       const found = answered.filter((request) => request !== undefined)
-      await reaching(() => Promise.all(found.map(({ id, lane, parts }) => submission.removeJobs(id, lane, parts))))
+      // Jobs that were done are gone already.
+      const failed = found.filter((request) => request.failed)
+      await reaching(() => Promise.all(failed.map(({ id, lane, parts }) => submission.removeJobs(id, lane, parts))))
       const keys = found.flatMap(({ id }) => [this.#keys.request(id), this.#keys.result(id), this.#keys.parts(id)])
       if (keys.length > 0) await reaching(() => redis.unlink(keys))
       forgotten += found.length

@@ -8,8 +8,7 @@ import type { CorpusPins, PinningClient } from './corpus-pins.js'
 
 /** What a run needs of a RerankClient. */
 export interface BatchClient extends PinningClient {
-  submit(input: RerankInput): Promise<string>
-  result(id: string, wait?: WaitOptions): Promise<RerankResult>
+  rerank(input: RerankInput, wait?: WaitOptions): Promise<RerankResult>
   /** Removes what Redis holds of requests that are done. */
   forget(ids: readonly string[]): Promise<unknown>
   /** The live workers. */
@@ -38,8 +37,9 @@ export async function answerOf(
   for (;;) {
     try {
       signal.throwIfAborted()
-      await client.submit(await pins.pin(client, request))
-      return await client.result(request.id, { timeoutMs: waitMs, signal })
+      const pinned = await pins.pin(client, request)
+      // What is under way when the run stops is left to the workers: the next run asks for its result.
+      return await client.rerank(pinned, { timeoutMs: waitMs, signal, leave: true })
     } catch (cause) {
       signal.throwIfAborted()
       const error = RankmillError.from(cause)
