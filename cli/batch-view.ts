@@ -85,6 +85,7 @@ function etaOf(began: BatchProgress & { at: number }, now: BatchProgress & { at:
 }
 
 function describe(reading: Reading): string {
+  if (reading.waitingFor !== undefined) return `${reading.requests} requests | waiting: ${reading.waitingFor}`
   const { requests, pairs, cached, failed, inFlight, pairsPerSecond, pairsPerSecondNow, etaSeconds } = reading
   return [
     `${requests} requests`,

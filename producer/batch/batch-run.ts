@@ -44,6 +44,8 @@ export interface BatchProgress {
   readonly cached: number
   readonly inFlight: number
   readonly window: number
+  /** Why nothing can be sent just now: Redis is away, or the queue is full. */
+  readonly waitingFor: string | undefined
   /** Of the input that is done, 0 to 1; undefined where its size is not known. */
   readonly share: number | undefined
 }
@@ -52,6 +54,8 @@ export interface BatchProgress {
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const FOLLOW_MS = 2000
+/** A request that could not be sent says so each half a second. */
+const AWAY_SHOWN_MS = 2000
 
 export class BatchRun {
   readonly #options: BatchOptions
@@ -63,6 +67,7 @@ export class BatchRun {
   /** Ends waiting for answers, too. */
   readonly #aborting = new AbortController()
   #failure: RankmillError | undefined
+  #away: { error: RankmillError; at: number } | undefined
   #woken = false
   #wake: () => void = () => undefined
 
@@ -142,6 +147,8 @@ export class BatchRun {
       cached: totals.cached,
       inFlight: this.#admission.requests,
       window: this.#admission.limit,
+      waitingFor:
+        this.#away && performance.now() - this.#away.at < AWAY_SHOWN_MS ? this.#away.error.message : undefined,
       share: source.shareBefore(this.#state.done.mark.offset),
     }
   }
@@ -192,7 +199,11 @@ export class BatchRun {
     const { defaults, missing, limits } = this.#options
     const request = { ...withDefaults(item.request, defaults, missing), id: requestId(this.#state.runId, item) }
     try {
-      return { result: await answerOf(client, request, this.#state.pins, limits.resubmitMs, this.#aborting.signal) }
+      return {
+        result: await answerOf(client, request, this.#state.pins, limits.resubmitMs, this.#aborting.signal, (away) => {
+          this.#away = { error: away, at: performance.now() }
+        }),
+      }
     } catch (error) {
       this.#aborting.signal.throwIfAborted()
       return { error: RankmillError.from(error) }

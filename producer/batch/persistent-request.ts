@@ -24,13 +24,17 @@ const LONGEST_WAIT_MS = 600_000
 /** Ends that another try can change, as when a worker died of a neighbour's document. */
 const MORE_TRIES = 2
 
-/** @throws RankmillError that the request ended with; or the signal's reason */
+/**
+ * @param onAway told each time that the queue cannot take the request, which is then tried again
+ * @throws RankmillError that the request ended with; or the signal's reason
+ */
 export async function answerOf(
   client: BatchClient,
   request: RerankInput & { id: string },
   pins: CorpusPins,
   resubmitMs: number,
   signal: AbortSignal,
+  onAway: (error: RankmillError) => void,
 ): Promise<RerankResult> {
   let waitMs = resubmitMs
   let tries = 0
@@ -43,8 +47,10 @@ export async function answerOf(
     } catch (cause) {
       signal.throwIfAborted()
       const error = RankmillError.from(cause)
-      if (AWAY.has(error.code)) await delay(error.details.retryAfterMs ?? AWAY_MS, undefined, { signal })
-      else if (UNANSWERED.has(error.code)) waitMs = Math.min(LONGEST_WAIT_MS, waitMs * 2)
+      if (AWAY.has(error.code)) {
+        onAway(error)
+        await delay(error.details.retryAfterMs ?? AWAY_MS, undefined, { signal })
+      } else if (UNANSWERED.has(error.code)) waitMs = Math.min(LONGEST_WAIT_MS, waitMs * 2)
       else if (!error.retryable || error.code === 'deadline_exceeded' || ++tries > MORE_TRIES) throw error
     }
   }

@@ -261,6 +261,19 @@ describe('a run', () => {
     expect((await running).totals).toMatchObject({ requests: 300, failed: 0 })
   })
 
+  it('says what it waits for while the queue takes nothing, and goes on when it does', async () => {
+    const s = stage()
+    await writeRequests(60)
+    const client = s.client({ maxQueuedJobs: 2 })
+    // Nobody takes them yet, and they are as many as may wait.
+    for (const query of ['a', 'b']) await client.submit({ query, documents: ['x'], priority: 500 })
+    const run = await openBatch({ input, output })
+    const running = run.run(client)
+    await until('it waits', () => run.progress().waitingFor?.includes('its bound is 2') === true)
+    await s.worker()
+    expect((await running).totals).toMatchObject({ requests: 60, failed: 0 })
+  })
+
   it('leaves nothing of its requests in Redis', async () => {
     const s = stage()
     await s.worker({ scoreCacheTtlMs: 0 })
