@@ -7,7 +7,7 @@ import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import type { Answer } from '../shared/job.js'
 import { type Keys, keysOf } from '../shared/keys.js'
 import { LaneQueues } from '../shared/lane-queues.js'
-import { closeAll } from '../shared/lifecycle.js'
+import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { afterMs } from '../shared/long-timer.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
@@ -308,20 +308,23 @@ export class RerankClient {
     const { answers } = await this.#connect()
     const limitMs =
       wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
-    const late =
+    const late = () =>
       deadlineMs !== null && wait.timeoutMs === undefined
         ? new RankmillError('deadline_exceeded', `request "${id}" was not done within its deadline of ${deadlineMs} ms`)
         : new RankmillError(
             'timeout',
             `request "${id}" was not done within ${limitMs} ms; it goes on, and its result can be asked for`,
           )
-    const timeout = new AbortController()
-    const stopTimer = afterMs(limitMs, () => timeout.abort(late))
-    const signals = [timeout.signal, this.#closing.signal, ...(wait.signal ? [wait.signal] : [])]
+    const stop = new AbortController()
+    const letGo = [
+      afterMs(limitMs, () => stop.abort(late())),
+      follow(this.#closing.signal, stop),
+      ...(wait.signal ? [follow(wait.signal, stop)] : []),
+    ]
     try {
-      return unpack(await answers.wait(id, AbortSignal.any(signals)))
+      return unpack(await answers.wait(id, stop.signal))
     } finally {
-      stopTimer()
+      for (const end of letGo) end()
     }
   }
 
@@ -348,8 +351,13 @@ export class RerankClient {
         return await call()
       } catch (error) {
         if (!(error instanceof RankmillError) || error.code !== 'overloaded') throw error
-        const stop = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal
-        await pause(error.details.retryAfterMs ?? 1000, stop)
+        const stop = new AbortController()
+        const letGo = [follow(this.#closing.signal, stop), ...(signal ? [follow(signal, stop)] : [])]
+        try {
+          await pause(error.details.retryAfterMs ?? 1000, stop.signal)
+        } finally {
+          for (const end of letGo) end()
+        }
       }
     }
   }

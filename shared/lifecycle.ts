@@ -36,6 +36,17 @@ export async function within(promise: Promise<unknown>, ms: number): Promise<boo
 }
 
 /**
+ * Aborts a controller when a signal aborts. Unlike AbortSignal.any, which leaves a trace on the signals that it follows
+ * for as long as they live, nothing is left once the returned function was called.
+ */
+export function follow(signal: AbortSignal, controller: AbortController): () => void {
+  const stop = () => controller.abort(signal.reason)
+  if (signal.aborted) stop()
+  else signal.addEventListener('abort', stop, { once: true })
+  return () => signal.removeEventListener('abort', stop)
+}
+
+/**
  * First SIGINT or SIGTERM: `stop`. Second: `force`, which should not return.
  *
  * @returns a function that takes the handlers away again

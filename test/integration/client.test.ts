@@ -1,4 +1,5 @@
 /** What producers rely on: the client library over a real Redis, with real workers. */
+import { getEventListeners } from 'node:events'
 import { Queue } from 'bullmq'
 import { describe, expect, it } from 'vitest'
 import type { RerankOutcome } from '../../producer/client.js'
@@ -359,6 +360,15 @@ describe('waiting', () => {
     await waiting
     await expect(client.submit({ query: 'q', documents: ['a'] })).rejects.toMatchObject({ code: 'closed' })
   })
+})
+
+it('leaves nothing behind on a signal that many waits share', async () => {
+  await stage().worker()
+  const client = stage().client()
+  const { signal } = new AbortController()
+  const wait = () => client.rerank({ query: 'q', documents: DOCUMENTS }, { signal })
+  await Promise.all(Array.from({ length: 20 }, wait))
+  expect(getEventListeners(signal, 'abort')).toEqual([])
 })
 
 describe('forget', () => {
