@@ -26,7 +26,7 @@ export interface Trial {
   readonly first: readonly string[]
 }
 
-export const FIRST = 10
+const FIRST = 10
 const MEASURE = ndcg(FIRST)
 
 /**
