@@ -35,15 +35,8 @@ def folded(path, into):
 
 def dynamic(fp32, path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    quantize_dynamic(fp32, path, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8)
-
-
-def blocks(fp32, path):
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-    quantiser = MatMulNBitsQuantizer(onnx.load(fp32), bits=8, block_size=128, is_symmetric=True, accuracy_level=4)
-    quantiser.process()
-    onnx.save(quantiser.model.model, path)
+    quantize_dynamic(fp32, path, op_types_to_quantize=['MatMul'], per_channel=True, weight_type=QuantType.QInt8,
+                     extra_options={'DefaultTensorType': 1, 'MatMulConstBOnly': True})
 
 
 def ranks(values):
@@ -86,12 +79,12 @@ def main():
     task, table = Task(folder, options.queries), {}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        fp32 = folded(folder / manifest['dtypes']['fp32'], scratch / 'fp32.onnx')
+        write_cross_encoder(scratch / 'whole.onnx', state, exits)
+        fp32 = folded(scratch / 'whole.onnx', scratch / 'fp32.onnx')
         ours = lambda scheme: lambda path: write_cross_encoder(path, state, exits, 'int8', int8=scheme)
         schemes = {
             'fp32': lambda path: path.write_bytes(fp32.read_bytes()),
             'ONNX Runtime dynamic, per-channel weights': lambda path: dynamic(fp32, path),
-            'MatMulNBits, 8 bits, blocks of 128, int8 arithmetic': lambda path: blocks(fp32, path),
             'one scale a row': ours(Int8(smooth=False, shifted=())),
             '+ GELU shifted': ours(Int8(smooth=False)),
             '+ channels evened (ships)': ours(Int8()),
