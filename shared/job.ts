@@ -20,6 +20,7 @@ export interface RerankJob {
   readonly longDocuments: RerankRequest['longDocuments']
   readonly prefilter: RerankRequest['prefilter']
   readonly fuse: RerankRequest['fuse']
+  readonly exit: RerankRequest['exit']
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly submittedAt: number

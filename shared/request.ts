@@ -22,6 +22,12 @@ export interface Prefilter {
   readonly model: string
 }
 
+/**
+ * Whether candidates may leave the model between its layers: never; all of them after a layer; those that no longer reach
+ * the first `topN` with a confidence; or `auto`, with one of 0.99.
+ */
+export type Exit = 'auto' | 'never' | { readonly after: number } | { readonly confidence: number }
+
 export interface Document {
   readonly id?: string
   readonly text: string
@@ -60,6 +66,7 @@ export interface RerankRequest {
   readonly prefilter: Prefilter | null
   /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
   readonly fuse: number | null
+  readonly exit: Exit
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -86,6 +93,8 @@ export interface RerankInput {
         long_documents?: LongDocuments | undefined
         prefilter?: { keep?: number | 'auto' | undefined; model?: string | undefined } | undefined
         fuse?: 'none' | 'rrf' | { weight: number } | undefined
+        /** `after:2`: all candidates leave after two layers. */
+        exit?: 'auto' | 'never' | `after:${number}` | { confidence: number } | undefined
       }
     | undefined
 }
@@ -99,6 +108,7 @@ export interface Usage {
   cached: number
   /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
+  /** Candidates that left the model before its last layer: their scores are estimates. */
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
   tokens: number
@@ -132,7 +142,10 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
-  /** Only where a prefilter left candidates out: the model, or the filter, which gives no score but a place. */
+  /**
+   * Only where something else than the whole model may have placed candidates: the model, an exit of it
+   * (`rankmill-small@layer2`), or a prefilter, which gives no score but a place.
+   */
   scored_by?: string
   /** The window that the score is of; only with `long_documents: "windows"`. */
   window?: Window
@@ -188,6 +201,15 @@ const fuseSchema = z.union([z.enum(['none', 'rrf']), z.strictObject({ weight: z.
   error: 'must be "none", "rrf" or {"weight": 0 to 1}',
 })
 
+const exitSchema = z.union(
+  [
+    z.enum(['auto', 'never']),
+    z.string().regex(/^after:[1-9]\d{0,2}$/),
+    z.strictObject({ confidence: z.number().min(0.5).lt(1) }),
+  ],
+  { error: 'must be "auto", "never", "after:" and a layer, or {"confidence": 0.5 to below 1}' },
+)
+
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
   const atMost = `must hold at most ${limits.maxDocuments} documents`
@@ -233,6 +255,7 @@ export function requestSchema(limits: RequestLimits) {
           .strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() })
           .nullish(),
         fuse: fuseSchema.nullish(),
+        exit: exitSchema.nullish(),
       })
       .nullish(),
   }
@@ -265,6 +288,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     candidateCount(r.documents as RerankRequest['documents']),
     schema,
   )
+  const fuse = fuseOf(r.strategy?.fuse ?? 'none', prefilter)
   return {
     id: r.id ?? newId(),
     query: r.query,
@@ -278,7 +302,8 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     dtype: r.strategy?.dtype ?? 'auto',
     longDocuments: r.strategy?.long_documents ?? 'truncate',
     prefilter,
-    fuse: fuseOf(r.strategy?.fuse ?? 'none', prefilter),
+    fuse,
+    exit: exitOf(r.strategy?.exit ?? 'never', fuse),
   }
 }
 
@@ -306,6 +331,17 @@ function fuseOf(given: 'none' | 'rrf' | { weight: number }, prefilter: Prefilter
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
   return given === 'rrf' ? 0.5 : given.weight
+}
+
+/** Fusion needs a rank by the model of every candidate, which those that leave one by one do not have. */
+function exitOf(given: string | { confidence: number }, fuse: number | null): Exit {
+  if (typeof given === 'object') {
+    if (fuse === null) return given
+    const message = 'strategy.exit: a confidence cannot go with strategy.fuse, which needs the rank of every candidate'
+    throw new RankmillError('invalid_request', message, { param: 'strategy.exit' })
+  }
+  if (given === 'never' || (given === 'auto' && fuse !== null)) return 'never'
+  return given === 'auto' ? 'auto' : { after: Number(given.slice('after:'.length)) }
 }
 
 function filledReference(documents: object): object {
