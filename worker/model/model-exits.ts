@@ -88,6 +88,17 @@ export async function openExits(
 
 const FLOAT = 1
 
+/** What there is to know of declared exits without opening them; those that are damaged are left out. */
+export function exitsInWords(declared: readonly unknown[]): { exitLayers: number[]; exitConfidences: number[] } {
+  const exits = declared.map((exit) => exitSchema.safeParse(exit).data).filter((exit) => exit !== undefined)
+  const [first, ...others] = exits.slice(0, -1).map(({ margins }) => Object.keys(margins ?? {}))
+  const common = (first ?? []).filter((confidence) => others.every((each) => each.includes(confidence)))
+  return {
+    exitLayers: exits.flatMap(({ layer }) => layer ?? []),
+    exitConfidences: common.map(Number).sort((a, b) => a - b),
+  }
+}
+
 /** Stage files of the exits, in order, by number format; entries that name none are left out. */
 function stagesOf(exits: readonly unknown[]): Map<string, string[]> {
   const stages = new Map<string, string[]>()
