@@ -18,6 +18,7 @@ const MODEL: Model = {
   padId: 0,
   fingerprint: 'fake',
   batchInvariant: true,
+  exits: [],
 }
 
 /** One token for each four characters: about what English has, at next to no cost. */

@@ -8,6 +8,7 @@ export interface StrategyFlags {
   prefilter?: number | string
   prefilterModel?: string
   fuse?: string
+  exit?: string
 }
 
 export function addStrategyFlags(command: Command): Command {
@@ -31,17 +32,22 @@ export function addStrategyFlags(command: Command): Command {
     )
     .option('--prefilter-model <name>', 'the filter: bm25 (default), or a bi-encoder that the workers serve')
     .option('--fuse <how>', "put the filter's order into the final one: rrf, or the model's share from 0 to 1")
+    .option(
+      '--exit <when>',
+      'stop inside the model: never (default), auto, after:<layer>, or the confidence (such as 0.99) with which documents that leave early are none of the first --top-n',
+    )
 }
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
-  const { longDocuments, prefilter, prefilterModel, fuse } = flags
-  if ([longDocuments, prefilter, prefilterModel, fuse].every((value) => value === undefined)) return undefined
+  const { longDocuments, prefilter, prefilterModel, fuse, exit } = flags
+  if ([longDocuments, prefilter, prefilterModel, fuse, exit].every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined
   const strategy = {
     ...(longDocuments === undefined ? {} : { long_documents: longDocuments }),
     ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel } } : {}),
     ...(fuse === undefined ? {} : { fuse: Number.isNaN(Number(fuse)) ? fuse : { weight: Number(fuse) } }),
+    ...(exit === undefined ? {} : { exit: Number.isNaN(Number(exit)) ? exit : { confidence: Number(exit) } }),
   }
   return strategy as StrategyInput
 }

@@ -50,7 +50,7 @@ export class WorkerMetrics {
   })
   readonly pairs = new Counter({
     name: 'rankmill_pairs_total',
-    help: 'Pairs of finished jobs, by where the score came from (prefilter: not scored by the model)',
+    help: 'Pairs of finished jobs, by where the score came from (exit: left the model early; prefilter: not scored by the model)',
     labelNames: ['source'],
     registers: [this.registry],
   })
@@ -103,7 +103,7 @@ export class WorkerMetrics {
       },
     })
     collectDefaultMetrics({ register: this.registry })
-    for (const source of ['model', 'cache', 'prefilter'] as const) this.pairs.inc({ source }, 0)
+    for (const source of ['model', 'exit', 'cache', 'prefilter'] as const) this.pairs.inc({ source }, 0)
   }
 
   observeStage(stage: Stage, ms: number): void {

@@ -5,7 +5,8 @@ import { candidateCount, isCorpusReference, type RerankRequest } from '../shared
 /**
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
  * most, so that no worker is left with a crumb while another has a full share. A request with a prefilter stays whole:
- * the filter compares all of its candidates.
+ * the filter compares all of its candidates. Early exits are decided in each part by itself: what cannot come into the
+ * first `topN` of a part cannot come into those of the request.
  */
 export function splitRequest(
   request: RerankRequest,
@@ -39,6 +40,7 @@ export function splitRequest(
       longDocuments: request.longDocuments,
       prefilter: request.prefilter,
       fuse: request.fuse,
+      exit: request.exit,
       priority: request.priority,
       submittedAt,
       deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,

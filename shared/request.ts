@@ -76,6 +76,7 @@ export interface Usage {
   cached: number
   /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
+  /** Candidates that left the model before its last layer: their scores are estimates. */
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
   tokens: number
@@ -109,7 +110,10 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
-  /** Only where a prefilter left candidates out: the model, or the filter, which gives no score but a place. */
+  /**
+   * Only where something else than the whole model may have placed candidates: the model, an exit of it
+   * (`rankmill-small@layer2`), or a prefilter, which gives no score but a place.
+   */
   scored_by?: string
   /** The window that the score is of; only with `long_documents: "windows"`. */
   window?: Window

@@ -13,6 +13,12 @@ export interface Prefilter {
   readonly model: string
 }
 
+/**
+ * Whether candidates may leave the model between its layers: never; all of them after a layer; those that no longer reach
+ * the first `topN` with a confidence; or `auto`, with one of 0.99.
+ */
+export type Exit = 'auto' | 'never' | { readonly after: number } | { readonly confidence: number }
+
 /** A strategy, filled. */
 export interface Strategy {
   /** auto: what the worker was started with. */
@@ -22,6 +28,7 @@ export interface Strategy {
   readonly prefilter: Prefilter | null
   /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
   readonly fuse: number | null
+  readonly exit: Exit
 }
 
 /** What callers may give. */
@@ -30,6 +37,8 @@ export interface StrategyInput {
   long_documents?: LongDocuments | undefined
   prefilter?: { keep?: Prefilter['keep'] | undefined; model?: string | undefined } | undefined
   fuse?: 'none' | 'rrf' | { weight: number } | undefined
+  /** `after:2`: all candidates leave after two layers. */
+  exit?: 'auto' | 'never' | `after:${number}` | { confidence: number } | undefined
 }
 
 const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
@@ -41,6 +50,15 @@ const fuseSchema = z.union([z.enum(['none', 'rrf']), z.strictObject({ weight: z.
   error: 'must be "none", "rrf" or {"weight": 0 to 1}',
 })
 
+const exitSchema = z.union(
+  [
+    z.enum(['auto', 'never']),
+    z.string().regex(/^after:[1-9]\d{0,2}$/),
+    z.strictObject({ confidence: z.number().min(0.5).lt(1) }),
+  ],
+  { error: 'must be "auto", "never", "after:" and a layer, or {"confidence": 0.5 to below 1}' },
+)
+
 function isKeep(keep: unknown): boolean {
   return keep === 'auto' || (typeof keep === 'number' && keep > 0 && (keep < 1 || Number.isSafeInteger(keep)))
 }
@@ -50,6 +68,7 @@ export const strategySchema = z.strictObject({
   long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
   prefilter: z.strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() }).nullish(),
   fuse: fuseSchema.nullish(),
+  exit: exitSchema.nullish(),
 })
 type GivenStrategy = z.output<typeof strategySchema>
 
@@ -66,18 +85,20 @@ export function fillStrategy(
   documents: number,
   maxPrefilterDocuments: number,
 ): Strategy {
-  const { dtype, long_documents: longDocuments, prefilter, fuse } = given ?? {}
+  const { dtype, long_documents: longDocuments, prefilter, fuse, exit } = given ?? {}
   if (prefilter && documents > maxPrefilterDocuments) {
     const message =
       `documents: a request with strategy.prefilter must hold at most ${maxPrefilterDocuments} documents ` +
       `(maxPrefilterDocuments), got ${documents}`
     throw new RankmillError('too_many_documents', message, { param: 'documents' })
   }
+  const weight = weightOf(fuse ?? 'none', prefilter)
   return {
     dtype: dtype ?? 'auto',
     longDocuments: longDocuments ?? 'truncate',
     prefilter: prefilter ? { keep: prefilter.keep ?? 'auto', model: prefilter.model ?? 'bm25' } : null,
-    fuse: weightOf(fuse ?? 'none', prefilter),
+    fuse: weight,
+    exit: exitOf(exit ?? 'never', weight),
   }
 }
 
@@ -89,4 +110,15 @@ function weightOf(fuse: NonNullable<GivenStrategy['fuse']>, prefilter: GivenStra
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
   return fuse === 'rrf' ? 0.5 : fuse.weight
+}
+
+/** Fusion needs a rank by the model of every candidate, which those that leave one by one do not have. */
+function exitOf(given: string | { confidence: number }, fuse: number | null): Exit {
+  if (typeof given === 'object') {
+    if (fuse === null) return given
+    const message = 'strategy.exit: a confidence cannot go with strategy.fuse, which needs the rank of every candidate'
+    throw new RankmillError('invalid_request', message, { param: 'strategy.exit' })
+  }
+  if (given === 'never' || (given === 'auto' && fuse !== null)) return 'never'
+  return given === 'auto' ? 'auto' : { after: Number(given.slice('after:'.length)) }
 }

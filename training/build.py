@@ -38,6 +38,7 @@ def main():
     step('speed.py')
     step('schemes.py')
     step('evaluate.py', *options.collections, *(('--queries', options.queries) if options.queries else ()))
+    step('margins.py')
     step('cards.py')
     try:
         step('reference_scores.py')

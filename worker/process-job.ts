@@ -6,6 +6,8 @@ import type { RerankJob } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
 import { composePart, type Scored } from './pipeline/aggregate.js'
+import type { EarlyScore } from './pipeline/early-exit.js'
+import { planExit } from './pipeline/exit-plan.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
 import { type Filtered, prefilter } from './pipeline/prefilter.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
@@ -45,7 +47,9 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const scored = await scoreCandidates(job, filtered.kept, scorer, stages, signal)
   const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, missing, scored, queuedMs))
   const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
-  metrics.pairs.inc({ source: 'model' }, scored.fromModel)
+  const early = scored.after === undefined ? scored.left.size : scored.fromModel
+  metrics.pairs.inc({ source: 'model' }, scored.fromModel - early)
+  metrics.pairs.inc({ source: 'exit' }, early)
   metrics.pairs.inc({ source: 'cache' }, filtered.kept.length - scored.fromModel)
   metrics.pairs.inc({ source: 'prefilter' }, filtered.rest.length)
   metrics.tokens.inc(scored.spent.tokens)
@@ -78,7 +82,10 @@ async function sift(
   return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
 }
 
-/** Each candidate's score from whoever has it first: the caches, a job that is scoring the same pair, the model. */
+/**
+ * Each candidate's score from whoever has it first: the caches, a job that is scoring the same pair, the model. Scores
+ * of those that leave the model one by one are known to nobody else.
+ */
 async function scoreCandidates(
   job: RerankJob,
   candidates: readonly Candidate[],
@@ -86,25 +93,33 @@ async function scoreCandidates(
   { cache, flights, budget, metrics }: Stages,
   signal: AbortSignal,
 ): Promise<Scored> {
+  const plan = planExit(job, scorer.model)
+  const after = plan.kind === 'after' ? plan : undefined
   const passages = candidates.map(({ document }) => document.text)
-  const keys = cache.keysOf(scorer.context(job.maxTokensPerDoc, job.longDocuments), job.query, passages)
+  const context = scorer.context(job.maxTokensPerDoc, job.longDocuments, after && scorer.model.exits[after.exit])
+  const keys = cache.keysOf(context, job.query, passages)
   const scores = await metrics.time('cache', () => cache.read(keys))
   let fromModel = 0
   let spent = NOTHING_SPENT
+  const left = new Map<number, EarlyScore>()
   for (;;) {
     // What another job has landed since is in this process's cache; nobody else runs between this and the claim.
     cache.recall(keys, scores)
-    const open = candidates.flatMap((_, place) => (scores[place] === undefined ? [place] : []))
-    if (open.length === 0) return { scores, fromModel, spent }
+    const open = candidates.flatMap((_, place) => (scores[place] === undefined && !left.has(place) ? [place] : []))
+    if (open.length === 0)
+      return { scores, left, after: after?.layer, mayLeave: plan.kind !== 'never', fromModel, spent }
     const claim = flights.claim(new Map(open.map((place) => [place, cache.pairOf(keys, place)])), job)
     const found = new Map<number, KnownScore>()
     try {
       const mine = claim.mine.flatMap((place) => candidates[place] ?? [])
       if (mine.length > 0) {
-        const scored = await scoreWithin(budget, job, mine, scorer, metrics, signal)
+        const known = scores.flatMap((score) => score?.logit ?? [])
+        const scored = await scoreWithin(budget, job, mine, scorer, plan, known, metrics, signal)
         spent = addSpent(spent, scored)
         claim.mine.forEach((place, i) => {
-          const score = scored.scores[i]
+          const early = scored.left.get(i)
+          if (early && !after) left.set(place, early)
+          const score = after ? early?.score : scored.scores[i]
           if (!score) return
           found.set(place, score)
           cache.remember(keys, place, score)
@@ -114,7 +129,7 @@ async function scoreCandidates(
     } finally {
       claim.release()
     }
-    fromModel += found.size
+    fromModel += claim.mine.length
     for (const [place, score] of found) scores[place] = score
     await cache.write(keys, found)
     if (claim.others.size === 0) continue
@@ -126,7 +141,7 @@ async function scoreCandidates(
 
 /** Nothing of the budget is held while a job waits for another, or the two could wait for each other. */
 async function scoreWithin(budget: PairBudget, ...scoring: Parameters<typeof scorePairs>) {
-  const [job, candidates, scorer, , signal] = scoring
+  const [job, candidates, scorer, , , , signal] = scoring
   const giveBack = await budget.take(pairsExpected(job, candidates, scorer), signal)
   try {
     return await scorePairs(...scoring)

@@ -8,6 +8,7 @@ import { Batcher } from './batching/batcher.js'
 import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
+import type { ModelExit } from './model/model-exits.js'
 import { BM25, type Filter } from './pipeline/prefilter.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
 import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
@@ -29,7 +30,8 @@ export interface Scorer {
   readonly batcher: Batcher
   /** How documents that are too long for one pair are cut into windows. */
   readonly windows: WindowRule
-  context(maxTokensPerDoc: number | null, longDocuments: LongDocuments): ScoringContext
+  /** @param exit the model's exit that all are scored by, if not by the whole model */
+  context(maxTokensPerDoc: number | null, longDocuments: LongDocuments, exit?: ModelExit): ScoringContext
   /** Logit to relevance score. */
   activate(logit: number): number
 }
@@ -139,6 +141,7 @@ export class Scorers {
       batcher: new Batcher(engine, {
         padId: model.padId,
         withTypes: model.usesTokenTypes,
+        carries: model.exits.map(({ carries }) => carries),
         maxEntryAgeMs,
         now: this.#now,
         observe: ({ pairs, tokens, paddedTokens }) => {
@@ -148,12 +151,13 @@ export class Scorers {
         },
       }),
       windows,
-      context: (maxTokensPerDoc, longDocuments) => ({
+      context: (maxTokensPerDoc, longDocuments, exit) => ({
         modelFingerprint: model.fingerprint,
         maxTokens,
         truncation,
         maxTokensPerDoc,
         longDocuments: longDocuments === 'windows' ? { windows } : longDocuments,
+        ...(exit ? { exit: { fingerprint: exit.fingerprint, calibration: exit.calibration } } : {}),
       }),
       activate: model.activation === 'sigmoid' ? (logit) => 1 / (1 + Math.exp(-logit)) : (logit) => logit,
     }

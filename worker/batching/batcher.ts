@@ -3,19 +3,24 @@
  * runs and one is prepared in each session) and not before, so that a late, urgent pair can still overtake. Nothing is
  * ever held back to wait for company: while the sessions are busy, company comes by itself.
  *
- * Order: priority, then deadline, then age; every fourth batch goes to the pairs that have waited longer than the age
+ * Pairs of different stages of a model never share a call; those of one stage do, whichever jobs they are of.
+ *
+ * Order: priority, then deadline, then the later stage (what has begun is ended, and frees its memory), then age; every fourth batch goes to the pairs that have waited longer than the age
  * limit, so that nobody starves.
  */
 import { RankmillError } from '../../shared/errors.js'
-import type { InferenceEngine } from '../inference/engine.js'
+import type { InferenceEngine, States } from '../inference/engine.js'
 import type { EncodedPair } from '../tokenize/pair-encoder.js'
 import { assembleBatch } from './batch-assembly.js'
+import { putStates, type StateShapes, takeStates } from './carried-states.js'
 import { type BatchLimits, PriorityGroups } from './priority-groups.js'
 import { type Entry, type GroupScores, ScoringGroup } from './scoring-group.js'
 
 export interface BatcherOptions {
   readonly padId: number
   readonly withTypes: boolean
+  /** Of a model with exits: what each stage hands to the next. */
+  readonly carries?: readonly StateShapes[]
   readonly maxEntryAgeMs: number
   readonly now: () => number
   readonly observe: (batch: BatchObservation) => void
@@ -31,10 +36,25 @@ export interface BatchObservation {
 
 export interface ScoringRequest {
   readonly pairs: readonly EncodedPair[]
+  /** Of a model with exits: which stage, from 0. Without it the whole model runs. */
+  readonly stage?: number
+  /** What the stage before gave for the pairs. */
+  readonly states?: readonly (States | undefined)[]
   readonly priority: number
   /** Milliseconds since 1970. */
   readonly deadlineAt: number | null
   readonly signal: AbortSignal
+}
+
+interface Batched {
+  readonly entries: Entry[]
+  readonly stage: number | undefined
+}
+
+/** A group, and those that it waits among. */
+interface Next {
+  readonly group: ScoringGroup
+  readonly among: PriorityGroups
 }
 
 /** How often pairs over the age limit go first. */
@@ -47,7 +67,7 @@ export class Batcher {
   readonly #options: BatcherOptions
   readonly #priorities: PriorityGroups[] = []
   /** Halves of failed batches; they go first, so that a failure is over soon. */
-  readonly #retries: Entry[][] = []
+  readonly #retries: Batched[] = []
   #inFlight = 0
   #sinceAged = 0
   #shrink = 1
@@ -78,15 +98,15 @@ export class Batcher {
    * @throws RankmillError `inference_failed` (with the pair's index), `out_of_memory`, `worker_lost`, `deadline_exceeded`,
    *   `closed`; or the signal's reason
    */
-  async score({ pairs, priority, deadlineAt, signal }: ScoringRequest): Promise<GroupScores> {
+  async score({ pairs, stage, states, priority, deadlineAt, signal }: ScoringRequest): Promise<GroupScores> {
     signal.throwIfAborted()
     if (this.#closed) throw this.#closed
-    const group = new ScoringGroup(pairs, priority, deadlineAt, this.#options.now())
+    const group = new ScoringGroup(pairs, priority, deadlineAt, this.#options.now(), states)
     const abort = () => group.fail(signal.reason)
     signal.addEventListener('abort', abort, { once: true })
     this.#waiting += pairs.length
     try {
-      this.#priority(priority).add(group)
+      this.#groups(priority, stage).add(group)
       this.#pump()
       return await group.done
     } finally {
@@ -103,11 +123,13 @@ export class Batcher {
     }
   }
 
-  #priority(priority: number): PriorityGroups {
-    const at = this.#priorities.findIndex((groups) => groups.priority >= priority)
-    const found = this.#priorities[at]
-    if (found?.priority === priority) return found
-    const groups = new PriorityGroups(priority)
+  #groups(priority: number, stage: number | undefined): PriorityGroups {
+    const found = this.#priorities.find((groups) => groups.priority === priority && groups.stage === stage)
+    if (found) return found
+    const groups = new PriorityGroups(priority, stage)
+    const isBehind = (other: PriorityGroups) =>
+      other.priority > priority || (other.priority === priority && (other.stage ?? -1) < (stage ?? -1))
+    const at = this.#priorities.findIndex(isBehind)
     this.#priorities.splice(at < 0 ? this.#priorities.length : at, 0, groups)
     return groups
   }
@@ -115,42 +137,50 @@ export class Batcher {
   #pump(): void {
     while (this.#inFlight < this.#engine.slots) {
       const batch = this.#next()
-      if (batch.length === 0) return
+      if (batch.entries.length === 0) return
       void this.#run(batch)
     }
   }
 
-  #next(): Entry[] {
+  #next(): Batched {
     for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
-      const wanted = retry.filter((entry) => !entry.group.settled)
-      if (wanted.length > 0) return wanted
+      const entries = retry.entries.filter((entry) => !entry.group.settled)
+      if (entries.length > 0) return { entries, stage: retry.stage }
     }
     const limits = this.#limits()
-    const group = this.#nextGroup()
-    if (!group) return []
-    const batch = this.#priority(group.priority).take(group, limits)
+    const next = this.#nextGroup()
+    if (!next) return { entries: [], stage: undefined }
+    const { stage } = next.among
+    const entries = next.among.take(next.group, limits)
     // Room that the group's own priority cannot fill costs nothing to fill from the others.
-    for (const groups of this.#priorities) groups.fill(batch, limits)
-    return batch
+    for (const groups of this.#priorities) if (groups.stage === stage) groups.fill(entries, limits)
+    return { entries, stage }
   }
 
-  #nextGroup(): ScoringGroup | undefined {
+  #nextGroup(): Next | undefined {
     const now = this.#options.now()
     this.#sinceAged++
     if (this.#sinceAged >= AGED_EVERY) {
       this.#sinceAged = 0
-      const oldest = this.#priorities
-        .map((groups) => groups.oldest())
-        .reduce((a, b) => (a && b ? (a.since <= b.since ? a : b) : (a ?? b)), undefined)
-      if (oldest && now - oldest.since > this.#options.maxEntryAgeMs && oldest.deadlineAt > now) return oldest
+      const oldest = this.#priorities.reduce<Next | undefined>((best, among) => {
+        const group = among.oldest()
+        return group && (!best || group.since < best.group.since) ? { group, among } : best
+      }, undefined)
+      if (oldest && now - oldest.group.since > this.#options.maxEntryAgeMs && oldest.group.deadlineAt > now)
+        return oldest
     }
-    for (const groups of this.#priorities) {
-      for (let group = groups.first(); group; group = groups.first()) {
-        if (group.deadlineAt > now) return group
+    let best: Next | undefined
+    for (const among of this.#priorities) {
+      if (best && among.priority > best.among.priority) break
+      for (let group = among.first(); group; group = among.first()) {
+        if (group.deadlineAt > now) {
+          if (!best || group.deadlineAt < best.group.deadlineAt) best = { group, among }
+          break
+        }
         group.fail(new RankmillError('deadline_exceeded', 'the deadline passed while the request waited for the model'))
       }
     }
-    return undefined
+    return best
   }
 
   #limits(): BatchLimits {
@@ -162,24 +192,37 @@ export class Batcher {
     }
   }
 
-  async #run(entries: Entry[]): Promise<void> {
-    const { padId, withTypes, now, observe } = this.#options
+  async #run({ entries, stage }: Batched): Promise<void> {
+    const { padId, withTypes, carries, now, observe } = this.#options
     const dispatchedAt = now()
     if (this.#inFlight === 0) this.#lastProgressAt = dispatchedAt
     this.#inFlight++
     try {
       const batch = assembleBatch(entries, padId, withTypes)
       const { size: pairs, length } = batch
-      const { logits, inferenceMs } = await this.#engine.run(batch)
+      const before = carries?.[(stage ?? 0) - 1]
+      const states =
+        before &&
+        putStates(
+          entries.map((entry) => entry.states ?? {}),
+          before,
+          length,
+        )
+      const staged = stage === undefined ? batch : { ...batch, stage, ...(states ? { states } : {}) }
+      const { logits, states: given, inferenceMs } = await this.#engine.run(staged)
       const tokens = entries.reduce((sum, { pair }) => sum + pair.ids.length, 0)
       observe({ pairs, tokens, paddedTokens: pairs * length, inferenceMs })
       entries.forEach((entry, row) => {
-        const { group } = entry
-        group.score(entry, logits[row] ?? Number.NaN, dispatchedAt - group.since, inferenceMs / pairs)
+        const { group, pair } = entry
+        const own =
+          given && !group.settled
+            ? takeStates(given, carries?.[stage ?? 0] ?? {}, row, length, pair.ids.length)
+            : undefined
+        group.score(entry, logits[row] ?? Number.NaN, dispatchedAt - group.since, inferenceMs / pairs, own)
       })
       this.#lastProgressAt = now()
     } catch (error) {
-      this.#failed(entries, RankmillError.from(error, 'inference_failed'))
+      this.#failed({ entries, stage }, RankmillError.from(error, 'inference_failed'))
     } finally {
       this.#inFlight--
       this.#pump()
@@ -187,7 +230,7 @@ export class Batcher {
   }
 
   /** Halves a failed batch until the pair that makes it fail stands alone; only that pair's request fails. */
-  #failed(entries: Entry[], error: RankmillError): void {
+  #failed({ entries, stage }: Batched, error: RankmillError): void {
     if (error.code === 'out_of_memory') {
       this.#shrink = Math.max(this.#shrink / 2, 1 / 64)
       this.#shrunkAt = this.#options.now()
@@ -199,6 +242,6 @@ export class Batcher {
       return
     }
     const half = Math.ceil(entries.length / 2)
-    this.#retries.push(entries.slice(0, half), entries.slice(half))
+    this.#retries.push({ entries: entries.slice(0, half), stage }, { entries: entries.slice(half), stage })
   }
 }

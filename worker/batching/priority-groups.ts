@@ -1,4 +1,4 @@
-/** The groups of one priority, with their entries by length, so that a batch can be filled without padding. */
+/** The groups of one priority and stage, with their entries by length, so that a batch can be filled without padding. */
 import type { Entry, ScoringGroup } from './scoring-group.js'
 
 /** Of a batch's length, what may be padding before another group's entry is preferred to the group's own next one. */
@@ -12,12 +12,15 @@ export interface BatchLimits {
 
 export class PriorityGroups {
   readonly priority: number
+  /** Stage of the model that they wait for; undefined: the whole model. */
+  readonly stage: number | undefined
   /** Earliest deadline first, then oldest. */
   readonly #groups: ScoringGroup[] = []
   readonly #byLength: (Entry[] | undefined)[] = []
 
-  constructor(priority: number) {
+  constructor(priority: number, stage?: number) {
     this.priority = priority
+    this.stage = stage
   }
 
   add(group: ScoringGroup): void {

@@ -1,5 +1,6 @@
 /** The pairs of one job on their way through the batcher. */
 import { RankmillError } from '../../shared/errors.js'
+import type { States } from '../inference/engine.js'
 import type { EncodedPair } from '../tokenize/pair-encoder.js'
 
 /** An encoded pair waiting in the batcher. */
@@ -8,12 +9,16 @@ export interface Entry {
   /** Place in the group. */
   readonly index: number
   readonly pair: EncodedPair
+  /** What the stage before gave for the pair. */
+  states?: States | undefined
   taken: boolean
 }
 
 export interface GroupScores {
   /** One logit a pair, in the order of the pairs. */
   readonly logits: Float32Array
+  /** What the next stage needs of each pair; undefined after a whole model or its last stage. */
+  readonly states: readonly (States | undefined)[]
   /** Mean wait of a pair for its batch. */
   readonly batchWaitMs: number
   /** This group's share of the model's time. */
@@ -33,19 +38,27 @@ export class ScoringGroup {
   #inferenceMs = 0
   #settled = false
   readonly #logits: Float32Array
+  readonly #states: (States | undefined)[]
   #resolve: (scores: GroupScores) => void = () => undefined
   #reject: (error: unknown) => void = () => undefined
 
-  constructor(pairs: readonly EncodedPair[], priority: number, deadlineAt: number | null, now: number) {
+  constructor(
+    pairs: readonly EncodedPair[],
+    priority: number,
+    deadlineAt: number | null,
+    now: number,
+    states?: readonly (States | undefined)[],
+  ) {
     this.priority = priority
     this.deadlineAt = deadlineAt ?? Number.POSITIVE_INFINITY
     this.since = now
     this.entries = pairs
-      .map((pair, index): Entry => ({ group: this, index, pair, taken: false }))
+      .map((pair, index): Entry => ({ group: this, index, pair, states: states?.[index], taken: false }))
       .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
     this.#untaken = pairs.length
     this.#unsettled = pairs.length
     this.#logits = new Float32Array(pairs.length)
+    this.#states = new Array(pairs.length).fill(undefined)
     this.done = new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
@@ -68,13 +81,16 @@ export class ScoringGroup {
     return undefined
   }
 
-  score(entry: Entry, logit: number, waitedMs: number, inferenceMs: number): void {
+  score(entry: Entry, logit: number, waitedMs: number, inferenceMs: number, states?: States): void {
     if (this.#settled) return
     if (!Number.isFinite(logit)) {
       this.fail(new RankmillError('inference_failed', `the model gives ${logit}`, { index: entry.index }))
       return
     }
     this.#logits[entry.index] = logit
+    this.#states[entry.index] = states
+    // The entry may be remembered among those of its length for a while; its memory is wanted now.
+    entry.states = undefined
     this.#waitedMs += waitedMs
     this.#inferenceMs += inferenceMs
     this.#unsettled--
@@ -90,6 +106,11 @@ export class ScoringGroup {
   #finish(): void {
     this.#settled = true
     const count = Math.max(1, this.#logits.length)
-    this.#resolve({ logits: this.#logits, batchWaitMs: this.#waitedMs / count, inferenceMs: this.#inferenceMs })
+    this.#resolve({
+      logits: this.#logits,
+      states: this.#states,
+      batchWaitMs: this.#waitedMs / count,
+      inferenceMs: this.#inferenceMs,
+    })
   }
 }

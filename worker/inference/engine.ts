@@ -1,5 +1,8 @@
 /** What runs batches: the interface between the batcher and the inference threads. */
 
+/** What a stage of a model hands to the next, by name; float32, row-major. */
+export type States = Readonly<Record<string, Float32Array>>
+
 /** One model call, assembled on the main thread. */
 export interface Batch {
   /** Pairs. */
@@ -12,6 +15,10 @@ export interface Batch {
   readonly attentionMask: BigInt64Array
   /** 0 for the query, 1 for the document; null for models without them. */
   readonly tokenTypeIds: BigInt64Array | null
+  /** Stage of a model with exits, from 0; without it the whole model runs. */
+  readonly stage?: number
+  /** What the stage before gave for these pairs, the tokens' axis padded with zeros; transferred too. */
+  readonly states?: States
 }
 
 export interface BatchOutput {
@@ -20,6 +27,8 @@ export interface BatchOutput {
    * embeddings of length 1.
    */
   readonly logits: Float32Array
+  /** Of a stage with another behind it: what that one needs, padded as the batch is. */
+  readonly states?: States
   /** Time of the model call alone. */
   readonly inferenceMs: number
 }
@@ -56,4 +65,9 @@ export interface InferenceEngine {
 export interface EngineLog {
   info(fields: object, message: string): void
   warn(fields: object, message: string): void
+}
+
+/** The memory that states lie in, to be handed to another thread. */
+export function buffersOf(states: States | undefined): ArrayBuffer[] {
+  return Object.values(states ?? {}).map(({ buffer }) => buffer as ArrayBuffer)
 }

@@ -1,19 +1,22 @@
 /** Entry of an inference thread: one session, batches in, logits out, in the order they came. */
 import { parentPort, workerData } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
-import type { Batch } from './engine.js'
+import { type Batch, buffersOf } from './engine.js'
 import { ScoringSession } from './session.js'
 import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
 
-const port = parentPort
-if (!port) throw new Error('inference-thread is the entry of a worker thread')
+const parent = parentPort
+if (!parent) throw new Error('inference-thread is the entry of a worker thread')
+const port = parent
 const send = (message: FromThread) => port.postMessage(message)
 
 async function score(session: ScoringSession, id: number, batch: Batch): Promise<void> {
   const startedAt = performance.now()
   try {
-    const logits = await session.run(batch)
-    send({ type: 'scored', id, logits, inferenceMs: performance.now() - startedAt })
+    const scored = await session.run(batch)
+    const output = { ...scored, inferenceMs: performance.now() - startedAt }
+    // States are large: they are handed over, not copied.
+    port.postMessage({ type: 'scored', id, output } satisfies FromThread, buffersOf(output.states))
   } catch (cause) {
     send({ type: 'failed', id, error: RankmillError.from(cause).toBody() })
   }

@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
-import type { Batch, BatchOutput, EngineLog } from './engine.js'
+import { type Batch, type BatchOutput, buffersOf, type EngineLog } from './engine.js'
 import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
 
 /** First wait before a dead thread is replaced; it doubles with each start that fails. */
@@ -124,10 +124,9 @@ export class SessionThread {
   }
 
   #send(id: number, batch: Batch): void {
-    const { inputIds, attentionMask, tokenTypeIds } = batch
-    const buffers = [inputIds, attentionMask, ...(tokenTypeIds ? [tokenTypeIds] : [])].map(
-      ({ buffer }) => buffer as ArrayBuffer,
-    )
+    const { inputIds, attentionMask, tokenTypeIds, states } = batch
+    const tokens = [inputIds, attentionMask, ...(tokenTypeIds ? [tokenTypeIds] : [])]
+    const buffers = [...tokens.map(({ buffer }) => buffer as ArrayBuffer), ...buffersOf(states)]
     this.#busySince ??= performance.now()
     this.#worker?.postMessage({ id, batch } satisfies ToThread, buffers)
   }
@@ -149,7 +148,7 @@ export class SessionThread {
     const pending = this.#pending.get(message.id)
     this.#pending.delete(message.id)
     if (this.#pending.size === 0) this.#idle()
-    if (message.type === 'scored') pending?.resolve({ logits: message.logits, inferenceMs: message.inferenceMs })
+    if (message.type === 'scored') pending?.resolve(message.output)
     else pending?.reject(RankmillError.fromBody(message.error))
   }
 

@@ -3,7 +3,7 @@ import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Model } from '../model/model.js'
-import type { Batch } from './engine.js'
+import type { Batch, BatchOutput, States } from './engine.js'
 import { floatsOf } from './half.js'
 import { normaliseRows, poolTokens } from './pooling.js'
 import type { ThreadData } from './thread-protocol.js'
@@ -14,12 +14,16 @@ const WARM_UP_LENGTHS = [16, 64, 128]
 /** A loaded model that scores batches, one at a time. */
 export class ScoringSession {
   readonly #session: InferenceSession
+  readonly #data: ThreadData
   readonly #model: Model | BiEncoderModel
   readonly #output: string
+  /** Of the model's stages; opened when first needed, for many workers never are asked for them. */
+  readonly #stages = new Map<number, InferenceSession>()
 
-  private constructor(session: InferenceSession, model: Model | BiEncoderModel, output: string) {
+  private constructor(session: InferenceSession, data: ThreadData, output: string) {
     this.#session = session
-    this.#model = model
+    this.#data = data
+    this.#model = data.model
     this.#output = output
   }
 
@@ -28,32 +32,15 @@ export class ScoringSession {
    *
    * @throws RankmillError `invalid_model`, `invalid_configuration` (the device is not there), `out_of_memory`
    */
-  static async open({ model, device, threads }: ThreadData): Promise<ScoringSession> {
+  static async open(data: ThreadData): Promise<ScoringSession> {
+    const { model } = data
     // What goes wrong is thrown; ONNX Runtime's own lines on standard error would only say it twice.
     env.logLevel = 'fatal'
-    let session: InferenceSession
-    try {
-      session = await InferenceSession.create(model.modelPath, {
-        executionProviders: [device],
-        intraOpNumThreads: threads,
-        interOpNumThreads: 1,
-        graphOptimizationLevel: 'all',
-        executionMode: 'sequential',
-        enableCpuMemArena: true,
-        // A pattern is kept for every input shape ever met: with hundreds of batch shapes that is memory that only grows.
-        enableMemPattern: false,
-        logSeverityLevel: 4,
-        // Threads that spin while they wait take the cores from the other sessions, the tokeniser and Redis: with other work
-        // on the machine, a session of two spinning threads ran at half the speed of one whose threads sleep.
-        extra: { session: { intra_op: { allow_spinning: '0' } } },
-      })
-    } catch (cause) {
-      throw startError(cause, model, device)
-    }
+    const session = await openGraph(model.modelPath, data)
     const wanted = model.kind === 'bi-encoder' ? model.output : 'logits'
     const output = session.outputNames.includes(wanted) ? wanted : session.outputNames[0]
     if (output === undefined) throw new RankmillError('invalid_model', `${model.modelPath}: the graph has no output`)
-    const scoring = new ScoringSession(session, model, output)
+    const scoring = new ScoringSession(session, data, output)
     await scoring.#warmUp()
     return scoring
   }
@@ -61,9 +48,54 @@ export class ScoringSession {
   /**
    * @returns [size] logits; of a head with two, logit 1 minus logit 0 (a softmax over two is the sigmoid of the difference);
    *   of a bi-encoder [size, dimensions] embeddings
-   * @throws RankmillError `inference_failed`, `out_of_memory`
+   * @throws RankmillError `inference_failed`, `out_of_memory`, `invalid_model` (a stage that cannot be opened)
    */
-  async run({ size, length, inputIds, attentionMask, tokenTypeIds }: Batch): Promise<Float32Array> {
+  async run(batch: Batch): Promise<Omit<BatchOutput, 'inferenceMs'>> {
+    if (batch.stage !== undefined) return await this.#runStage(batch, batch.stage)
+    return { logits: await this.#runWhole(batch) }
+  }
+
+  async #runStage(batch: Batch, stage: number): Promise<Omit<BatchOutput, 'inferenceMs'>> {
+    const { size, length, inputIds, attentionMask, tokenTypeIds } = batch
+    const exits = this.#model.kind === 'cross-encoder' ? this.#model.exits : []
+    const exit = exits[stage]
+    if (!exit) throw new RankmillError('internal', `${this.#model.name} has no stage ${stage}`)
+    let session = this.#stages.get(stage)
+    if (!session) {
+      session = await openGraph(exit.path, this.#data)
+      this.#stages.set(stage, session)
+    }
+    const tokens = {
+      input_ids: inputIds,
+      attention_mask: attentionMask,
+      token_type_ids: tokenTypeIds ?? new BigInt64Array(size * length),
+    }
+    const feeds: Record<string, Tensor> = {}
+    for (const [name, ids] of Object.entries(tokens))
+      if (session.inputNames.includes(name)) feeds[name] = new Tensor('int64', ids, [size, length])
+    for (const [name, shape] of Object.entries(exits[stage - 1]?.carries ?? {})) {
+      const state = batch.states?.[name]
+      if (!state || !session.inputNames.includes(name)) continue
+      feeds[name] = new Tensor('float32', state, [size, ...shape.map((wide) => wide ?? length)])
+    }
+    const carried: Record<string, Float32Array> = {}
+    let values: Float32Array | undefined
+    try {
+      const outputs = await session.run(feeds, ['logits', ...Object.keys(exit.carries)])
+      for (const [name, output] of Object.entries(outputs)) {
+        // Copied: what ONNX Runtime gives lies in memory that cannot be handed to another thread.
+        const floats = Float32Array.from(floatsOf(output))
+        if (name === 'logits') values = floats
+        else carried[name] = floats
+        output.dispose()
+      }
+    } catch (cause) {
+      throw runError(cause)
+    }
+    return { logits: this.#logitsOf(values ?? new Float32Array(), size), states: carried satisfies States }
+  }
+
+  async #runWhole({ size, length, inputIds, attentionMask, tokenTypeIds }: Batch): Promise<Float32Array> {
     const dims = [size, length]
     const feeds: Record<string, Tensor> = {
       input_ids: new Tensor('int64', inputIds, dims),
@@ -82,14 +114,17 @@ export class ScoringSession {
       pooled = output.dims.length === 2
       output.dispose()
     } catch (cause) {
-      const message = messageOf(cause)
-      throw new RankmillError(isOutOfMemory(message) ? 'out_of_memory' : 'inference_failed', message, {}, { cause })
+      throw runError(cause)
     }
     if (this.#model.kind === 'bi-encoder') {
       const vectors = pooled ? values : poolTokens(values, attentionMask, size, length, this.#model.pooling)
       return normaliseRows(vectors, size)
     }
-    const { logits: width } = this.#model
+    return this.#logitsOf(values, size)
+  }
+
+  #logitsOf(values: Float32Array, size: number): Float32Array {
+    const width = this.#model.kind === 'cross-encoder' ? this.#model.logits : 1
     if (values.length !== size * width) {
       const shape = `${values.length} numbers for ${size} pairs`
       throw new RankmillError('inference_failed', `the model gave ${shape}, where ${width} each were expected`)
@@ -105,8 +140,8 @@ export class ScoringSession {
   }
 
   /** Frees the session's memory. */
-  release(): Promise<void> {
-    return this.#session.release()
+  async release(): Promise<void> {
+    await Promise.all([this.#session, ...this.#stages.values()].map((session) => session.release()))
   }
 
   async #warmUp(): Promise<void> {
@@ -128,15 +163,41 @@ export class ScoringSession {
   }
 }
 
-function startError(cause: unknown, model: Model | BiEncoderModel, device: string): RankmillError {
+async function openGraph(path: string, { device, threads }: ThreadData): Promise<InferenceSession> {
+  try {
+    return await InferenceSession.create(path, {
+      executionProviders: [device],
+      intraOpNumThreads: threads,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: 'all',
+      executionMode: 'sequential',
+      enableCpuMemArena: true,
+      // A pattern is kept for every input shape ever met: with hundreds of batch shapes that is memory that only grows.
+      enableMemPattern: false,
+      logSeverityLevel: 4,
+      // Threads that spin while they wait take the cores from the other sessions, the tokeniser and Redis: with other work
+      // on the machine, a session of two spinning threads ran at half the speed of one whose threads sleep.
+      extra: { session: { intra_op: { allow_spinning: '0' } } },
+    })
+  } catch (cause) {
+    throw startError(cause, path, device)
+  }
+}
+
+function runError(cause: unknown): RankmillError {
   const message = messageOf(cause)
-  if (isOutOfMemory(message)) return new RankmillError('out_of_memory', `${model.modelPath}: ${message}`, {}, { cause })
+  return new RankmillError(isOutOfMemory(message) ? 'out_of_memory' : 'inference_failed', message, {}, { cause })
+}
+
+function startError(cause: unknown, path: string, device: string): RankmillError {
+  const message = messageOf(cause)
+  if (isOutOfMemory(message)) return new RankmillError('out_of_memory', `${path}: ${message}`, {}, { cause })
   const missing = /ExecutionProvider|execution provider|Failed to load (shared )?library|backend not found|webgpu|CUDA/i
   if (device !== 'cpu' && missing.test(message)) {
     const text = `device: "${device}" cannot be used on this machine (${message.split('\n')[0]?.trim() ?? ''})`
     return new RankmillError('invalid_configuration', text, { param: 'device' }, { cause })
   }
-  return new RankmillError('invalid_model', `${model.modelPath}: ${message}`, {}, { cause })
+  return new RankmillError('invalid_model', `${path}: ${message}`, {}, { cause })
 }
 
 /** ONNX Runtime has no error codes in JavaScript: its allocators are known by their words. */

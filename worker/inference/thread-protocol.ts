@@ -2,7 +2,7 @@
 import type { ErrorBody } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Device, Model } from '../model/model.js'
-import type { Batch } from './engine.js'
+import type { Batch, BatchOutput } from './engine.js'
 
 /** Given to a thread when it starts (workerData). */
 export interface ThreadData {
@@ -19,5 +19,5 @@ export type ToThread = { readonly id: number; readonly batch: Batch } | 'close'
 export type FromThread =
   | { readonly type: 'ready' }
   | { readonly type: 'unusable'; readonly error: ErrorBody }
-  | { readonly type: 'scored'; readonly id: number; readonly logits: Float32Array; readonly inferenceMs: number }
+  | { readonly type: 'scored'; readonly id: number; readonly output: BatchOutput }
   | { readonly type: 'failed'; readonly id: number; readonly error: ErrorBody }

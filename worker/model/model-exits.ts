@@ -1,13 +1,103 @@
 /** Exits: a model in consecutive ONNX stages, so that scoring may stop between them. */
-import { join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
-import { readGraph } from './model-folder.js'
+import { fingerprintOf } from './model-fingerprint.js'
+import { type Dtype, fault, readGraph } from './model-folder.js'
 
 const exitSchema = z.looseObject({
   layer: z.int().positive().optional(),
   files: z.record(z.string(), z.string()).optional(),
+  /** final logit = scale * logit at the exit + offset, as near as a line comes. */
+  calibration: z.strictObject({ scale: z.number().positive(), offset: z.number() }).optional(),
+  /** By confidence: how far below the wanted rank a candidate may be here and still reach it. */
+  margins: z.record(z.string(), z.number().nonnegative()).optional(),
 })
+
+/** A place where scoring may stop, and the stage that leads there. Frozen plain data: it is sent to threads. */
+export interface ModelExit {
+  /** Layers of the model up to here. */
+  readonly layer: number
+  /** The stage's ONNX file. */
+  readonly path: string
+  /** What it hands to the next stage: sizes of the axes behind the batch's; null is the tokens' axis. */
+  readonly carries: Readonly<Record<string, readonly (number | null)[]>>
+  /** Final logit = scale * logit + offset, as near as a line comes. */
+  readonly calibration: { readonly scale: number; readonly offset: number }
+  /**
+   * Confidence -> how far, in logits, a candidate's calibrated score may be below that of the wanted rank and the candidate
+   * still reach it. Empty at the last exit, and where none were learned.
+   */
+  readonly margins: readonly { readonly confidence: number; readonly margin: number }[]
+  /** Changes when anything changes that the score at this exit depends on, the tokeniser included. */
+  readonly fingerprint: string
+}
+
+/**
+ * The exits of a model in one number format, the last being the whole model; none where there are no stages in it.
+ *
+ * @throws RankmillError `invalid_model`
+ */
+export async function openExits(
+  folder: string,
+  declared: readonly unknown[],
+  dtype: Dtype,
+  cacheDir: string,
+): Promise<readonly ModelExit[]> {
+  const manifest = join(folder, 'rankmill.json')
+  const parsed = declared.map((exit, i) => {
+    const { data, error } = exitSchema.safeParse(exit)
+    if (!data) throw fault(manifest, `exits.${i}.${error.issues[0]?.path.join('.')}: ${error.issues[0]?.message}`)
+    return data
+  })
+  if (parsed.length < 2 || parsed.some(({ files }) => files?.[dtype] === undefined)) return []
+  const exits: ModelExit[] = []
+  const paths: string[] = []
+  for (const [i, { layer, files, calibration, margins }] of parsed.entries()) {
+    const path = join(folder, files?.[dtype] ?? '')
+    const before = exits.at(-1)?.layer ?? 0
+    if (layer === undefined || layer <= before)
+      throw fault(manifest, `exits.${i}.layer: must be above ${before}, got ${layer}`)
+    const { outputs, externalFiles } = await readGraph(path)
+    const isLast = i === parsed.length - 1
+    const carries: Record<string, readonly (number | null)[]> = {}
+    for (const { name, shape, type } of isLast ? [] : outputs) {
+      if (name === 'logits') continue
+      if (type !== FLOAT) throw fault(path, `the output "${name}" is not float32`)
+      if (shape.slice(1).filter((size) => size === null).length > 1)
+        throw fault(path, `the output "${name}" has more than one axis of unknown size behind the batch's`)
+      carries[name] = Object.freeze(shape.slice(1))
+    }
+    const beside = [...paths.map((earlier) => relative(dirname(path), earlier)), ...externalFiles]
+    exits.push(
+      Object.freeze({
+        layer,
+        path,
+        carries: Object.freeze(carries),
+        calibration: calibration ?? { scale: 1, offset: 0 },
+        margins: Object.entries(margins ?? {})
+          .map(([confidence, margin]) => ({ confidence: Number(confidence), margin }))
+          .sort((a, b) => a.confidence - b.confidence),
+        fingerprint: await fingerprintOf(folder, path, beside, dtype, cacheDir),
+      }),
+    )
+    paths.push(path)
+  }
+  return Object.freeze(exits)
+}
+
+const FLOAT = 1
+
+/** What there is to know of declared exits without opening them; those that are damaged are left out. */
+export function exitsInWords(declared: readonly unknown[]): { exitLayers: number[]; exitConfidences: number[] } {
+  const exits = declared.map((exit) => exitSchema.safeParse(exit).data).filter((exit) => exit !== undefined)
+  const [first, ...others] = exits.slice(0, -1).map(({ margins }) => Object.keys(margins ?? {}))
+  const common = (first ?? []).filter((confidence) => others.every((each) => each.includes(confidence)))
+  return {
+    exitLayers: exits.flatMap(({ layer }) => layer ?? []),
+    exitConfidences: common.map(Number).sort((a, b) => a - b),
+  }
+}
 
 /** Stage files of the exits, in order, by number format; entries that name none are left out. */
 function stagesOf(exits: readonly unknown[]): Map<string, string[]> {

@@ -2,6 +2,7 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import { exitsInWords } from './model-exits.js'
 import * as files from './model-folder.js'
 import { shippedFolder, shippedModels } from './model-reference.js'
 
@@ -14,6 +15,10 @@ export interface ListedModel {
   readonly dtypes: Readonly<Partial<Record<files.Dtype, number>>>
   /** Places inside the model where scoring may stop, the whole model not counted where it is not listed. */
   readonly exits: number
+  /** Layers after which scoring may stop, the last being the whole model. */
+  readonly exitLayers: readonly number[]
+  /** Confidences that its margins were learned for: what `strategy.exit` may ask for at most is the last. */
+  readonly exitConfidences: readonly number[]
   /** Bytes of all files in the folder. */
   readonly bytes: number
   readonly maxTokens: number | null
@@ -64,6 +69,7 @@ async function describe(name: string, folder: string, source: ListedModel['sourc
     kind: manifest?.kind ?? 'cross-encoder',
     dtypes: Object.fromEntries(sizes),
     exits: manifest?.exits.length ?? 0,
+    ...exitsInWords(manifest?.exits ?? []),
     bytes,
     maxTokens: config && tokenizer ? files.maxTokensOf(config, tokenizer, manifest) : null,
     licence: manifest?.licence ?? null,

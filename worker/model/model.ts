@@ -1,6 +1,7 @@
 /** A cross-encoder at hand: where its files are and what the other parts must know of it. */
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import { type ModelExit, openExits } from './model-exits.js'
 import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
 import { locateModel } from './model-reference.js'
@@ -35,6 +36,8 @@ export interface Model extends ModelFiles {
   readonly logits: 1 | 2
   /** What sentence-transformers' CrossEncoder puts on top of the logit. */
   readonly activation: 'sigmoid' | 'identity'
+  /** Places where scoring may stop, the last being the whole model; empty where there are none in this number format. */
+  readonly exits: readonly ModelExit[]
 }
 
 export interface OpenModelOptions {
@@ -82,6 +85,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
     fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),
+    exits: await openExits(folder, manifest?.exits ?? [], dtype, options.cacheDir),
   })
 }
 

@@ -4,6 +4,7 @@ import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '.
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
 import type { Scorer } from '../scorers.js'
+import type { EarlyScore } from './early-exit.js'
 import { fuse } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
@@ -12,47 +13,62 @@ import type { Spent } from './score-pairs.js'
 /** The candidates that the model looked at, in their order, with their scores. */
 export interface Scored {
   readonly scores: readonly (KnownScore | undefined)[]
-  /** Candidates that went through the model for this job. */
+  /** Those that have no score because they left the model early, by their places. */
+  readonly left: ReadonlyMap<number, EarlyScore>
+  /** The layer that all left the model after; their scores are those of this exit. */
+  readonly after: number | undefined
+  /** Whether candidates might have left the model. */
+  readonly mayLeave: boolean
+  /** Candidates that went through the model for this job, or part of it. */
   readonly fromModel: number
   readonly spent: Spent
 }
 
 /**
- * One job's part. What a prefilter left out is placed behind all that was scored, in the filter's order: its score is
- * none of the model's, but makes the order (score descending) hold.
+ * One job's part. Behind all that have a score come those that left the model early (later exits first, then by their
+ * scores there), and then what a prefilter left out, in the filter's order. The scores of both are none of the model's, but
+ * make the order (score descending) hold.
  */
 export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
   { kept, rest, by }: Filtered,
   missing: readonly MissingCandidate[],
-  { scores, fromModel, spent }: Scored,
+  { scores, left, after, mayLeave, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
   const fused = by !== undefined && job.fuse !== null
-  const scoredBy = (name: string) => (rest.length > 0 || fused ? { scoredBy: name } : {})
+  const scoredBy = (name: string) => (rest.length > 0 || fused || mayLeave ? { scoredBy: name } : {})
+  const name = after === undefined ? model.name : nameOfExit(model.name, after)
   let truncated = 0
   let windows = 0
-  const scored = kept.map(({ index, document }, i): ScoredCandidate => {
-    const score = scores[i]
+  const scored = kept.flatMap(({ index, document }, i): ScoredCandidate[] => {
+    const score = scores[i] ?? left.get(i)?.score
     if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
     if (score.truncated) truncated++
     const { logit, snippet } = score
     const { count, ...window } = score.window ?? { count: 0 }
     windows += count
-    return {
-      index,
-      score: activate(logit),
-      ...scoredBy(fused ? `${model.name}+${by.name}` : model.name),
-      ...('index' in window ? { window } : {}),
-      ...(snippet ? { snippet } : {}),
-      document,
-    }
+    if (left.has(i)) return []
+    return [
+      {
+        index,
+        score: activate(logit),
+        ...scoredBy(fused ? `${name}+${by.name}` : name),
+        ...('index' in window ? { window } : {}),
+        ...(snippet ? { snippet } : {}),
+        document,
+      },
+    ]
   })
   const ordered = fused ? fuse(scored, by.ranks, job.fuse) : scored
   const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
-  const behind = rest.map(({ index, document }, i): ScoredCandidate => {
-    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(by?.name ?? ''), document }
+  const early = [...left]
+    .sort(([a, one], [b, other]) => other.layer - one.layer || other.score.logit - one.score.logit || a - b)
+    .flatMap(([place, { layer }]) => (kept[place] ? [{ ...kept[place], by: nameOfExit(model.name, layer) }] : []))
+  const unscored = [...early, ...rest.map((candidate) => ({ ...candidate, by: by?.name ?? '' }))]
+  const behind = unscored.map(({ index, document, by }, i): ScoredCandidate => {
+    return { index, score: below(lowest, (i + 1) / (unscored.length + 1)), ...scoredBy(by), document }
   })
   return {
     model: model.name,
@@ -63,7 +79,7 @@ export function composePart(
       scored: fromModel,
       cached: kept.length - fromModel,
       prefiltered: rest.length,
-      exited_early: 0,
+      exited_early: after === undefined ? left.size : kept.length,
       tokens: spent.tokens,
       truncated,
       ...(job.longDocuments === 'windows' ? { windows } : {}),
@@ -76,6 +92,11 @@ export function composePart(
       total: 0,
     },
   }
+}
+
+/** What rows say that an exit scored. */
+function nameOfExit(model: string, layer: number): string {
+  return `${model}@layer${layer}`
 }
 
 /** A number below `lowest`, the further the larger the share; between 0 and a positive one. */

@@ -9,6 +9,7 @@ import { LRUCache } from 'lru-cache'
 import type { Keys } from '../../shared/keys.js'
 import type { Window } from '../../shared/request.js'
 import type { LongDocuments } from '../../shared/strategy.js'
+import type { ModelExit } from '../model/model-exits.js'
 import type { WindowRule } from '../tokenize/pair-encoder.js'
 
 /** A document's score, and what there is to say of it. */
@@ -30,6 +31,8 @@ export interface ScoringContext {
   readonly maxTokensPerDoc: number | null
   /** The mode, with what else the mode depends on. */
   readonly longDocuments: LongDocuments | { readonly windows: WindowRule }
+  /** Where the model was left, if not at its end: an early score is never taken for a final one. */
+  readonly exit?: Pick<ModelExit, 'fingerprint' | 'calibration'>
 }
 
 /** One query's pairs with some passages. */
@@ -73,9 +76,17 @@ export class ScoreCache {
   keysOf(context: ScoringContext, query: string, passages: readonly string[]): PairKeys {
     // Without a cache nothing is shared: names that no other job has.
     if (this.#ttlMs === 0) return { query: `unshared ${this.#unshared++}`, passages: passages.map((_, i) => String(i)) }
-    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments } = context
+    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments, exit } = context
     const model = digest(
-      JSON.stringify([2, modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments]),
+      JSON.stringify([
+        2,
+        modelFingerprint,
+        maxTokens,
+        truncation,
+        maxTokensPerDoc,
+        longDocuments,
+        ...(exit ? [exit.fingerprint, exit.calibration] : []),
+      ]),
     ).toString('base64url')
     return { query: this.#keys.scores(model, digest(query).toString('base64url')), passages: passages.map(fieldOf) }
   }

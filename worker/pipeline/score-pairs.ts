@@ -3,8 +3,12 @@ import { setImmediate } from 'node:timers/promises'
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/job.js'
-import type { Batcher } from '../batching/batcher.js'
-import { type DocumentEncoder, encodeDocuments, windowsOf } from './encode-documents.js'
+import type { Batcher, ScoringRequest } from '../batching/batcher.js'
+import type { GroupScores } from '../batching/scoring-group.js'
+import type { Model } from '../model/model.js'
+import { type EarlyScore, type StagedScores, scoreByStages } from './early-exit.js'
+import { type DocumentEncoder, type EncodedDocument, encodeDocuments, windowsOf } from './encode-documents.js'
+import type { ExitPlan } from './exit-plan.js'
 import type { Candidate } from './load-candidates.js'
 import type { KnownScore } from './score-cache.js'
 
@@ -30,45 +34,77 @@ export function addSpent(a: Spent, b: Spent): Spent {
   }
 }
 
+/** What scores candidates. */
+export interface PairScorer extends DocumentEncoder {
+  readonly batcher: Batcher
+  readonly model: Pick<Model, 'exits'>
+}
+
 /**
- * @returns a score for each candidate, in their order
+ * @param plan who may leave the model early
+ * @param known final logits of the job's other candidates
+ * @returns a score for each candidate, in their order; those that left the model early have theirs in `left`
  * @throws RankmillError of the encoder or the batcher, naming documents by their index in the request; or the signal's
  *   reason
  */
 export async function scorePairs(
   job: RerankJob,
   candidates: readonly Candidate[],
-  scorer: DocumentEncoder & { readonly batcher: Batcher },
+  scorer: PairScorer,
+  plan: ExitPlan,
+  known: readonly number[],
   metrics: WorkerMetrics,
   signal: AbortSignal,
-): Promise<Spent & { scores: KnownScore[] }> {
+): Promise<Spent & { scores: (KnownScore | undefined)[]; left: ReadonlyMap<number, EarlyScore> }> {
   const startedAt = performance.now()
   const passages = candidates.map((candidate) => candidate.document.text)
   const documents = await metrics.time('tokenize', () => encodeDocuments(scorer, job, passages))
   const tokenizeMs = performance.now() - startedAt
   const pairs = documents.flatMap((document) => document.pairs)
-  const { priority, deadlineAt } = job
-  const request = { pairs, priority, deadlineAt, signal }
-  const { logits, batchWaitMs, inferenceMs } = await scorer.batcher.score(request).catch((error) => {
-    const owners = documents.flatMap((document, i) => document.pairs.map(() => candidates[i]?.index ?? i))
-    throw inRequest(error, owners)
-  })
-  metrics.observeStage('batch_wait', batchWaitMs)
-  metrics.observeStage('inference', inferenceMs)
+  const tokens = pairs.reduce((sum, pair) => sum + pair.ids.length, 0)
+  const spent = { tokens, tokenizeMs, batchWaitMs: 0, inferenceMs: 0 }
+  const run = async (request: Pick<ScoringRequest, 'pairs' | 'stage' | 'states'>, owners: readonly number[]) => {
+    const { priority, deadlineAt } = job
+    const scored = await scorer.batcher.score({ ...request, priority, deadlineAt, signal }).catch((error) => {
+      throw inRequest(
+        error,
+        owners.map((place) => candidates[place]?.index ?? place),
+      )
+    })
+    spent.batchWaitMs += scored.batchWaitMs
+    spent.inferenceMs += scored.inferenceMs
+    return scored
+  }
+  const scored =
+    plan.kind === 'never'
+      ? await scoreWhole(documents, run)
+      : await scoreByStages(plan, scorer.model.exits, documents, known, (staged, owners, stage, states) =>
+          run({ pairs: staged, stage, states }, owners),
+        )
+  metrics.observeStage('batch_wait', spent.batchWaitMs)
+  metrics.observeStage('inference', spent.inferenceMs)
+  return { scores: scored.final, left: scored.left, ...spent }
+}
+
+async function scoreWhole(
+  documents: readonly EncodedDocument[],
+  run: (request: Pick<ScoringRequest, 'pairs'>, owners: readonly number[]) => Promise<GroupScores>,
+): Promise<StagedScores> {
+  const owners = documents.flatMap(({ pairs }, place) => pairs.map(() => place))
+  const { logits } = await run({ pairs: documents.flatMap(({ pairs }) => pairs) }, owners)
   let next = 0
-  const scores: KnownScore[] = []
+  const final: KnownScore[] = []
   let sliceEnd = performance.now() + SLICE_MS
   for (const document of documents) {
     const first = next
     next += document.pairs.length
-    scores.push(document.score(logits.subarray(first, next)))
+    final.push(document.score(logits.subarray(first, next)))
     if (performance.now() > sliceEnd) {
       await setImmediate()
       sliceEnd = performance.now() + SLICE_MS
     }
   }
-  const tokens = pairs.reduce((sum, pair) => sum + pair.ids.length, 0)
-  return { scores, tokens, tokenizeMs, batchWaitMs, inferenceMs }
+  return { final, left: new Map() }
 }
 
 /** For the budget, before anything is tokenised: about how many pairs the candidates will be. */

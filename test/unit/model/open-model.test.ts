@@ -32,6 +32,7 @@ describe('what is read of a folder', () => {
       activation: 'sigmoid',
       padId: 0,
       batchInvariant: true,
+      exits: [],
     })
     expect(Object.isFrozen(model)).toBe(true)
     expect(structuredClone(model)).toEqual(model)

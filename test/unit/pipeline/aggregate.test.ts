@@ -19,6 +19,7 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   maxTokensPerDoc: null,
   dtype: 'auto',
   longDocuments: 'truncate',
+  exit: 'never',
   prefilter: null,
   fuse: null,
   priority: 0,

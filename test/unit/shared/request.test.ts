@@ -36,6 +36,7 @@ describe('parseRequest', () => {
       deadlineMs: null,
       dtype: 'auto',
       longDocuments: 'truncate',
+      exit: 'never',
       prefilter: null,
       fuse: null,
     })

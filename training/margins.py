@@ -1,0 +1,80 @@
+"""Learns by how much a candidate may be behind at an exit and still be among the first in the end; writes it to rankmill.json.
+
+    python margins.py [--model small] [--dtype int8] [--queries N]
+
+Reads the scores of all stages over the lists of .cache/heldout-weights, which no model was trained on and no figure is taken from
+(evaluate.py makes them, and keeps the scores). For each exit but the last:
+
+calibration  the line that brings its logits nearest to the final ones, in least squares
+margins      by confidence c: of the candidates that are among the first k in the end, a share c is still there after the last exit,
+             where those leave that are further than the margin behind the k-th. Each exit may lose the same share. The widest
+             over k = 1, 3, 5, 10, 20 counts, as far as there are enough candidates to tell; a confidence that no k can tell is left out.
+"""
+import argparse
+import json
+import math
+
+import numpy as np
+
+CONFIDENCES = (0.9, 0.95, 0.99, 0.999)
+FIRST = (1, 3, 5, 10, 20)
+ENOUGH = 2  # candidates that may be lost of those looked at
+
+
+def calibration(early, final):
+    scale, offset = np.polyfit(np.concatenate(early), np.concatenate(final), 1)
+    assert scale > 0, 'an exit whose scores rise where the final ones fall'
+    return float(scale), float(offset)
+
+
+def behind(early, final, k):
+    """How far each of a list's final first k is behind the k-th at the exit; 0 for those that are not."""
+    needed = []
+    for e, f in zip(early, final):
+        if len(e) > k:
+            needed.append(np.maximum(0, np.sort(e)[-k] - e[np.argsort(-f, kind='stable')[:k]]))
+    return np.concatenate(needed) if needed else np.array([])
+
+
+def margin(early, final, loss):
+    """The least margin that loses no more than this share; None where the lists are too few to tell."""
+    widest = [np.quantile(b, 1 - loss, method='higher') for b in (behind(early, final, k) for k in FIRST) if len(b) * loss >= ENOUGH]
+    return float(max(widest)) if widest else None
+
+
+def learn(lists):
+    """For each exit but the last its calibration and margins; `lists` holds [exits, candidates] arrays."""
+    final, count = [s[-1] for s in lists], len(lists[0]) - 1
+    found = []
+    for k in range(count):
+        scale, offset = calibration([s[k] for s in lists], final)
+        early = [scale * s[k] + offset for s in lists]
+        by_confidence = {c: margin(early, final, (1 - c) / count) for c in CONFIDENCES}
+        found.append({'calibration': {'scale': round(scale, 4), 'offset': round(offset, 4)},
+                      'margins': {str(c): math.ceil(m * 1000) / 1000 for c, m in by_confidence.items() if m is not None}})
+    return found
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument('--model', default='small')
+    options.add_argument('--dtype', default='int8')
+    options.add_argument('--queries', type=int, help='at most so many, evenly taken')
+    options = options.parse_args()
+    from collection import HALVES, Collection
+    from evaluate import CrossEncoder, scores_of
+    from settings import CACHE, MODELS
+    folder = MODELS / f'rankmill-{options.model}'
+    model = CrossEncoder(folder, options.dtype, 512)
+    if len(model.exits) < 2:
+        raise SystemExit(f'{folder} has no exits')
+    lists = list(scores_of(Collection(CACHE / HALVES[0], options.queries), model, 512).values())
+    manifest = json.loads((folder / 'rankmill.json').read_text())
+    for exit, learned in zip(manifest['exits'], learn(lists)):
+        exit.update(learned)
+        print(f'layer {exit["layer"]}', learned)
+    (folder / 'rankmill.json').write_text(json.dumps(manifest, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()
