@@ -1,4 +1,5 @@
 /** Closing in a fixed order, and what signals do. */
+import { setMaxListeners } from 'node:events'
 
 export interface ClosingStep {
   readonly name: string
@@ -41,6 +42,8 @@ export async function within(promise: Promise<unknown>, ms: number): Promise<boo
  */
 export function follow(signal: AbortSignal, controller: AbortController): () => void {
   const stop = () => controller.abort(signal.reason)
+  // As many listeners as there are waits is no leak: each goes with its wait.
+  setMaxListeners(0, signal)
   if (signal.aborted) stop()
   else signal.addEventListener('abort', stop, { once: true })
   return () => signal.removeEventListener('abort', stop)
