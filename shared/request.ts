@@ -70,12 +70,14 @@ export interface RerankInput {
 export interface Usage {
   /** Pairs of the request. */
   pairs: number
-  /** Pairs that went through the model. */
+  /** Pairs that went through the model, and through the cheaper ones of a cascade: once for each model. */
   scored: number
   /** Pairs whose score was already known. */
   cached: number
   /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
+  /** Candidates that a cheaper model of `strategy.cascade` put behind; only where one was run. */
+  cascaded?: number
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
   tokens: number
@@ -109,7 +111,7 @@ export interface RankedDocument {
   id?: string
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
-  /** Only where a prefilter left candidates out: the model, or the filter, which gives no score but a place. */
+  /** Only where a prefilter or a cascade left candidates out: the model that scored it, or what gave it but a place. */
   scored_by?: string
   /** The window that the score is of; only with `long_documents: "windows"`. */
   window?: Window

@@ -35,6 +35,8 @@ export interface Model extends ModelFiles {
   readonly logits: 1 | 2
   /** What sentence-transformers' CrossEncoder puts on top of the logit. */
   readonly activation: 'sigmoid' | 'identity'
+  /** Learned weights of first stages, by their names: `z(model) + weight · z(first stage)`. */
+  readonly fusion: Readonly<Record<string, number>>
 }
 
 export interface OpenModelOptions {
@@ -79,6 +81,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     maxTokens: files.maxTokensOf(config, tokenizer, manifest),
     ...head,
     activation: files.activationOf(folder, config, head.logits),
+    fusion: manifest?.fusion?.weights ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
     fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),

@@ -4,10 +4,11 @@ import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '.
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
 import type { Scorer } from '../scorers.js'
-import { fuse } from './fuse.js'
+import type { Cascaded } from './cascade.js'
+import { fuse, modelShare } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
-import type { Spent } from './score-pairs.js'
+import { addSpent, type Spent } from './score-pairs.js'
 
 /** The candidates that the model looked at, in their order, with their scores. */
 export interface Scored {
@@ -18,64 +19,75 @@ export interface Scored {
 }
 
 /**
- * One job's part. What a prefilter left out is placed behind all that was scored, in the filter's order: its score is
- * none of the model's, but makes the order (score descending) hold.
+ * One job's part. Behind all that the request's model scored come those that cheaper models placed, then what a prefilter
+ * left out, each in their order: their scores are none of the model's, but make the order (score descending) hold.
  */
 export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
-  { kept, rest, by }: Filtered,
+  { rest, by }: Omit<Filtered, 'kept'>,
+  cascaded: Cascaded,
   missing: readonly MissingCandidate[],
   { scores, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
+  const { kept, placed } = cascaded
   const fused = by !== undefined && job.fuse !== null
-  const scoredBy = (name: string) => (rest.length > 0 || fused ? { scoredBy: name } : {})
-  let truncated = 0
-  let windows = 0
+  const scoredBy = (name: string) => (placed.length + rest.length > 0 || fused ? { scoredBy: name } : {})
   const scored = kept.map(({ index, document }, i): ScoredCandidate => {
     const score = scores[i]
     if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
-    if (score.truncated) truncated++
-    const { logit, snippet } = score
-    const { count, ...window } = score.window ?? { count: 0 }
-    windows += count
     return {
       index,
-      score: activate(logit),
+      score: activate(score.logit),
       ...scoredBy(fused ? `${model.name}+${by.name}` : model.name),
-      ...('index' in window ? { window } : {}),
-      ...(snippet ? { snippet } : {}),
+      ...readOf(score),
       document,
     }
   })
-  const ordered = fused ? fuse(scored, by.ranks, job.fuse) : scored
-  const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
-  const behind = rest.map(({ index, document }, i): ScoredCandidate => {
-    return { index, score: below(lowest, (i + 1) / (rest.length + 1)), ...scoredBy(by?.name ?? ''), document }
+  const share = fused ? modelShare(job.fuse, model, by.name) : 1
+  const opinions = scored.map((candidate, i) => {
+    return { candidate, logit: scores[i]?.logit ?? 0, filterScore: by?.scores.get(candidate.index) ?? 0 }
   })
+  const ordered = fused ? fuse(opinions, job.fuse.by, share) : scored
+  const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
+  const behind = [
+    ...placed.map(({ candidate, score, by }) => ({ ...candidate, ...scoredBy(by), ...readOf(score) })),
+    ...rest.map((candidate) => ({ ...candidate, ...scoredBy(by?.name ?? '') })),
+  ].map((row, i, rows): ScoredCandidate => ({ ...row, score: below(lowest, (i + 1) / (rows.length + 1)) }))
+  const read = [...scores, ...placed.map(({ score }) => score)]
+  const { tokens, tokenizeMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
   return {
     model: model.name,
     candidates: [...ordered, ...behind],
     ...(missing.length > 0 ? { missing } : {}),
     usage: {
-      pairs: kept.length + rest.length,
-      scored: fromModel,
-      cached: kept.length - fromModel,
+      pairs: kept.length + behind.length,
+      scored: cascaded.fromModel + fromModel,
+      cached: cascaded.cached + kept.length - fromModel,
       prefiltered: rest.length,
+      ...(placed.length > 0 ? { cascaded: placed.length } : {}),
       exited_early: 0,
-      tokens: spent.tokens,
-      truncated,
-      ...(job.longDocuments === 'windows' ? { windows } : {}),
+      tokens,
+      truncated: read.filter((score) => score?.truncated).length,
+      ...(job.longDocuments === 'windows'
+        ? { windows: read.reduce((sum, score) => sum + (score?.window?.count ?? 0), 0) }
+        : {}),
     },
     timings: {
       queued: queuedMs,
-      tokenize: spent.tokenizeMs,
-      batch_wait: spent.batchWaitMs,
-      inference: spent.inferenceMs,
+      tokenize: tokenizeMs,
+      batch_wait: batchWaitMs,
+      inference: inferenceMs,
       total: 0,
     },
   }
+}
+
+/** What a result row says of the text that its score is of. */
+function readOf({ window, snippet }: KnownScore): Pick<ScoredCandidate, 'window' | 'snippet'> {
+  const { count: _, ...place } = window ?? { count: 0 }
+  return { ...('index' in place ? { window: place } : {}), ...(snippet ? { snippet } : {}) }
 }
 
 /** A number below `lowest`, the further the larger the share; between 0 and a positive one. */
@@ -127,6 +139,7 @@ function addUsage(a: Usage, b: Usage): Usage {
     scored: a.scored + b.scored,
     cached: a.cached + b.cached,
     prefiltered: a.prefiltered + b.prefiltered,
+    ...(a.cascaded === undefined ? {} : { cascaded: a.cascaded + (b.cascaded ?? 0) }),
     exited_early: a.exited_early + b.exited_early,
     tokens: a.tokens + b.tokens,
     truncated: a.truncated + b.truncated,

@@ -20,6 +20,7 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   dtype: 'auto',
   longDocuments: 'truncate',
   prefilter: null,
+  cascade: [],
   fuse: null,
   priority: 0,
   submittedAt: 100,
