@@ -1,8 +1,10 @@
 /** `strategy.cascade` over a real queue, with real workers. */
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { RankedDocument, RerankInput } from '../../producer/index.js'
-import { tinyModel } from '../fixtures/models/tiny-models.js'
+import { copyOf, tinyModel } from '../fixtures/models/tiny-models.js'
 import { useStage } from './stage.js'
 
 const stage = useStage()
@@ -151,6 +153,22 @@ describe('a cascade', () => {
     const sum = results.slice(0, 10).reduce((total, { relevance_score }) => total + relevance_score, 0)
     expect(sum).toBeCloseTo(0, 6)
     expect(indexesOf(results).sort((a, b) => a - b)).toEqual(DOCUMENTS.map((_, i) => i))
+  })
+
+  it('takes the weight that the model brings for the filter', async () => {
+    const model = await copyOf('one-logit')
+    const manifest = {
+      name: 'with-weights',
+      dtypes: { fp32: 'onnx/model.onnx' },
+      fusion: { weights: { bm25: 0.25 } },
+    }
+    await writeFile(join(model, 'rankmill.json'), JSON.stringify(manifest))
+    await stage().worker({ model })
+    const fused = (fuse: 'learned' | { weight: number; by: 'score' }) =>
+      ask({ ...request, strategy: { prefilter: { keep: 40 }, fuse } })
+    const { results } = await fused('learned')
+    expect(results).toEqual((await fused({ weight: 0.8, by: 'score' })).results)
+    expect(results).not.toEqual((await fused({ weight: 0.5, by: 'score' })).results)
   })
 
   it('learned weights that a model does not bring are refused', async () => {

@@ -28,10 +28,6 @@ export interface Cascaded {
   readonly spent: Spent
 }
 
-export function noCascade(candidates: readonly Candidate[]): Cascaded {
-  return { kept: candidates, placed: [], fromModel: 0, cached: 0, spent: NOTHING_SPENT }
-}
-
 /** A cheaper model, and how candidates are scored with it. */
 export interface StageScorer {
   readonly scorer: { readonly model: { readonly name: string }; readonly activate: Scorer['activate'] }
@@ -50,7 +46,7 @@ export async function cascade(
   candidates: readonly Candidate[],
   open: (stage: CascadeStage, place: number) => Promise<StageScorer>,
 ): Promise<Cascaded> {
-  let state = noCascade(candidates)
+  let state: Cascaded = { kept: candidates, placed: [], fromModel: 0, cached: 0, spent: NOTHING_SPENT }
   for (const [place, stage] of stages.entries()) {
     const count = keptOf(stage.keep, state.kept.length, topN)
     if (count < state.kept.length) state = await sieve(state, count, await open(stage, place))
