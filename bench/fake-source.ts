@@ -15,6 +15,7 @@ const MODEL: Model = {
   usesTokenTypes: true,
   logits: 1,
   activation: 'sigmoid',
+  fusion: {},
   padId: 0,
   fingerprint: 'fake',
   batchInvariant: true,

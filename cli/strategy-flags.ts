@@ -7,6 +7,7 @@ export interface StrategyFlags {
   longDocuments?: LongDocuments
   prefilter?: number | string
   prefilterModel?: string
+  cascade?: string
   fuse?: string
   exit?: string
 }
@@ -31,7 +32,14 @@ export function addStrategyFlags(command: Command): Command {
       ).argParser((value) => (Number.isNaN(Number(value)) ? value : Number(value))),
     )
     .option('--prefilter-model <name>', 'the filter: bm25 (default), or a bi-encoder that the workers serve')
-    .option('--fuse <how>', "put the filter's order into the final one: rrf, or the model's share from 0 to 1")
+    .option(
+      '--cascade <stages>',
+      'cheaper models that score first, each with how many go on (as with --prefilter), divided by commas: nano:30',
+    )
+    .option(
+      '--fuse <how>',
+      "put the filter's opinion into the final order: rrf, learned (weights that the model brings), the model's share from 0 to 1 of the ranks, or score: and its share of the scores (score:0.7)",
+    )
     .option(
       '--exit <when>',
       'stop inside the model: never (default), auto, after:<layer>, or the confidence (such as 0.99) with which documents that leave early are none of the first --top-n',
@@ -40,16 +48,35 @@ export function addStrategyFlags(command: Command): Command {
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
-  const { longDocuments, prefilter, prefilterModel, fuse, exit } = flags
-  if ([longDocuments, prefilter, prefilterModel, fuse, exit].every((value) => value === undefined)) return undefined
+  const { longDocuments, prefilter, prefilterModel, cascade, fuse, exit } = flags
+  const given = [longDocuments, prefilter, prefilterModel, cascade, fuse, exit]
+  if (given.every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined
   const strategy = {
     ...(longDocuments === undefined ? {} : { long_documents: longDocuments }),
     ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel } } : {}),
-    ...(fuse === undefined ? {} : { fuse: Number.isNaN(Number(fuse)) ? fuse : { weight: Number(fuse) } }),
+    ...(cascade === undefined ? {} : { cascade: cascade.split(',').map(stageOf) }),
+    ...(fuse === undefined ? {} : { fuse: fuseOf(fuse) }),
     ...(exit === undefined ? {} : { exit: Number.isNaN(Number(exit)) ? exit : { confidence: Number(exit) } }),
   }
   return strategy as StrategyInput
+}
+
+/** `nano:30`; a name may hold colons of its own, so that the last one counts. */
+function stageOf(stage: string): { model: string; keep?: number | string } {
+  const colon = stage.lastIndexOf(':')
+  return colon < 0 ? { model: stage } : { model: stage.slice(0, colon), keep: numberOr(stage.slice(colon + 1)) }
+}
+
+function fuseOf(fuse: string): unknown {
+  const byScore = fuse.startsWith('score:')
+  const weight = numberOr(byScore ? fuse.slice('score:'.length) : fuse)
+  if (byScore) return { weight, by: 'score' }
+  return typeof weight === 'number' ? { weight } : fuse
+}
+
+function numberOr(text: string): number | string {
+  return text === '' || Number.isNaN(Number(text)) ? text : Number(text)
 }
 
 /** A whole number, at least so large. */

@@ -4,9 +4,9 @@ import { candidateCount, isCorpusReference, type RerankRequest } from '../shared
 
 /**
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
- * most, so that no worker is left with a crumb while another has a full share. A request with a prefilter stays whole:
- * the filter compares all of its candidates. Early exits are decided in each part by itself: what cannot come into the
- * first `topN` of a part cannot come into those of the request.
+ * most, so that no worker is left with a crumb while another has a full share. A request with a prefilter or a
+ * cascade stays whole: they compare all of its candidates. Early exits are decided in each part by itself: what cannot
+ * come into the first `topN` of a part cannot come into those of the request.
  */
 export function splitRequest(
   request: RerankRequest,
@@ -16,7 +16,7 @@ export function splitRequest(
 ): RerankJob[] {
   const { documents, deadlineMs } = request
   const count = candidateCount(documents)
-  const parts = request.prefilter === null ? Math.ceil(count / maxJobPairs) : 1
+  const parts = request.prefilter === null && request.cascade.length === 0 ? Math.ceil(count / maxJobPairs) : 1
   return Array.from({ length: parts }, (_, part) => {
     const offset = Math.floor((part * count) / parts)
     const end = Math.floor(((part + 1) * count) / parts)
@@ -39,6 +39,7 @@ export function splitRequest(
       dtype: request.dtype,
       longDocuments: request.longDocuments,
       prefilter: request.prefilter,
+      cascade: request.cascade,
       fuse: request.fuse,
       exit: request.exit,
       priority: request.priority,

@@ -9,8 +9,8 @@ import { isCorpusReference, type RerankRequest } from './request.js'
 export function fingerprintOf(request: RerankRequest): string {
   const hash = createHash('sha256')
   const { query, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
-  const { dtype, longDocuments, prefilter, fuse, exit } = request
-  const strategy = [dtype, longDocuments, prefilter, fuse, exit]
+  const { dtype, longDocuments, prefilter, cascade, fuse, exit } = request
+  const strategy = [dtype, longDocuments, prefilter, cascade, fuse, exit]
   hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {

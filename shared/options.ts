@@ -99,7 +99,7 @@ export const OPTIONS = {
     schema: int(1, 1_000_000),
     default: 10_000,
     value: '<n>',
-    help: 'documents in one request with strategy.prefilter: it is one job whatever its size, because the filter compares all of them',
+    help: 'documents in one request with strategy.prefilter or strategy.cascade: it is one job whatever its size, because all of them are compared',
   }),
   maxQueuedJobs: define({
     group: 'producer',

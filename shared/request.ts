@@ -70,12 +70,14 @@ export interface RerankInput {
 export interface Usage {
   /** Pairs of the request. */
   pairs: number
-  /** Pairs that went through the model. */
+  /** Pairs that went through the model, and through the cheaper ones of a cascade: once for each model. */
   scored: number
   /** Pairs whose score was already known. */
   cached: number
   /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
+  /** Candidates that a cheaper model of `strategy.cascade` put behind; only where one was run. */
+  cascaded?: number
   /** Candidates that left the model before its last layer: their scores are estimates. */
   exited_early: number
   /** Tokens that went through the model, padding not counted. */
@@ -111,7 +113,7 @@ export interface RankedDocument {
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
   /**
-   * Only where something else than the whole model may have placed candidates: the model, an exit of it
+   * Only where something else than the whole model may have placed candidates: the model that scored it, an exit of it
    * (`rankmill-small@layer2`), or a prefilter, which gives no score but a place.
    */
   scored_by?: string

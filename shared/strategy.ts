@@ -19,6 +19,20 @@ export interface Prefilter {
  */
 export type Exit = 'auto' | 'never' | { readonly after: number } | { readonly confidence: number }
 
+/** A cheaper model that scores what is there, and how many of them go on. */
+export interface CascadeStage {
+  readonly model: string
+  readonly keep: Prefilter['keep']
+}
+
+/** How the prefilter's opinion comes into the final order. */
+export interface Fuse {
+  /** Reciprocal ranks are mixed, or scores in standard deviations from their means. */
+  readonly by: 'rank' | 'score'
+  /** Share of the model, 0 to 1, the rest being the prefilter's; or what the model brings along for this filter. */
+  readonly weight: number | 'learned'
+}
+
 /** A strategy, filled. */
 export interface Strategy {
   /** auto: what the worker was started with. */
@@ -26,8 +40,10 @@ export interface Strategy {
   readonly longDocuments: LongDocuments
   /** null: the model scores every candidate. */
   readonly prefilter: Prefilter | null
-  /** Share of the model's rank in the final order, 0 to 1, the rest being the prefilter's; null: the model's order. */
-  readonly fuse: number | null
+  /** Models that score before the request's own, the first seeing most; empty: none. */
+  readonly cascade: readonly CascadeStage[]
+  /** null: the model's order. */
+  readonly fuse: Fuse | null
   readonly exit: Exit
 }
 
@@ -36,7 +52,8 @@ export interface StrategyInput {
   dtype?: Strategy['dtype'] | undefined
   long_documents?: LongDocuments | undefined
   prefilter?: { keep?: Prefilter['keep'] | undefined; model?: string | undefined } | undefined
-  fuse?: 'none' | 'rrf' | { weight: number } | undefined
+  cascade?: readonly { model: string; keep?: Prefilter['keep'] | undefined }[] | undefined
+  fuse?: 'none' | 'rrf' | 'learned' | { weight: number; by?: Fuse['by'] | undefined } | undefined
   /** `after:2`: all candidates leave after two layers. */
   exit?: 'auto' | 'never' | `after:${number}` | { confidence: number } | undefined
 }
@@ -46,9 +63,16 @@ const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
     'must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", ' +
     `got ${JSON.stringify(issue.input)}`,
 })
-const fuseSchema = z.union([z.enum(['none', 'rrf']), z.strictObject({ weight: z.number().min(0).max(1) })], {
-  error: 'must be "none", "rrf" or {"weight": 0 to 1}',
-})
+const fuseSchema = z.union(
+  [
+    z.enum(['none', 'rrf', 'learned']),
+    z.strictObject({ weight: z.number().min(0).max(1), by: z.enum(['rank', 'score']).optional() }),
+  ],
+  { error: 'must be "none", "rrf", "learned" or {"weight": 0 to 1, "by": "rank" or "score"}' },
+)
+const nameSchema = z.string().min(1).max(512)
+/** More stages than that would only cost. */
+const MAX_CASCADE = 4
 
 const exitSchema = z.union(
   [
@@ -66,7 +90,11 @@ function isKeep(keep: unknown): boolean {
 export const strategySchema = z.strictObject({
   dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
   long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
-  prefilter: z.strictObject({ keep: keepSchema.nullish(), model: z.string().min(1).max(512).nullish() }).nullish(),
+  prefilter: z.strictObject({ keep: keepSchema.nullish(), model: nameSchema.nullish() }).nullish(),
+  cascade: z
+    .array(z.strictObject({ model: nameSchema, keep: keepSchema.nullish() }))
+    .max(MAX_CASCADE, `must hold at most ${MAX_CASCADE} models`)
+    .nullish(),
   fuse: fuseSchema.nullish(),
   exit: exitSchema.nullish(),
 })
@@ -76,8 +104,8 @@ type GivenStrategy = z.output<typeof strategySchema>
  * Fills a strategy.
  *
  * @param documents how many the request has
- * @param maxPrefilterDocuments A filter has to see all candidates at once, so that such a request is never split: its
- *   size has a bound of its own.
+ * @param maxPrefilterDocuments A filter has to see all candidates at once, and so do the models of a cascade, so that
+ *   such a request is never split: its size has a bound of its own.
  * @throws RankmillError `invalid_request` or `too_many_documents`, naming the field
  */
 export function fillStrategy(
@@ -85,35 +113,38 @@ export function fillStrategy(
   documents: number,
   maxPrefilterDocuments: number,
 ): Strategy {
-  const { dtype, long_documents: longDocuments, prefilter, fuse, exit } = given ?? {}
-  if (prefilter && documents > maxPrefilterDocuments) {
+  const { dtype, long_documents: longDocuments, prefilter, cascade, fuse, exit } = given ?? {}
+  const whole = prefilter ? 'strategy.prefilter' : cascade && cascade.length > 0 ? 'strategy.cascade' : undefined
+  if (whole !== undefined && documents > maxPrefilterDocuments) {
     const message =
-      `documents: a request with strategy.prefilter must hold at most ${maxPrefilterDocuments} documents ` +
+      `documents: a request with ${whole} must hold at most ${maxPrefilterDocuments} documents ` +
       `(maxPrefilterDocuments), got ${documents}`
     throw new RankmillError('too_many_documents', message, { param: 'documents' })
   }
-  const weight = weightOf(fuse ?? 'none', prefilter)
+  const filled = filledFuse(fuse ?? 'none', prefilter)
   return {
     dtype: dtype ?? 'auto',
     longDocuments: longDocuments ?? 'truncate',
     prefilter: prefilter ? { keep: prefilter.keep ?? 'auto', model: prefilter.model ?? 'bm25' } : null,
-    fuse: weight,
-    exit: exitOf(exit ?? 'never', weight),
+    cascade: (cascade ?? []).map(({ model, keep }) => ({ model, keep: keep ?? 'auto' })),
+    fuse: filled,
+    exit: exitOf(exit ?? 'never', filled),
   }
 }
 
-/** The model's share of the final order; each has half where the caller does not say. */
-function weightOf(fuse: NonNullable<GivenStrategy['fuse']>, prefilter: GivenStrategy['prefilter']): number | null {
+/** Ranks count, and each of both half, where the caller does not say. */
+function filledFuse(fuse: NonNullable<GivenStrategy['fuse']>, prefilter: GivenStrategy['prefilter']): Fuse | null {
   if (fuse === 'none') return null
   if (!prefilter) {
     const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
-  return fuse === 'rrf' ? 0.5 : fuse.weight
+  if (fuse === 'learned') return { by: 'score', weight: fuse }
+  return fuse === 'rrf' ? { by: 'rank', weight: 0.5 } : { by: fuse.by ?? 'rank', weight: fuse.weight }
 }
 
 /** Fusion needs a rank by the model of every candidate, which those that leave one by one do not have. */
-function exitOf(given: string | { confidence: number }, fuse: number | null): Exit {
+function exitOf(given: string | { confidence: number }, fuse: Fuse | null): Exit {
   if (typeof given === 'object') {
     if (fuse === null) return given
     const message = 'strategy.exit: a confidence cannot go with strategy.fuse, which needs the rank of every candidate'

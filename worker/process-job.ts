@@ -6,8 +6,10 @@ import type { RerankJob } from '../shared/job.js'
 import type { Scripts } from '../shared/scripts.js'
 import type { PairBudget } from './batching/pair-budget.js'
 import { composePart, type Scored } from './pipeline/aggregate.js'
+import { type Cascaded, cascade } from './pipeline/cascade.js'
 import type { EarlyScore } from './pipeline/early-exit.js'
 import { planExit } from './pipeline/exit-plan.js'
+import { modelShare } from './pipeline/fuse.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
 import { type Filtered, prefilter } from './pipeline/prefilter.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
@@ -44,15 +46,19 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const scorer = await scorers.get(job.model, job.dtype)
   const { candidates, missing } = await metrics.time('load', () => loader.load(job))
   const filtered = await sift(job, candidates, stages, signal)
-  const scored = await scoreCandidates(job, filtered.kept, scorer, stages, signal)
-  const part = metrics.time('aggregate', () => composePart(job, scorer, filtered, missing, scored, queuedMs))
-  const answered = await metrics.time('write', async () => writePart(scripts, job, await part, now))
+  // Weights that are not there are found out before the work, not after it.
+  if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.name)
+  const cascaded = await runCascade(job, filtered.kept, stages, signal)
+  const scored = await scoreCandidates(job, cascaded.kept, scorer, stages, signal)
+  const compose = () => composePart(job, scorer, filtered, cascaded, missing, scored, queuedMs)
+  const part = await metrics.time('aggregate', compose)
+  const answered = await metrics.time('write', () => writePart(scripts, job, part, now))
   const early = scored.after === undefined ? scored.left.size : scored.fromModel
-  metrics.pairs.inc({ source: 'model' }, scored.fromModel - early)
+  metrics.pairs.inc({ source: 'model' }, part.usage.scored - early)
   metrics.pairs.inc({ source: 'exit' }, early)
-  metrics.pairs.inc({ source: 'cache' }, filtered.kept.length - scored.fromModel)
-  metrics.pairs.inc({ source: 'prefilter' }, filtered.rest.length)
-  metrics.tokens.inc(scored.spent.tokens)
+  metrics.pairs.inc({ source: 'cache' }, part.usage.cached)
+  metrics.pairs.inc({ source: 'prefilter' }, part.usage.prefiltered)
+  metrics.tokens.inc(part.usage.tokens)
   return answered
 }
 
@@ -80,6 +86,20 @@ async function sift(
   if (wanted === null) return { kept: candidates, rest: [] }
   const filter = await scorers.filter(wanted.model)
   return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
+}
+
+function runCascade(
+  job: RerankJob,
+  candidates: readonly Candidate[],
+  stages: Stages,
+  signal: AbortSignal,
+): Promise<Cascaded> {
+  // Only the request's own model is left early.
+  const whole: RerankJob = { ...job, exit: 'never' }
+  return cascade(job.cascade, job.topN, candidates, async ({ model }, place) => {
+    const scorer = await stages.scorers.get(model, job.dtype, `strategy.cascade.${place}.model`)
+    return { scorer, score: (those) => scoreCandidates(whole, those, scorer, stages, signal) }
+  })
 }
 
 /**

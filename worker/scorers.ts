@@ -71,14 +71,15 @@ export class Scorers {
 
   /**
    * @param name null for the default model
+   * @param param the field of the request that names it
    * @throws RankmillError `unknown_model` when the worker does not serve it
    */
-  get(name: string | null, dtype: Options['dtype']): Promise<Scorer> {
+  get(name: string | null, dtype: Options['dtype'], param = 'model'): Promise<Scorer> {
     const wanted = name ?? this.names[0] ?? ''
     const reference = this.#served.get(fullName(wanted))
     if (reference === undefined) {
-      const message = `model: "${wanted}" is not served here; served: ${this.names.join(', ')}`
-      return Promise.reject(new RankmillError('unknown_model', message, { param: 'model' }))
+      const message = `${param}: "${wanted}" is not served here; served: ${this.names.join(', ')}`
+      return Promise.reject(new RankmillError('unknown_model', message, { param }))
     }
     const type = dtype === 'auto' ? this.#options.dtype : dtype
     const key = `${reference} ${type}`

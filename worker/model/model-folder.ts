@@ -51,7 +51,7 @@ const manifestSchema = z.looseObject({
   /** Of a bi-encoder: the output that holds one vector a text, and what it is. */
   embedding: z.looseObject({ output: z.string(), dimensions: z.int().positive(), normalised: z.boolean() }).optional(),
   /** Final score = z(model) + weight * z(first stage), by the first stage's name; z over the list. */
-  fusion: z.looseObject({ weights: z.record(z.string(), z.number()) }).optional(),
+  fusion: z.looseObject({ weights: z.record(z.string(), z.number().nonnegative()) }).optional(),
   /** Hex digests of ONNX files: some read their weights out of others, at fixed places. */
   sha256: z.record(z.string(), z.string()).default({}),
 })

@@ -38,6 +38,8 @@ export interface Model extends ModelFiles {
   readonly activation: 'sigmoid' | 'identity'
   /** Places where scoring may stop, the last being the whole model; empty where there are none in this number format. */
   readonly exits: readonly ModelExit[]
+  /** Learned weights of first stages, by their names: `z(model) + weight · z(first stage)`. */
+  readonly fusion: Readonly<Record<string, number>>
 }
 
 export interface OpenModelOptions {
@@ -82,6 +84,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     maxTokens: files.maxTokensOf(config, tokenizer, manifest),
     ...head,
     activation: files.activationOf(folder, config, head.logits),
+    fusion: manifest?.fusion?.weights ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
     fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),

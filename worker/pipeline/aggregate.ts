@@ -4,11 +4,12 @@ import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '.
 import { byRank } from '../../shared/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
 import type { Scorer } from '../scorers.js'
+import type { Cascaded } from './cascade.js'
 import type { EarlyScore } from './early-exit.js'
-import { fuse } from './fuse.js'
+import { fuse, modelShare } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
-import type { Spent } from './score-pairs.js'
+import { addSpent, type Spent } from './score-pairs.js'
 
 /** The candidates that the model looked at, in their order, with their scores. */
 export interface Scored {
@@ -25,70 +26,71 @@ export interface Scored {
 }
 
 /**
- * One job's part. Behind all that have a score come those that left the model early (later exits first, then by their
- * scores there), and then what a prefilter left out, in the filter's order. The scores of both are none of the model's, but
- * make the order (score descending) hold.
+ * One job's part. Behind all that the request's model scored come those that left it early (later exits first, then by their
+ * scores there), those that cheaper models placed, and what a prefilter left out, each in their order: their scores are
+ * none of the model's, but make the order (score descending) hold.
  */
 export function composePart(
   job: RerankJob,
   { model, activate }: Pick<Scorer, 'model' | 'activate'>,
-  { kept, rest, by }: Filtered,
+  { rest, by }: Omit<Filtered, 'kept'>,
+  cascaded: Cascaded,
   missing: readonly MissingCandidate[],
   { scores, left, after, mayLeave, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
+  const { kept, placed } = cascaded
   const fused = by !== undefined && job.fuse !== null
-  const scoredBy = (name: string) => (rest.length > 0 || fused || mayLeave ? { scoredBy: name } : {})
+  const isMixed = placed.length + rest.length > 0 || fused || mayLeave
+  const scoredBy = (name: string) => (isMixed ? { scoredBy: name } : {})
   const name = after === undefined ? model.name : nameOfExit(model.name, after)
-  let truncated = 0
-  let windows = 0
-  const scored = kept.flatMap(({ index, document }, i): ScoredCandidate[] => {
+  const read = kept.map(({ index }, i): KnownScore => {
     const score = scores[i] ?? left.get(i)?.score
     if (!score) throw new RankmillError('internal', `documents.${index} was not scored`)
-    if (score.truncated) truncated++
-    const { logit, snippet } = score
-    const { count, ...window } = score.window ?? { count: 0 }
-    windows += count
-    if (left.has(i)) return []
-    return [
-      {
-        index,
-        score: activate(logit),
-        ...scoredBy(fused ? `${name}+${by.name}` : name),
-        ...('index' in window ? { window } : {}),
-        ...(snippet ? { snippet } : {}),
-        document,
-      },
-    ]
+    return score
   })
-  const ordered = fused ? fuse(scored, by.ranks, job.fuse) : scored
+  const opinions = kept.flatMap(({ index, document }, i) => {
+    const score = read[i]
+    if (!score || left.has(i)) return []
+    const place = scoredBy(fused ? `${name}+${by.name}` : name)
+    const candidate: ScoredCandidate = { index, score: activate(score.logit), ...place, ...readOf(score), document }
+    return [{ candidate, logit: score.logit, filterScore: by?.scores.get(index) ?? 0 }]
+  })
+  const share = fused ? modelShare(job.fuse, model, by.name) : 1
+  const ordered = fused ? fuse(opinions, job.fuse.by, share) : opinions.map(({ candidate }) => candidate)
   const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
   const early = [...left]
     .sort(([a, one], [b, other]) => other.layer - one.layer || other.score.logit - one.score.logit || a - b)
-    .flatMap(([place, { layer }]) => (kept[place] ? [{ ...kept[place], by: nameOfExit(model.name, layer) }] : []))
-  const unscored = [...early, ...rest.map((candidate) => ({ ...candidate, by: by?.name ?? '' }))]
-  const behind = unscored.map(({ index, document, by }, i): ScoredCandidate => {
-    return { index, score: below(lowest, (i + 1) / (unscored.length + 1)), ...scoredBy(by), document }
-  })
+    .flatMap(([place, { layer }]) => (kept[place] ? [{ candidate: kept[place], layer }] : []))
+  const behind = [
+    ...early.map(({ candidate, layer }) => ({ ...candidate, ...scoredBy(nameOfExit(model.name, layer)) })),
+    ...placed.map(({ candidate, score, by }) => ({ ...candidate, ...scoredBy(by), ...readOf(score) })),
+    ...rest.map((candidate) => ({ ...candidate, ...scoredBy(by?.name ?? '') })),
+  ].map((row, i, rows): ScoredCandidate => ({ ...row, score: below(lowest, (i + 1) / (rows.length + 1)) }))
+  const all = [...read, ...placed.map(({ score }) => score)]
+  const { tokens, tokenizeMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
   return {
     model: model.name,
     candidates: [...ordered, ...behind],
     ...(missing.length > 0 ? { missing } : {}),
     usage: {
-      pairs: kept.length + rest.length,
-      scored: fromModel,
-      cached: kept.length - fromModel,
+      pairs: kept.length + placed.length + rest.length,
+      scored: cascaded.fromModel + fromModel,
+      cached: cascaded.cached + kept.length - fromModel,
       prefiltered: rest.length,
+      ...(placed.length > 0 ? { cascaded: placed.length } : {}),
       exited_early: after === undefined ? left.size : kept.length,
-      tokens: spent.tokens,
-      truncated,
-      ...(job.longDocuments === 'windows' ? { windows } : {}),
+      tokens,
+      truncated: all.filter((score) => score.truncated).length,
+      ...(job.longDocuments === 'windows'
+        ? { windows: all.reduce((sum, score) => sum + (score.window?.count ?? 0), 0) }
+        : {}),
     },
     timings: {
       queued: queuedMs,
-      tokenize: spent.tokenizeMs,
-      batch_wait: spent.batchWaitMs,
-      inference: spent.inferenceMs,
+      tokenize: tokenizeMs,
+      batch_wait: batchWaitMs,
+      inference: inferenceMs,
       total: 0,
     },
   }
@@ -97,6 +99,12 @@ export function composePart(
 /** What rows say that an exit scored. */
 function nameOfExit(model: string, layer: number): string {
   return `${model}@layer${layer}`
+}
+
+/** What a result row says of the text that its score is of. */
+function readOf({ window, snippet }: KnownScore): Pick<ScoredCandidate, 'window' | 'snippet'> {
+  const { count: _, ...place } = window ?? { count: 0 }
+  return { ...('index' in place ? { window: place } : {}), ...(snippet ? { snippet } : {}) }
 }
 
 /** A number below `lowest`, the further the larger the share; between 0 and a positive one. */
@@ -148,6 +156,7 @@ function addUsage(a: Usage, b: Usage): Usage {
     scored: a.scored + b.scored,
     cached: a.cached + b.cached,
     prefiltered: a.prefiltered + b.prefiltered,
+    ...(a.cascaded === undefined ? {} : { cascaded: a.cascaded + (b.cascaded ?? 0) }),
     exited_early: a.exited_early + b.exited_early,
     tokens: a.tokens + b.tokens,
     truncated: a.truncated + b.truncated,

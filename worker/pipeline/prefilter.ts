@@ -21,8 +21,8 @@ export interface Filtered {
   /** The filter, where one was run. */
   readonly by?: {
     readonly name: string
-    /** Of those that were kept, by index, from 1. */
-    readonly ranks: ReadonlyMap<number, number>
+    /** Its scores of those that were kept, by index. */
+    readonly scores: ReadonlyMap<number, number>
   }
 }
 
@@ -50,17 +50,16 @@ export async function prefilter(
   const ranking = candidates
     .map((candidate, i) => ({ candidate, index: candidate.index, score: scores[i] ?? 0 }))
     .sort(byRank)
-    .map(({ candidate }) => candidate)
   const kept = ranking.slice(0, count)
-  const ranks = new Map(kept.map(({ index }, i) => [index, i + 1]))
   return {
-    kept: kept.sort((a, b) => a.index - b.index),
-    rest: ranking.slice(count),
-    by: { name: filter.name, ranks },
+    kept: kept.map(({ candidate }) => candidate).sort((a, b) => a.index - b.index),
+    rest: ranking.slice(count).map(({ candidate }) => candidate),
+    by: { name: filter.name, scores: new Map(kept.map(({ index, score }) => [index, score])) },
   }
 }
 
-function keptOf(keep: Prefilter['keep'], count: number, topN: number | null): number {
+/** How many of so many candidates are kept. */
+export function keptOf(keep: Prefilter['keep'], count: number, topN: number | null): number {
   if (keep === 'auto') return Math.max(AUTO_LEAST, Math.ceil(count * AUTO_SHARE), topN === null ? 0 : topN)
   return keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep
 }

@@ -21,6 +21,7 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   longDocuments: 'truncate',
   exit: 'never',
   prefilter: null,
+  cascade: [],
   fuse: null,
   priority: 0,
   submittedAt: 100,

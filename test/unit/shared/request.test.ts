@@ -38,6 +38,7 @@ describe('parseRequest', () => {
       longDocuments: 'truncate',
       exit: 'never',
       prefilter: null,
+      cascade: [],
       fuse: null,
     })
   })
@@ -64,8 +65,21 @@ describe('parseRequest', () => {
   })
 
   it('takes a fusion as the share of the model', () => {
-    const weight = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: {}, fuse } }).fuse
-    expect([weight('none'), weight('rrf'), weight({ weight: 0 }), weight(null)]).toEqual([null, 0.5, 0, null])
+    const filled = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: {}, fuse } }).fuse
+    expect([filled('none'), filled(null)]).toEqual([null, null])
+    expect(filled('rrf')).toEqual({ by: 'rank', weight: 0.5 })
+    expect(filled({ weight: 0 })).toEqual({ by: 'rank', weight: 0 })
+    expect(filled({ weight: 0.3, by: 'score' })).toEqual({ by: 'score', weight: 0.3 })
+    expect(filled('learned')).toEqual({ by: 'score', weight: 'learned' })
+  })
+
+  it('takes a cascade, filled', () => {
+    const cascade = (stages: unknown) => parse({ ...valid, strategy: { cascade: stages } }).cascade
+    expect([cascade(null), cascade([])]).toEqual([[], []])
+    expect(cascade([{ model: 'a', keep: 0.5 }, { model: 'b' }])).toEqual([
+      { model: 'a', keep: 0.5 },
+      { model: 'b', keep: 'auto' },
+    ])
   })
 
   it('takes a prefilter, filled', () => {
@@ -121,7 +135,28 @@ describe('parseRequest', () => {
       { ...valid, strategy: { fuse: 'sum', prefilter: {} } },
       'invalid_request',
       'strategy.fuse',
-      /"none", "rrf" or \{"weight": 0 to 1\}, got "sum"/,
+      /"none", "rrf", "learned" or \{"weight": 0 to 1.*got "sum"/,
+    ],
+    [
+      'a fusion by votes',
+      { ...valid, strategy: { fuse: { weight: 0.5, by: 'votes' }, prefilter: {} } },
+      'invalid_request',
+      'strategy.fuse',
+      /"by": "rank" or "score"/,
+    ],
+    [
+      'a cascade of nothing',
+      { ...valid, strategy: { cascade: [{ model: 'a', keep: 0 }] } },
+      'invalid_request',
+      'strategy.cascade.0.keep',
+      /got 0$/,
+    ],
+    [
+      'too many models',
+      { ...valid, strategy: { cascade: Array(5).fill({ model: 'a' }) } },
+      'invalid_request',
+      'strategy.cascade',
+      /at most 4/,
     ],
     ['empty query', { ...valid, query: '' }, 'invalid_request', 'query', /empty/],
     ['blank query', { ...valid, query: ' \n' }, 'invalid_request', 'query', /empty/],

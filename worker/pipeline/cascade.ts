@@ -1,0 +1,78 @@
+/** Stage: cheaper models, one after the other, decide which candidates the request's model scores. */
+import { RankmillError } from '../../shared/errors.js'
+import { byRank } from '../../shared/ranking.js'
+import type { CascadeStage } from '../../shared/strategy.js'
+import type { Scorer } from '../scorers.js'
+import type { Scored } from './aggregate.js'
+import type { Candidate } from './load-candidates.js'
+import { keptOf } from './prefilter.js'
+import type { KnownScore } from './score-cache.js'
+import { addSpent, NOTHING_SPENT, type Spent } from './score-pairs.js'
+
+/** A candidate whose place a cheaper model decided. */
+export interface Placed {
+  readonly candidate: Candidate
+  readonly score: KnownScore
+  /** That model's name. */
+  readonly by: string
+}
+
+export interface Cascaded {
+  /** Those that the request's model scores, in the order of the request. */
+  readonly kept: readonly Candidate[]
+  /** The others in their final order: those of a later model first, then by its score, then by index. */
+  readonly placed: readonly Placed[]
+  /** What went through the cheaper models, and what they had scored before; a candidate counts once a model. */
+  readonly fromModel: number
+  readonly cached: number
+  readonly spent: Spent
+}
+
+/** A cheaper model, and how candidates are scored with it. */
+export interface StageScorer {
+  readonly scorer: { readonly model: { readonly name: string }; readonly activate: Scorer['activate'] }
+  score(candidates: readonly Candidate[]): Promise<Pick<Scored, 'scores' | 'fromModel' | 'spent'>>
+}
+
+/**
+ * A model that would keep everything is not run.
+ *
+ * @param open the model of a stage, by the stage's place
+ * @throws what opening and scoring throw
+ */
+export async function cascade(
+  stages: readonly CascadeStage[],
+  topN: number | null,
+  candidates: readonly Candidate[],
+  open: (stage: CascadeStage, place: number) => Promise<StageScorer>,
+): Promise<Cascaded> {
+  let state: Cascaded = { kept: candidates, placed: [], fromModel: 0, cached: 0, spent: NOTHING_SPENT }
+  for (const [place, stage] of stages.entries()) {
+    const count = keptOf(stage.keep, state.kept.length, topN)
+    if (count < state.kept.length) state = await sieve(state, count, await open(stage, place))
+  }
+  return state
+}
+
+async function sieve(before: Cascaded, count: number, { scorer, score }: StageScorer): Promise<Cascaded> {
+  const { model, activate } = scorer
+  const { scores, fromModel, spent } = await score(before.kept)
+  const ranking = before.kept
+    .map((candidate, i) => {
+      const known = scores[i]
+      if (!known) throw new RankmillError('internal', `documents.${candidate.index} was not scored by ${model.name}`)
+      return { candidate, known, index: candidate.index, score: activate(known.logit) }
+    })
+    .sort(byRank)
+  const placed = ranking.slice(count).map(({ candidate, known }) => ({ candidate, score: known, by: model.name }))
+  return {
+    kept: ranking
+      .slice(0, count)
+      .map(({ candidate }) => candidate)
+      .sort((a, b) => a.index - b.index),
+    placed: [...placed, ...before.placed],
+    fromModel: before.fromModel + fromModel,
+    cached: before.cached + before.kept.length - fromModel,
+    spent: addSpent(before.spent, spent),
+  }
+}
