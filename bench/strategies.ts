@@ -2,9 +2,9 @@
  * What each strategy gains and costs: rows of speed and nDCG@10 against rankmill-small in fp32 that scores everything,
  * through a real worker, query by query in turn, without caches (of scores, tokens or embeddings).
  *
- *   npm run bench:strategies [-- --queries N] [FOLDER]
+ *   npm run bench:strategies [-- --queries N --seconds N] [FOLDER]
  *
- * FOLDER holds BEIR's corpus.jsonl and queries.jsonl, qrels.tsv, and the first stage as bm25.trec.
+ * Begins no further query after so many seconds. FOLDER holds BEIR's corpus.jsonl and queries.jsonl, qrels.tsv, and the first stage as bm25.trec.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -80,7 +80,7 @@ const WARM = 'warm score cache'
 
 const { values: given, positionals } = parseArgs({
   allowPositionals: true,
-  options: { queries: { type: 'string', default: '20' } },
+  options: { queries: { type: 'string', default: '20' }, seconds: { type: 'string', default: 'Infinity' } },
 })
 const [folder = '../shared/eval/cacm'] = positionals
 
@@ -149,17 +149,23 @@ function print(name: string, each: readonly Figures[], baseline: readonly Figure
 
 async function measure(tasks: readonly Task[], rows: readonly Row[], cold: RerankClient, warm: RerankClient) {
   const figures = new Map<string, Figures[]>([...rows.map(({ name }) => name), WARM].map((name) => [name, []]))
-  const candidates = tasks.reduce((total, { documents }) => total + documents.length, 0)
+  let candidates = 0
+  let queries = 0
   // Models load and are calibrated when they are first asked for.
   const [first] = tasks
   if (first) for (const row of rows) await timed(cold, { ...first, documents: first.documents.slice(0, 40) }, row)
+  const end = performance.now() + 1000 * Number(given.seconds)
   for (const [q, task] of tasks.entries()) {
+    if (q > 0 && performance.now() > end) break
+    candidates += task.documents.length
+    queries++
     // Each query begins with another row, so that a drift of the machine's speed meets all.
     const turn = rows.map((_, i) => rows[(i + q) % rows.length]).filter((row) => row !== undefined)
     for (const row of turn) figures.get(row.name)?.push(await timed(cold, task, row))
     await timed(warm, task, {})
     figures.get(WARM)?.push(await timed(warm, task, {}))
   }
+  console.log(`# ${queries} queries done`)
   console.log(`${''.padEnd(42)}    speed  candidates/s  nDCG@10 of base  skipped  tokens`)
   const baseline = figures.get(rows[0]?.name ?? '') ?? []
   for (const [name, each] of figures) print(name, each, baseline, candidates)
