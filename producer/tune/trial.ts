@@ -48,8 +48,14 @@ export async function tryOut(
     return id
   })
   const first = order.slice(0, FIRST)
-  const { tokens, prefiltered, exited_early } = result.usage
-  return { quality: qualityOf(order, grades, full ?? first), ms, tokens, skipped: prefiltered + exited_early, first }
+  const { tokens, prefiltered, cascaded, exited_early } = result.usage
+  return {
+    quality: qualityOf(order, grades, full ?? first),
+    ms,
+    tokens,
+    skipped: prefiltered + exited_early + (cascaded ?? 0),
+    first,
+  }
 }
 
 function qualityOf(order: readonly string[], grades: TuningQuery['grades'], full: readonly string[]): number {
