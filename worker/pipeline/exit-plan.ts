@@ -14,7 +14,7 @@ export type ExitPlan =
   /** Those leave that are further than the margin behind the `topN`-th; one margin for each exit but the last. */
   | { readonly kind: 'confident'; readonly topN: number; readonly margins: readonly number[] }
 
-export const NEVER: ExitPlan = { kind: 'never' }
+const NEVER: ExitPlan = { kind: 'never' }
 
 /**
  * @throws RankmillError `invalid_request` where the model has no such exit or confidence
