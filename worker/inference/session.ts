@@ -84,7 +84,7 @@ export class ScoringSession {
       const outputs = await session.run(feeds, ['logits', ...Object.keys(exit.carries)])
       for (const [name, output] of Object.entries(outputs)) {
         // Copied: what ONNX Runtime gives lies in memory that cannot be handed to another thread.
-        const floats = Float32Array.from(floatsOf(output))
+        const floats = floatsOf(output).slice()
         if (name === 'logits') values = floats
         else carried[name] = floats
         output.dispose()
