@@ -3,7 +3,7 @@ import { realpathSync } from 'node:fs'
 import { RankmillError } from '../../shared/errors.js'
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/request.js'
-import { answeredLine, errorOf, formatBatchLine } from './batch-line.js'
+import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
 import { type BatchSource, FileSource, StreamSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
@@ -77,10 +77,7 @@ export function runOptions(
 function jsonLines(details: boolean): BatchFormat {
   return {
     encode: ({ item, outcome }) => formatBatchLine(item, outcome, details),
-    recover: (text) => {
-      const line = answeredLine(text)
-      return line === undefined ? undefined : { line, failed: errorOf(text) !== undefined }
-    },
+    recover: readOutputLine,
   }
 }
 

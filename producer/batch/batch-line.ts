@@ -86,12 +86,28 @@ function requestOf(value: Record<string, unknown>, number: number): RerankInput 
 
 const lineId = (line: number) => `line-${line}`
 
-/** The line number that an output line answers, or undefined where it is no whole output line. */
-export function answeredLine(text: string): number | undefined {
+/** What an output line says. */
+export interface OutputLine {
+  /** Number of the input line that it answers. */
+  readonly line: number
+  /** Of the error that it holds; undefined where it holds an answer. */
+  readonly code: string | undefined
+  readonly pairs: number
+  readonly truncated: number
+}
+
+/** Reads an output line back; undefined where it is no whole one. */
+export function readOutputLine(text: string): OutputLine | undefined {
   try {
-    const { id } = JSON.parse(text) as { id?: unknown }
+    const { id, error, response } = JSON.parse(text) as {
+      id?: unknown
+      error?: { code: string } | null
+      response?: { body: { usage: { pairs: number; truncated: number } } } | null
+    }
     const number = /^line-([1-9]\d*)$/.exec(String(id))?.[1]
-    return number === undefined ? undefined : Number(number)
+    if (number === undefined) return undefined
+    const { pairs = 0, truncated = 0 } = response?.body.usage ?? {}
+    return { line: Number(number), code: error?.code, pairs, truncated }
   } catch {
     return undefined
   }
@@ -117,9 +133,4 @@ function bodyOf(result: RerankResult, id: string, details: boolean): object {
   const { timings_ms: _, usage, ...rest } = result
   const { scored: _scored, cached: _cached, tokens: _tokens, ...lasting } = usage
   return { ...rest, id, usage: lasting }
-}
-
-/** The code of the error that an output line holds, or undefined where it holds an answer. */
-export function errorOf(text: string): string | undefined {
-  return (JSON.parse(text) as { error?: { code: string } | null }).error?.code
 }

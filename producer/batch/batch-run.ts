@@ -2,6 +2,7 @@
  * A file of requests in, a file of answers out, through any crash. The output, and the folder beside it, are the truth
  * of what is done; Redis holds no more than what is under way.
  */
+import { setMaxListeners } from 'node:events'
 import { setTimeout as delay } from 'node:timers/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
@@ -92,6 +93,8 @@ export class BatchRun {
     this.#state = state
     this.#admission = new Admission(SMALLEST_WINDOW, options.limits.maxWindowBytes)
     this.#ready = new ReadyItems(options.inOrder)
+    // Every request under way listens, and lets go when it ends.
+    setMaxListeners(0, this.#aborting.signal)
   }
 
   /** An earlier run came to the end of the input: there is nothing left to do. */

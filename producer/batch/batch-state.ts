@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { LoadedModel } from '../../shared/worker-info.js'
 import { START } from '../lines/line-reader.js'
+import type { OutputLine } from './batch-line.js'
 import type { BatchSource } from './batch-source.js'
 import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CorpusPins } from './corpus-pins.js'
@@ -19,7 +20,7 @@ export interface BatchFormat {
   /** Whole lines. */
   encode(answered: Answered): string
   /** What a line of the output answers; without it, what was written after the last checkpoint is written again. */
-  recover?(line: string): { readonly line: number; readonly failed: boolean } | undefined
+  recover?(line: string): OutputLine | undefined
 }
 
 export interface StateOptions {
@@ -92,7 +93,7 @@ export class BatchState {
       const before = options.overwrite ? undefined : await readCheckpoint(folder)
       if (before) checkSameRun(output, before, input, options.settings)
       else if (!options.overwrite) await refuseForeign(output)
-      const recovered: NonNullable<ReturnType<NonNullable<BatchFormat['recover']>>>[] = []
+      const recovered: OutputLine[] = []
       const recover = before && format.recover?.bind(format)
       const isWhole = (line: string) => {
         const found = recover?.(line)
@@ -124,7 +125,7 @@ export class BatchState {
   private constructor(
     parts: {
       before: Checkpoint | undefined
-      recovered: readonly { line: number; failed: boolean }[]
+      recovered: readonly OutputLine[]
       folder: RunFolder | undefined
       output: OutputFile
       idFile: CustomIdFile | undefined
@@ -155,8 +156,7 @@ export class BatchState {
     }
     this.totals = { ...(before?.totals ?? NOTHING) }
     if (!this.wasFinished) this.totals.starts++
-    this.totals.requests += recovered.length
-    this.totals.failed += recovered.filter(({ failed }) => failed).length
+    for (const line of recovered) this.#countRecovered(line)
     this.done = new DoneLines(before?.mark ?? START, [...(before?.beyond ?? []), ...recovered.map(({ line }) => line)])
   }
 
@@ -227,6 +227,16 @@ export class BatchState {
     await this.#output.append(Buffer.from(this.#pendingText))
     this.#pendingText = ''
     for (const { item } of this.#pending.splice(0)) this.done.finish(item)
+  }
+
+  /** What went through the model for it, and in what time, is not in its line. */
+  #countRecovered({ code, pairs, truncated }: OutputLine): void {
+    this.totals.requests++
+    this.totals.pairs += pairs
+    this.totals.truncated += truncated
+    if (code === undefined) return
+    this.totals.failed++
+    this.errors.set(code, (this.errors.get(code) ?? 0) + 1)
   }
 
   #count({ item, outcome: { result, error } }: Answered): void {

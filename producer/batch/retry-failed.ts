@@ -1,14 +1,14 @@
 /** Runs again what failed in a finished run, and puts the new answers in the old ones' places. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { open, rename, rm, stat } from 'node:fs/promises'
+import { open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { resolveOptions } from '../../shared/options.js'
 import { compressedFrame, compressionOf, decompressed } from '../lines/compression.js'
 import { readLines } from '../lines/line-reader.js'
 import { type BatchFileOptions, openSource, runOptions } from './batch-file.js'
-import { answeredLine, errorOf } from './batch-line.js'
+import { type OutputLine, readOutputLine } from './batch-line.js'
 import type { BatchReport } from './batch-report.js'
 import { BatchRun } from './batch-run.js'
 import type { BatchSource } from './batch-source.js'
@@ -42,8 +42,9 @@ export async function retryFailed(
     }
     const failed = await failedLines(output)
     if (failed.size === 0) return undefined
-    const retried = join(folder.path, 'retried.jsonl')
     const source = only(failed, await openSource(options.input, limits.maxLineBytes))
+    // Named by what is run again: what a killed merge left of other lines is no hindrance.
+    const retried = join(folder.path, `retried-${await source.fingerprint()}.jsonl`)
     const run = await BatchRun.open(runOptions(source, { ...options, output: retried, overwrite: false }, limits))
     onRun(run)
     const report = await run.run(client)
@@ -52,8 +53,9 @@ export async function retryFailed(
     const totals = { ...before.totals, failed: [...errors.values()].reduce((sum, count) => sum + count, 0) }
     const after = { ...before, outputBytes: bytes, totals, errors: Object.fromEntries(errors) }
     await writeCheckpoint(folder, after)
-    await rm(retried, { force: true })
-    await rm(`${retried}.rankmill`, { recursive: true, force: true })
+    for (const name of await readdir(folder.path)) {
+      if (name.startsWith('retried-')) await rm(join(folder.path, name), { recursive: true, force: true })
+    }
     await folder.forgetEarlier()
     return { ...report, input: before.input, settings: before.settings, totals, errors: after.errors }
   } finally {
@@ -63,8 +65,7 @@ export async function retryFailed(
 
 async function failedLines(output: string): Promise<Set<number>> {
   const failed = new Set<number>()
-  for await (const { text, line } of outputLines(output)) {
-    const code = errorOf(text)
+  for await (const { line, code } of outputLines(output)) {
     if (code !== undefined && code !== NEVER_HELPED) failed.add(line)
   }
   return failed
@@ -94,11 +95,11 @@ async function merge(
   retried: string,
   folder: RunFolder,
 ): Promise<{ errors: Map<string, number>; bytes: number }> {
-  const places = new Map<number, { start: number; length: number }>()
+  const places = new Map<number, { start: number; length: number; code: string | undefined }>()
   let start = 0
-  for await (const { text, line } of outputLines(retried)) {
+  for await (const { text, line, code } of outputLines(retried)) {
     const length = Buffer.byteLength(text)
-    places.set(line, { start, length })
+    places.set(line, { start, length, code })
     start += length + 1
   }
   const merged = join(folder.path, 'merged')
@@ -112,12 +113,12 @@ async function merge(
       await file.writeFile(await compressedFrame(Buffer.from(frame), compression))
       frame = ''
     }
-    for await (const { text, line } of outputLines(output)) {
+    for await (const { text, line, code: before } of outputLines(output)) {
       const place = places.get(line)
       const lasting = place
         ? (await answers.read(Buffer.alloc(place.length), 0, place.length, place.start)).buffer.toString()
         : text
-      const code = errorOf(lasting)
+      const code = place ? place.code : before
       if (code !== undefined) errors.set(code, (errors.get(code) ?? 0) + 1)
       frame += `${lasting}\n`
       if (frame.length >= FRAME_BYTES) await flush()
@@ -137,16 +138,16 @@ async function merge(
   return { errors, bytes: size }
 }
 
-async function* outputLines(path: string): AsyncGenerator<{ text: string; line: number }> {
+async function* outputLines(path: string): AsyncGenerator<OutputLine & { text: string }> {
   const content = decompressed(createReadStream(path), compressionOf(path))
   for await (const { bytes, number } of readLines(content, Number.MAX_SAFE_INTEGER)) {
     const text = bytes?.toString() ?? ''
-    const line = answeredLine(text)
-    if (line === undefined) {
+    const line = readOutputLine(text)
+    if (!line) {
       throw new RankmillError('output_exists', `${path}: line ${number} is not a line that a run wrote`, {
         param: 'output',
       })
     }
-    yield { text, line }
+    yield { ...line, text }
   }
 }

@@ -1,6 +1,7 @@
 /** What reranking changed: a measure before and after, query by query, with how sure the mean difference is. */
 import { mean, quantileSorted } from 'simple-statistics'
 import { RankmillError } from '../../shared/errors.js'
+import { seededRandom } from '../../shared/random.js'
 import type { Qrels } from './beir.js'
 import { evaluateRun, type Measure, USUAL_MEASURES } from './measures.js'
 import type { TrecRun } from './trec-run.js'
@@ -96,7 +97,7 @@ export function compareValues(
 
 /** Percentile bootstrap of the mean: queries are drawn with replacement, each with both of its values. */
 function bootstrapInterval(values: readonly number[], resamples: number, seed: number): [number, number] {
-  const random = mulberry32(seed)
+  const random = seededRandom(seed)
   // Typed arrays: thousands of queries times ten thousand resamples take a second, copies of samples take ten.
   const differences = Float64Array.from(values)
   const means = new Float64Array(resamples)
@@ -107,15 +108,4 @@ function bootstrapInterval(values: readonly number[], resamples: number, seed: n
   }
   const sorted = Array.from(means.sort())
   return [quantileSorted(sorted, TAILS[0]), quantileSorted(sorted, TAILS[1])]
-}
-
-/** Tommy Ettinger's mulberry32: 32 bits of state, even enough for resampling. Values from 0 up to 1. */
-function mulberry32(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
 }

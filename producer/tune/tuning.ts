@@ -4,6 +4,7 @@
  * all configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
  */
 import { mean } from 'simple-statistics'
+import { seededRandom } from '../../shared/random.js'
 import type { Configuration } from './configurations.js'
 import { type Trial, type TuningClient, type TuningQuery, tryOut } from './trial.js'
 
@@ -197,13 +198,11 @@ function measure(
 /** Ratios of the mean qualities over queries drawn with replacement, rising. */
 function resampledShares(trials: readonly Trial[], base: readonly Trial[]): Float64Array {
   const shares = new Float64Array(RESAMPLES)
-  let state = 1
+  const random = seededRandom(1)
   for (let r = 0; r < RESAMPLES; r++) {
     let [own, others] = [0, 0]
     for (let i = 0; i < trials.length; i++) {
-      // Numerical Recipes' generator: even enough to draw queries, and the same every time.
-      state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-      const at = Math.floor((state / 2 ** 32) * trials.length)
+      const at = Math.floor(random() * trials.length)
       own += trials[at]?.quality ?? 0
       others += base[at]?.quality ?? 0
     }

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findLaunch } from '../../cli/embedded/redis-launch.js'
+import { seededRandom } from '../../shared/random.js'
 
 export interface ChaosOptions {
   readonly requests: number
@@ -65,19 +66,8 @@ class Kept {
   }
 }
 
-/** Small, fast and good enough to repeat a run's choices (mulberry32). */
-function randomNumbers(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
 export async function chaos({ requests, kills, seed, log }: ChaosOptions): Promise<ChaosOutcome> {
-  const random = randomNumbers(seed)
+  const random = seededRandom(seed)
   const folder = await mkdtemp(join(tmpdir(), 'rankmill-chaos-'))
   const input = join(folder, 'in.jsonl')
   await writeFile(input, requestLines(requests))
@@ -104,7 +94,6 @@ export async function chaos({ requests, kills, seed, log }: ChaosOptions): Promi
     for (let i = 1; i <= kills; i++) {
       const line = Math.floor(((i - 1 + random()) / kills) * requests * 0.98)
       await untilLines(output, line)
-      await delay(random() * 100)
       const victim =
         (['runner', 'runner', 'worker', 'worker', 'redis', 'redis', 'all'] as const)[Math.floor(random() * 7)] ?? 'all'
       counts[victim]++

@@ -220,7 +220,7 @@ describe('a run', () => {
     const report = await runBatch(s)
     const lines = await outputLines()
     expect(lines.map(({ custom_id }) => custom_id)).toEqual(Array.from({ length: 600 }, (_, i) => `request-${i}`))
-    expect(report.totals).toMatchObject({ requests: 600, failed: 0, starts: 4 })
+    expect(report.totals).toMatchObject({ requests: 600, failed: 0, pairs: 600 * DOCUMENTS, starts: 4 })
     expect(await scored(workers)).toBe(600 * DOCUMENTS)
 
     const first = await readFile(output, 'utf8')
@@ -405,6 +405,26 @@ describe('a run', () => {
     const again = await openBatch({ input, output })
     expect(again.wasFinished).toBe(true)
     await again.close()
+  })
+
+  it('runs again what failed where an earlier try was killed after it had put its answers in place', async () => {
+    const s = stage()
+    await s.worker()
+    const line = (corpus: string) => JSON.stringify({ query: 'q', documents: { corpus, ids: ['a'] } })
+    await writeFile(input, [line('first'), line('second')].join('\n'))
+    await runBatch(s)
+    const client = s.client()
+    await client.putCorpus('first', [{ id: 'a', text: 'here now' }])
+    const before = await readFile(join(`${output}.rankmill`, 'checkpoint.1'))
+    await retryFailed(client, { input, output }, () => undefined)
+    // As the kill left it: the output is new, the checkpoint is not, and neither is what was run again.
+    await writeFile(join(`${output}.rankmill`, 'checkpoint.9'), before)
+    await writeFile(join(`${output}.rankmill`, 'retried-0.jsonl'), 'of the lines that failed then')
+    await client.putCorpus('second', [{ id: 'a', text: 'here too' }])
+    const report = await retryFailed(client, { input, output }, () => undefined)
+    expect(report).toMatchObject({ totals: { requests: 2, failed: 0 }, errors: {} })
+    expect((await outputLines()).map(({ error }) => error)).toEqual([null, null])
+    expect(existsSync(join(`${output}.rankmill`, 'retried-0.jsonl'))).toBe(false)
   })
 })
 

@@ -27,6 +27,7 @@ try {
   // A chain, because a batch that arrives while one runs must not start before it has ended.
   let last: Promise<void> = Promise.resolve()
   port.on('message', (message: ToThread) => {
+    if (message === 'kill') process.exit(1)
     if (message === 'close') {
       void last.then(() => session.release()).finally(() => port.close())
     } else {

@@ -104,9 +104,16 @@ export class SessionThread {
     this.#rejectAll(new RankmillError('closed', 'the inference threads are closed'))
   }
 
-  /** Ends the thread without warning, for tests of what follows. */
+  /**
+   * Ends the thread between two calls of the model, batches under way lost, for tests of what follows. Terminating it
+   * inside a call takes the process with it: onnxruntime-node throws where nothing can catch.
+   */
   async kill(): Promise<void> {
-    await this.#worker?.terminate()
+    const worker = this.#worker
+    if (!worker) return
+    const exited = new Promise((resolve) => worker.once('exit', resolve))
+    worker.postMessage('kill' satisfies ToThread)
+    await exited
   }
 
   #spawn(): void {

@@ -13,7 +13,7 @@ export interface ThreadData {
 }
 
 /** Main thread to inference thread; `close` is the last. */
-export type ToThread = { readonly id: number; readonly batch: Batch } | 'close'
+export type ToThread = { readonly id: number; readonly batch: Batch } | 'close' | 'kill'
 
 /** Inference thread to main thread; `ready` or `unusable` is the first. */
 export type FromThread =
