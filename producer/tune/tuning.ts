@@ -4,7 +4,7 @@
  * all configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
  */
 import { mean } from 'simple-statistics'
-import { seededRandom } from '../../shared/random.js'
+import { interval, resampledRatios } from './bootstrap.js'
 import type { Configuration } from './configurations.js'
 import { type Trial, type TuningClient, type TuningQuery, tryOut } from './trial.js'
 
@@ -55,8 +55,6 @@ export interface TuningOutcome {
   readonly baseline: Measured
   readonly recommended: Measured
 }
-
-const RESAMPLES = 2000
 
 /** @throws RankmillError what a request ends with; the signal's reason */
 export async function tune(
@@ -177,14 +175,14 @@ function measure(
   const baseQuality = mean(base.map((trial) => trial.quality))
   const seconds = sum(trials, ({ ms }) => ms) / 1000
   const baseSeconds = sum(base, ({ ms }) => ms) / 1000
-  const shares = resampledShares(trials, base)
-  const share = (at: number) => shares[Math.min(shares.length - 1, Math.floor(shares.length * at))] ?? 1
+  const qualities = (list: readonly Trial[]) => list.map((trial) => trial.quality)
+  const shares = resampledRatios([{ own: qualities(trials), base: qualities(base) }])
   return {
     configuration,
     queries: trials.length,
     quality,
     qualityShare: baseQuality === 0 ? 1 : quality / baseQuality,
-    interval: [share(0.025), share(0.975)],
+    interval: interval(shares),
     confidence: shares.filter((value) => value >= 1 - within).length / shares.length,
     candidatesPerSecond: (trials.length * depth) / seconds,
     speedup: baseSeconds / seconds,
@@ -193,22 +191,6 @@ function measure(
     skipped: depth === 0 ? 0 : sum(trials, ({ skipped }) => skipped) / (trials.length * depth),
     onFrontier: false,
   }
-}
-
-/** Ratios of the mean qualities over queries drawn with replacement, rising. */
-function resampledShares(trials: readonly Trial[], base: readonly Trial[]): Float64Array {
-  const shares = new Float64Array(RESAMPLES)
-  const random = seededRandom(1)
-  for (let r = 0; r < RESAMPLES; r++) {
-    let [own, others] = [0, 0]
-    for (let i = 0; i < trials.length; i++) {
-      const at = Math.floor(random() * trials.length)
-      own += trials[at]?.quality ?? 0
-      others += base[at]?.quality ?? 0
-    }
-    shares[r] = others === 0 ? 1 : own / others
-  }
-  return shares.sort()
 }
 
 function sum(trials: readonly Trial[], of: (trial: Trial) => number): number {
