@@ -1,5 +1,6 @@
 /** How documents are scored, as flags: docs/strategies.md. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { RerankInput } from '../shared/request.js'
 import type { LongDocuments, StrategyInput } from '../shared/strategy.js'
 
 export interface StrategyFlags {
@@ -77,6 +78,31 @@ function fuseOf(fuse: string): unknown {
 
 function numberOr(text: string): number | string {
   return text === '' || Number.isNaN(Number(text)) ? text : Number(text)
+}
+
+/** Fields of a request as flags of `rerank`, `batch run` and `batch trec`: what `strategyOf` reads back. */
+export function flagsOf({
+  model,
+  topN,
+  maxTokensPerDoc,
+  strategy,
+}: Pick<RerankInput, 'model' | 'topN' | 'maxTokensPerDoc' | 'strategy'>): string {
+  const { dtype, long_documents, prefilter, cascade, fuse, exit } = strategy ?? {}
+  const stages = cascade?.map(({ model, keep }) => (keep === undefined ? model : `${model}:${keep}`)).join(',')
+  const weight = typeof fuse === 'object' ? `${fuse.by === 'score' ? 'score:' : ''}${fuse.weight}` : fuse
+  const flags: [string, unknown][] = [
+    ['model', model],
+    ['dtype', dtype],
+    ['top-n', topN],
+    ['max-tokens-per-doc', maxTokensPerDoc],
+    ['long-documents', long_documents],
+    ['prefilter', prefilter?.keep],
+    ['prefilter-model', prefilter?.model],
+    ['cascade', stages || undefined],
+    ['fuse', weight],
+    ['exit', typeof exit === 'object' ? exit.confidence : exit],
+  ]
+  return flags.flatMap(([flag, value]) => (value === undefined ? [] : [`--${flag} ${value}`])).join(' ')
 }
 
 /** A whole number, at least so large. */

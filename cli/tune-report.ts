@@ -2,6 +2,7 @@
 import Table from 'cli-table3'
 import { quantile } from 'simple-statistics'
 import type { Measured, TuningOutcome } from '../producer/tune/tuning.js'
+import { flagsOf } from './strategy-flags.js'
 
 const BAR_COLUMNS = 30
 const BUCKETS = [16, 32, 64, 128, 256, 512, Number.POSITIVE_INFINITY]
@@ -60,7 +61,7 @@ export function outcomeTable({ measure, within, measured, baseline, recommended 
     ...frontier,
     '',
     verdict({ within, baseline, recommended }),
-    `  flags: ${flagsOf(recommended)}`,
+    `  flags: ${flagsOf(recommended.configuration.fields)}`,
     '',
   ].join('\n')
 }
@@ -77,20 +78,6 @@ function verdict({
     `${percent(recommended.qualityShare)} of the quality. That it keeps ${percent(1 - within)} holds in ` +
     `${percent(recommended.confidence)} of resamplings of the ${recommended.queries} queries.`
   )
-}
-
-/** The same as flags of `rerank`, `batch run` and `batch trec`. */
-function flagsOf({ configuration: { fields } }: Measured): string {
-  const { model, maxTokensPerDoc, strategy } = fields
-  const { prefilter, fuse, dtype } = strategy ?? {}
-  return [
-    ...(model === undefined ? [] : ['--model', model]),
-    ...(dtype === undefined ? [] : ['--dtype', dtype]),
-    ...(maxTokensPerDoc === undefined ? [] : ['--max-tokens-per-doc', maxTokensPerDoc]),
-    ...(prefilter?.keep === undefined ? [] : ['--prefilter', prefilter.keep]),
-    ...(prefilter?.model === undefined ? [] : ['--prefilter-model', prefilter.model]),
-    ...(typeof fuse === 'object' && fuse !== null ? ['--fuse', fuse.weight] : []),
-  ].join(' ')
 }
 
 /** A page that stands alone. */
@@ -122,7 +109,7 @@ svg text { font: 12px system-ui, sans-serif; fill: #444 }
 </style>
 <h1>Ways to rerank</h1>
 <p>${html(verdict({ within, baseline, recommended }))}</p>
-<p><code>${html(flagsOf(recommended))}</code></p>
+<p><code>${html(flagsOf(recommended.configuration.fields))}</code></p>
 ${picture(outcome)}
 <p>Each point is a configuration: to the right faster, up better. The line joins those that nothing beats in both; the ring is
 the recommendation; the dashed line is the quality that was asked for. Bars are 95 % intervals over the queries.</p>

@@ -1,24 +1,21 @@
 /** `rankmill tune`: which way to rerank is the cheapest that keeps the wanted quality, on the user's own data. */
 import { writeFile } from 'node:fs/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import MiniSearch from 'minisearch'
-import { quantile } from 'simple-statistics'
 import { RerankClient } from '../../producer/client.js'
-import { type Qrels, readCorpus, readQrels, readQueries } from '../../producer/retrieval/beir.js'
-import { readTrecRun } from '../../producer/retrieval/trec-run.js'
-import { configurationsOf } from '../../producer/tune/configurations.js'
+import type { Configuration } from '../../producer/tune/configurations.js'
 import type { TuningQuery } from '../../producer/tune/trial.js'
 import { type TuningOutcome, type TuningProgress, tune } from '../../producer/tune/tuning.js'
+import { readTuningQueries } from '../../producer/tune/tuning-queries.js'
 import { RankmillError } from '../../shared/errors.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { listModels } from '../../worker/model/model-list.js'
-import { modelSource } from '../../worker/model-source.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
 import { openSession } from '../embedded/session.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
-import { numberArgument } from '../strategy-flags.js'
+import { flagsOf, numberArgument } from '../strategy-flags.js'
+import { prepareTuning } from '../tune-choices.js'
 import { lengthHistogram, outcomeTable, tuneHtml } from '../tune-report.js'
 
 interface TuneFlags {
@@ -29,6 +26,9 @@ interface TuneFlags {
   sample: number
   depth: number
   within: number
+  sure: number
+  configurations: number
+  maxSeconds: number
   dtypes: string
   models?: string
   filters?: string
@@ -56,6 +56,21 @@ export function tuneCommand(): Command {
       new Option('--within <share>', 'quality that may be lost: 1% or 0.01')
         .argParser(shareArgument)
         .default(0.01, '1%'),
+    )
+    .addOption(
+      new Option('--sure <share>', 'in how many resamplings of the queries the quality must be kept')
+        .argParser(shareArgument)
+        .default(0.75, '75%'),
+    )
+    .addOption(
+      new Option('--configurations <n>', 'ways to try at most; each way alone is always tried')
+        .argParser(numberArgument(1))
+        .default(60),
+    )
+    .addOption(
+      new Option('--max-seconds <n>', 'time for measuring; what is known by then is judged')
+        .argParser(numberArgument(1))
+        .default(900),
     )
     .option('--models <names>', 'models to try, the best first, divided by commas (default: those that ship)')
     .option('--filters <names>', 'bi-encoders to filter with, divided by commas, or none (default: those that ship)')
@@ -85,16 +100,10 @@ async function run(command: Command): Promise<void> {
     scoreCacheTtlMs: 0,
     embeddingCacheBytes: 0,
   })
-  const queries = await sampleOf(flags)
-  const lengths = await tokenLengths(options, queries)
+  const queries = await readTuningQueries(flags, flags.sample, flags.depth)
+  const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }
+  const { configurations, lengths } = await prepareTuning(options, wanted, queries)
   note(lengthHistogram(lengths))
-  const configurations = configurationsOf({
-    models,
-    dtypes,
-    filters,
-    depth: flags.depth,
-    longTokens: quantile(lengths, 0.9),
-  })
   note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
   const outcome = await measure(command, options, configurations, queries, flags)
   if (flags.html) await writeFile(flags.html, tuneHtml(outcome, flags))
@@ -105,9 +114,9 @@ async function run(command: Command): Promise<void> {
 async function measure(
   command: Command,
   options: Options,
-  configurations: Parameters<typeof tune>[1],
+  configurations: readonly Configuration[],
   queries: readonly TuningQuery[],
-  { within, workers }: TuneFlags,
+  { within, sure, maxSeconds, workers }: TuneFlags,
 ): Promise<TuningOutcome> {
   const stopping = new AbortController()
   const session = await openSession(options, {
@@ -125,7 +134,10 @@ async function measure(
   try {
     return await tune(client, configurations, queries, {
       within,
+      sure,
       firstQueries: FIRST_QUERIES,
+      maxMs: maxSeconds * 1000,
+      now: () => performance.now(),
       signal: stopping.signal,
       onProgress,
     })
@@ -140,82 +152,15 @@ function describe({ round, configurations, queries, done }: TuningProgress): str
   return `round ${round}: ${configurations} configurations, query ${done} of ${queries}`
 }
 
-/** Queries with their candidates; with judgements, only those that have some. */
-async function sampleOf({ corpus, queries, run, qrels, sample, depth }: TuneFlags): Promise<TuningQuery[]> {
-  const judged = qrels === undefined ? undefined : await readQrels(qrels)
-  const texts = new Map<string, string>()
-  for await (const { id, text } of readQueries(queries)) if (!judged || judged.has(id)) texts.set(id, text)
-  const candidates =
-    run === undefined ? await retrieve(corpus, texts, sample, depth) : await fromRun(run, texts, sample, depth)
-  const wanted = new Set([...candidates.values()].flat())
-  const passages = new Map<string, string>()
-  for await (const { id, text } of readCorpus(corpus, { only: wanted })) passages.set(id, text)
-  const found = [...candidates].map(([id, docIds]): TuningQuery => {
-    const documents = docIds.flatMap((docId) => {
-      const text = passages.get(docId)
-      return text === undefined ? [] : [{ id: docId, text }]
-    })
-    return { query: texts.get(id) ?? '', documents, grades: gradesOf(judged, id) }
-  })
-  const usable = found.filter(({ documents }) => documents.length > 1)
-  if (usable.length === 0) {
-    throw new RankmillError(
-      'invalid_request',
-      'queries: none has a text, candidates and, where asked for, judgements',
-      {
-        param: 'queries',
-      },
-    )
-  }
-  return usable
-}
-
-function gradesOf(judged: Qrels | undefined, id: string): ReadonlyMap<string, number> | undefined {
-  return judged?.get(id)
-}
-
-async function fromRun(file: string, texts: ReadonlyMap<string, string>, sample: number, depth: number) {
-  const run = await readTrecRun(file)
-  const ids = spread(
-    [...run.keys()].filter((id) => texts.has(id)),
-    sample,
-  )
-  return new Map(ids.map((id) => [id, run.get(id)?.docIds.slice(0, depth) ?? []]))
-}
-
-async function retrieve(corpus: string, texts: ReadonlyMap<string, string>, sample: number, depth: number) {
-  const index = new MiniSearch<{ id: string; text: string }>({ fields: ['text'] })
-  for await (const { id, text } of readCorpus(corpus)) index.add({ id, text })
-  const ids = spread([...texts.keys()], sample)
-  const search = (id: string) =>
-    index
-      .search(texts.get(id) ?? '')
-      .slice(0, depth)
-      .map((hit) => String(hit.id))
-  return new Map(ids.map((id) => [id, search(id)]))
-}
-
-/** So many of a list, from all over it. */
-function spread<T>(list: readonly T[], count: number): T[] {
-  if (list.length <= count) return [...list]
-  return Array.from({ length: count }, (_, i) => list[Math.floor((i * list.length) / count)] as T)
-}
-
-async function tokenLengths(options: Options, queries: readonly TuningQuery[]): Promise<number[]> {
-  const source = modelSource(options)
-  const model = await source.openModel(options.model.split(',')[0] ?? '', options.dtype)
-  const tokenizer = await source.loadTokenizer(model)
-  return queries.flatMap(({ documents }) => documents.map(({ text }) => tokenizer.encode(text, 100_000).ids.length))
-}
-
 function shippedNames(models: Awaited<ReturnType<typeof listModels>>, kind: string): string[] {
   const names = models.filter((model) => model.source === 'shipped' && model.kind === kind).map(({ name }) => name)
   return names.sort((a, b) => Number(b === BEST) - Number(a === BEST))
 }
 
 function recommendation({ recommended, measure, within }: TuningOutcome): object {
-  const { configuration, qualityShare, confidence, speedup } = recommended
-  return { request: configuration.fields, measured: { measure, within, qualityShare, confidence, speedup } }
+  const { configuration, queries, qualityShare, interval, confidence, speedup } = recommended
+  const measured = { measure, within, queries, qualityShare, interval, confidence, speedup }
+  return { request: configuration.fields, flags: flagsOf(configuration.fields), measured }
 }
 
 function shareArgument(value: string): number {

@@ -1,74 +1,173 @@
 /** The ways to rerank that are tried against each other. */
+import { seededRandom } from '../../shared/random.js'
 import type { RerankInput } from '../../shared/request.js'
+import type { StrategyInput } from '../../shared/strategy.js'
 
 /** Fields of a request that make it cheaper or better. */
-export type TunedFields = Pick<RerankInput, 'model' | 'maxTokensPerDoc' | 'strategy'>
+export type TunedFields = Pick<RerankInput, 'model' | 'maxTokensPerDoc' | 'topN' | 'strategy'>
 
 export interface Configuration {
   readonly name: string
   readonly fields: TunedFields
 }
 
+type TunedDtype = 'fp32' | 'fp16' | 'int8'
+type Exit = Exclude<NonNullable<StrategyInput['exit']>, 'auto' | 'never'>
+
 export interface Choices {
-  /** The first is the one that the others are compared with. */
+  /** The first is the one that the others are compared with; the others also come before it, in a cascade. */
   readonly models: readonly string[]
-  readonly dtypes: readonly ('fp32' | 'fp16' | 'int8')[]
+  /** The first is the one that the others are compared with; together with other ways the last is tried. */
+  readonly dtypes: readonly TunedDtype[]
   /** Bi-encoders to filter with, besides BM25. */
   readonly filters: readonly string[]
+  /** Filters that the first model brings learned weights for. */
+  readonly learned: readonly string[]
+  /** Ways to leave the first model early, in each of the number formats. */
+  readonly exits: readonly Exit[]
   /** Candidates of a query. */
   readonly depth: number
   /** Tokens that documents have: a limit above most of them changes nothing. */
   readonly longTokens: number
+  /** Configurations at most; each way alone is always among them. */
+  readonly most: number
 }
 
-const SHARES = [0.5, 0.3, 0.2, 0.1]
-const TOKENS = [256, 128, 64]
+interface Ways {
+  readonly model: string
+  readonly dtype: TunedDtype
+  readonly tokens?: number | undefined
+  readonly sieve?: { readonly keep: number; readonly model: string } | undefined
+  readonly cascade?: { readonly keep: number; readonly model: string } | undefined
+  readonly fuse?: 'learned' | { readonly weight: number; readonly by: 'score' } | undefined
+  readonly exit?: Exit | undefined
+}
+
+const SHARES = [0.5, 0.3, 0.2, 0.15, 0.12, 0.1]
+/** So many are returned by most who rerank, and quality is measured over as many. */
+const FIRST = 10
+const TOKENS = [256, 128, 96, 64]
+const BY_SCORE = { weight: 0.7, by: 'score' } as const
+const SEED = 7
+/** Draws that were there already or make no sense, one after the other, before there is nothing new to find. */
+const MAX_VAIN_DRAWS = 500
 
 /**
- * The sensible combinations: each way alone, then the number format, a filter and a limit of length together. The first
- * reads everything with the first model in the first number format.
+ * Each way alone; each filter with each `keep` in the cheapest number format; and combinations drawn from all the sensible
+ * ones, the same every time, up to `most` in all. The first reads everything with the first model in the first number format.
  */
-export function configurationsOf({ models, dtypes, filters, depth, longTokens }: Choices): Configuration[] {
-  const [model = ''] = models
-  const [baseType = 'fp32'] = dtypes
-  const lengths = TOKENS.filter((tokens) => tokens < longTokens)
-  const keeps = [...new Set(SHARES.map((share) => Math.max(10, Math.round(depth * share))))].filter(
-    (keep) => keep < depth,
-  )
-  const found: Configuration[] = []
-  const add = (
-    using: string,
-    dtype: Choices['dtypes'][number],
-    tokens: number | undefined,
-    filter: { keep: number; model: string } | undefined,
-    fuse?: { weight: number },
-  ) => {
-    const parts = [
-      using,
-      dtype,
-      ...(tokens === undefined ? [] : [`first ${tokens} tokens`]),
-      ...(filter ? [`best ${filter.keep} by ${filter.model}`] : []),
-      ...(fuse ? [`fused ${fuse.weight}`] : []),
-    ]
-    const strategy = { dtype, ...(filter ? { prefilter: filter } : {}), ...(fuse ? { fuse } : {}) }
-    found.push({
-      name: parts.join(', '),
-      fields: { model: using, ...(tokens ? { maxTokensPerDoc: tokens } : {}), strategy },
-    })
+export function configurationsOf(choices: Choices): Configuration[] {
+  const { most } = choices
+  const found = new Map<string, Configuration>()
+  const add = (ways: Ways) => {
+    const configuration = configurationFrom(ways)
+    if (isSensible(ways, choices) && !found.has(configuration.name)) found.set(configuration.name, configuration)
   }
-  const sieves = ['bm25', ...filters]
-  for (const dtype of dtypes) add(model, dtype, undefined, undefined)
-  for (const other of models.slice(1)) for (const dtype of dtypes) add(other, dtype, undefined, undefined)
-  for (const tokens of lengths) add(model, baseType, tokens, undefined)
-  const cheapType = dtypes.at(-1) ?? baseType
-  for (const using of models) {
-    for (const sieve of sieves) {
-      for (const keep of keeps) {
-        add(using, cheapType, undefined, { keep, model: sieve })
-        if (keep === keeps[0]) add(using, cheapType, undefined, { keep, model: sieve }, { weight: 0.7 })
-        for (const tokens of lengths) add(using, cheapType, tokens, { keep, model: sieve })
-      }
-    }
+  for (const ways of alone(choices)) add(ways)
+  const [model = '', dtype = cheapest(choices)] = [choices.models[0]]
+  for (const keep of keepsOf(choices))
+    for (const sieve of sieves(choices)) if (found.size < most) add({ model, dtype, sieve: { keep, model: sieve } })
+  const random = seededRandom(SEED)
+  for (let vain = 0; found.size < most && vain < MAX_VAIN_DRAWS; vain++) {
+    const before = found.size
+    add(drawn(choices, random))
+    if (found.size > before) vain = 0
   }
-  return found
+  return [...found.values()]
+}
+
+function* alone(choices: Choices): Iterable<Ways> {
+  const { models, dtypes, exits, learned } = choices
+  const [model = '', ...others] = models
+  const [dtype = 'fp32'] = dtypes
+  for (const type of dtypes) yield { model, dtype: type }
+  for (const other of others) for (const type of dtypes) yield { model: other, dtype: type }
+  for (const tokens of lengthsOf(choices)) yield { model, dtype, tokens }
+  const keep = keepsOf(choices).find((count) => count <= 0.3 * choices.depth) ?? FIRST
+  for (const sieve of sieves(choices)) yield { model, dtype, sieve: { keep, model: sieve } }
+  for (const other of others) yield { model, dtype, cascade: { keep, model: other } }
+  for (const exit of exits) yield { model, dtype, exit }
+  const half = Math.ceil(choices.depth / 2)
+  for (const sieve of sieves(choices)) {
+    yield { model, dtype, sieve: { keep: half, model: sieve }, fuse: learned.includes(sieve) ? 'learned' : BY_SCORE }
+  }
+}
+
+/** Several ways together, each of them or not by chance. */
+function drawn(choices: Choices, random: () => number): Ways {
+  const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(random() * list.length)]
+  const maybe = <T>(chance: number, list: readonly T[]): T | undefined => (random() < chance ? pick(list) : undefined)
+  const { models, learned, exits } = choices
+  const keeps = keepsOf(choices)
+  const [model = '', ...others] = models
+  const using = maybe(0.15, others) ?? model
+  const sieve = maybe(0.85, sieves(choices))
+  const cheaper = maybe(0.25, others)
+  const [keep = FIRST, second = FIRST] = [pick(keeps), pick(keeps)]
+  return {
+    model: using,
+    dtype: cheapest(choices),
+    tokens: maybe(0.4, lengthsOf(choices)),
+    sieve: sieve === undefined ? undefined : { keep, model: sieve },
+    cascade: cheaper === undefined ? undefined : { keep: second, model: cheaper },
+    fuse: sieve === undefined ? undefined : maybe(0.4, learned.includes(sieve) ? ['learned', BY_SCORE] : [BY_SCORE]),
+    exit: maybe(0.2, exits),
+  }
+}
+
+/** Whether each part of it can change something, and the parts go together. */
+function isSensible({ model, sieve, cascade, fuse, exit }: Ways, { models, depth }: Choices): boolean {
+  const isFirst = model === models[0]
+  const shown = Math.min(depth, sieve?.keep ?? depth, cascade?.keep ?? depth)
+  if (sieve && sieve.keep >= depth) return false
+  if (cascade && (!isFirst || cascade.keep >= (sieve?.keep ?? depth))) return false
+  // Of few candidates nearly all reach the first ten, and fusion needs the rank of each.
+  const byConfidence = typeof exit === 'object'
+  if (exit && (!isFirst || (byConfidence && (fuse !== undefined || shown < 2 * FIRST)))) return false
+  return fuse !== 'learned' || isFirst
+}
+
+function configurationFrom({ model, dtype, tokens, sieve, cascade, fuse, exit }: Ways): Configuration {
+  const parts = [
+    model,
+    dtype,
+    ...(tokens === undefined ? [] : [`first ${tokens} tokens`]),
+    ...(sieve ? [`best ${sieve.keep} by ${sieve.model}`] : []),
+    ...(cascade ? [`best ${cascade.keep} by ${cascade.model}`] : []),
+    ...(fuse ? [`fused ${typeof fuse === 'string' ? fuse : fuse.weight}`] : []),
+    ...(exit ? [`exit ${typeof exit === 'string' ? exit : exit.confidence}`] : []),
+  ]
+  const strategy: StrategyInput = {
+    dtype,
+    ...(sieve ? { prefilter: sieve } : {}),
+    ...(cascade ? { cascade: [cascade] } : {}),
+    ...(fuse ? { fuse } : {}),
+    ...(exit ? { exit } : {}),
+  }
+  const fields: TunedFields = {
+    model,
+    ...(tokens === undefined ? {} : { maxTokensPerDoc: tokens }),
+    // Who may leave depends on how many are wanted.
+    ...(typeof exit === 'object' ? { topN: FIRST } : {}),
+    strategy,
+  }
+  return { name: parts.join(', '), fields }
+}
+
+function cheapest({ dtypes }: Choices): TunedDtype {
+  return dtypes.at(-1) ?? 'fp32'
+}
+
+function sieves({ filters }: Choices): string[] {
+  return ['bm25', ...filters]
+}
+
+function lengthsOf({ longTokens }: Choices): number[] {
+  return TOKENS.filter((tokens) => tokens < longTokens)
+}
+
+/** From the largest to ten, which is as many as are measured. */
+function keepsOf({ depth }: Choices): number[] {
+  const keeps = SHARES.map((share) => Math.max(Math.min(FIRST, depth), Math.round(depth * share)))
+  return [...new Set(keeps)].filter((keep) => keep < depth)
 }

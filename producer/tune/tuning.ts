@@ -1,7 +1,8 @@
 /**
  * Finds the cheapest way to rerank that keeps the wanted quality, on the user's own queries. Successive halving (Jamieson
- * and Talwalkar, 2016): all configurations see a few queries, the better half sees twice as many, and so on. Of each round
- * all configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
+ * and Talwalkar, 2016): all configurations see a few queries, the better half sees twice as many, and so on; where time is
+ * short, each round has its share of what is left, and ends with the query that is over it. Of each round all
+ * configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
  */
 import { mean } from 'simple-statistics'
 import { interval, resampledRatios } from './bootstrap.js'
@@ -11,8 +12,13 @@ import { type Trial, type TuningClient, type TuningQuery, tryOut } from './trial
 export interface TuningOptions {
   /** Quality that may be lost, as a share of the first configuration's (0.01: one percent). */
   readonly within: number
+  /** What is recommended keeps the quality in at least this share of the resamplings. */
+  readonly sure: number
   /** Queries of the first round. */
   readonly firstQueries: number
+  /** Time for measuring, loading the models included; a query that is begun is finished, in every configuration. */
+  readonly maxMs: number
+  readonly now: () => number
   readonly signal: AbortSignal
   /** Told after each query of a round. */
   readonly onProgress: (done: TuningProgress) => void
@@ -50,8 +56,11 @@ export interface Measured {
 export interface TuningOutcome {
   readonly measure: 'nDCG@10' | 'overlap@10 with the full order'
   readonly within: number
-  /** Fastest first; the first configuration of all is among them. */
+  readonly sure: number
+  /** Fastest first: those that stayed to the end, and the first configuration of all. */
   readonly measured: readonly Measured[]
+  /** Those that left before, on the queries they saw; fastest first. */
+  readonly dropped: readonly Measured[]
   readonly baseline: Measured
   readonly recommended: Measured
 }
@@ -65,20 +74,25 @@ export async function tune(
 ): Promise<TuningOutcome> {
   const [first, ...others] = configurations
   if (!first || queries.length === 0) throw new RangeError('tune: needs a configuration and a query')
+  const { firstQueries, maxMs, now, signal, onProgress, within } = options
+  const deadline = now() + maxMs
   const trials = new Map<Configuration, Trial[]>(configurations.map((configuration) => [configuration, []]))
-  await warmUp(client, configurations, queries, options.signal)
+  await warmUp(client, configurations, queries, signal)
   let left = others
-  let from = 0
-  for (let round = 1, until = options.firstQueries; from < queries.length; round++, until *= 2) {
-    const to = Math.min(queries.length, until)
-    for (let place = from; place < to; place++) {
-      await tryAll(client, [first, ...left], queries[place], place, trials, options.signal)
-      options.onProgress({ round, configurations: left.length + 1, queries: to - from, done: place - from + 1 })
-    }
-    from = to
-    if (from < queries.length) left = betterHalf(first, left, trials, options.within)
+  let next = 0
+  for (let round = 1, until = firstQueries; next < queries.length; round++, until *= 2) {
+    const rounds = 1 + Math.max(0, Math.ceil(Math.log2(queries.length / until)))
+    const end = now() + (deadline - now()) / rounds
+    const [from, to] = [next, Math.min(queries.length, until)]
+    do {
+      await tryAll(client, [first, ...left], queries[next], next, trials, signal)
+      next++
+      onProgress({ round, configurations: left.length + 1, queries: to - from, done: next - from })
+    } while (next < to && now() < end)
+    if (now() >= deadline) break
+    if (next < queries.length) left = betterHalf(first, left, trials, within)
   }
-  return outcomeOf(first, left, trials, queries, options.within)
+  return outcomeOf(first, left, trials, queries, options)
 }
 
 /** Models are loaded, and batch shapes measured, by the first request that names them: that is no cost of the others. */
@@ -138,28 +152,29 @@ function outcomeOf(
   left: readonly Configuration[],
   trials: ReadonlyMap<Configuration, Trial[]>,
   queries: readonly TuningQuery[],
-  within: number,
+  { within, sure }: Pick<TuningOptions, 'within' | 'sure'>,
 ): TuningOutcome {
   const depth = mean(queries.map(({ documents }) => documents.length))
-  const all = [first, ...left].map((configuration) =>
-    measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], depth, within),
-  )
-  const measured = all
-    .map((m) => ({
-      ...m,
-      onFrontier: !all.some(
-        (other) =>
-          other.candidatesPerSecond >= m.candidatesPerSecond &&
-          other.quality >= m.quality &&
-          (other.candidatesPerSecond > m.candidatesPerSecond || other.quality > m.quality),
-      ),
-    }))
-    .sort((a, b) => b.candidatesPerSecond - a.candidatesPerSecond)
+  const measureAll = (configurations: readonly Configuration[]) =>
+    configurations
+      .map((each) => measure(each, trials.get(each) ?? [], trials.get(first) ?? [], depth, within))
+      .sort((a, b) => b.candidatesPerSecond - a.candidatesPerSecond)
+  const all = measureAll([first, ...left])
+  const dropped = measureAll([...trials.keys()].filter((each) => each !== first && !left.includes(each)))
+  const measured = all.map((m) => ({
+    ...m,
+    onFrontier: !all.some(
+      (other) =>
+        other.candidatesPerSecond >= m.candidatesPerSecond &&
+        other.quality >= m.quality &&
+        (other.candidatesPerSecond > m.candidatesPerSecond || other.quality > m.quality),
+    ),
+  }))
   const baseline = measured.find(({ configuration }) => configuration === first)
-  const recommended = measured.find(({ qualityShare }) => qualityShare >= 1 - within)
+  const recommended = measured.find((m) => m === baseline || (m.qualityShare >= 1 - within && m.confidence >= sure))
   if (!baseline || !recommended) throw new RangeError('tune: nothing was measured')
   const measureName = queries.some(({ grades }) => grades) ? 'nDCG@10' : 'overlap@10 with the full order'
-  return { measure: measureName, within, measured, baseline, recommended }
+  return { measure: measureName, within, sure, measured, dropped, baseline, recommended }
 }
 
 /** Over the queries that both have seen: the same ones, in the same order. */

@@ -65,7 +65,10 @@ it('measures against the full order, and recommends what keeps the quality and i
   }
   expect(recommended.qualityShare).toBeGreaterThanOrEqual(0.8)
   const fasterOnes = measured.filter((m) => m.candidatesPerSecond > recommended.candidatesPerSecond)
-  for (const faster of fasterOnes) expect(faster.qualityShare).toBeLessThan(0.8)
+  for (const faster of fasterOnes) expect(faster.qualityShare < 0.8 || faster.confidence < 0.75).toBe(true)
+  const names = [...measured, ...outcome.dropped].map(({ configuration }) => configuration.name)
+  expect(new Set(names).size).toBe(names.length)
+  expect(names.some((name) => name.includes('best 10 by bm25, fused'))).toBe(true)
   expect(await readFile(join(folder, 'page.html'), 'utf8')).toContain('<svg')
 
   const best = JSON.parse(await readFile(join(folder, 'best.json'), 'utf8'))
@@ -82,6 +85,15 @@ it('measures with judgements where there are some', async () => {
   const { code, stdout } = await tune('--json', '--qrels', 'qrels.tsv')
   expect(code).toBe(0)
   expect(JSON.parse(stdout)).toMatchObject({ measure: 'nDCG@10', baseline: { qualityShare: 1 } })
+})
+
+it('ends in time, and judges by what it has seen', async () => {
+  await writeCollection()
+  const { code, stdout } = await tune('--json', '--max-seconds', '1', '--configurations', '40')
+  expect(code).toBe(0)
+  const { measured, dropped } = JSON.parse(stdout) as TuningOutcome
+  expect(measured[0]?.queries).toBeLessThanOrEqual(8)
+  expect(measured.length + dropped.length).toBeLessThanOrEqual(40)
 })
 
 it('says what is missing', async () => {
