@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { batchCommand } from './commands/batch.js'
+import { benchCommand } from './commands/bench.js'
 import { corpusCommand } from './commands/corpus.js'
 import { demoCommand } from './commands/demo.js'
 import { doctorCommand } from './commands/doctor.js'
@@ -30,6 +31,7 @@ for (const command of [
   failedCommand(),
   doctorCommand(),
   tuneCommand(),
+  benchCommand(),
   demoCommand(),
 ]) {
   program.addCommand(command)

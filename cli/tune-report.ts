@@ -6,6 +6,8 @@ import { flagsOf } from './strategy-flags.js'
 
 const BAR_COLUMNS = 30
 const BUCKETS = [16, 32, 64, 128, 256, 512, Number.POSITIVE_INFINITY]
+/** Of fewer queries even an interval says little. */
+const FEW_QUERIES = 10
 const [WIDTH, HEIGHT, MARGIN] = [820, 460, 60]
 
 /** How long the documents are, in tokens of the first model. */
@@ -72,11 +74,13 @@ function verdict({
   recommended,
 }: Pick<TuningOutcome, 'within' | 'baseline' | 'recommended'>): string {
   if (recommended === baseline)
-    return `→ Nothing faster keeps ${percent(1 - within)} of the quality: stay with ${baseline.configuration.name}.`
+    return `→ Nothing faster surely keeps ${percent(1 - within)} of the quality: stay with ${baseline.configuration.name}.`
+  const few =
+    recommended.queries < FEW_QUERIES ? ' So few say little: --sample and --max-seconds decide how many are seen.' : ''
   return (
     `→ ${recommended.configuration.name}: ${recommended.speedup.toFixed(1)} times the candidates a second at ` +
     `${percent(recommended.qualityShare)} of the quality. That it keeps ${percent(1 - within)} holds in ` +
-    `${percent(recommended.confidence)} of resamplings of the ${recommended.queries} queries.`
+    `${percent(recommended.confidence)} of resamplings of the ${recommended.queries} queries.${few}`
   )
 }
 

@@ -131,7 +131,7 @@ async function tokensPerSecond(
 }
 
 /** Ids that every vocabulary has; what they say does not matter for the time they take. */
-function syntheticBatch(size: number, length: number): Batch {
+export function syntheticBatch(size: number, length: number): Batch {
   const inputIds = new BigInt64Array(size * length)
   for (let i = 0; i < inputIds.length; i++) inputIds[i] = BigInt(1 + (i % 90))
   return { size, length, inputIds, attentionMask: new BigInt64Array(size * length).fill(1n), tokenTypeIds: null }
