@@ -169,8 +169,8 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
     rerank: async ({ id = '' }): Promise<RerankResult> => {
       onAnswer(++place)
       const results = [
-        { index: 1, relevance_score: 0.6180339887 },
-        { index: 0, relevance_score: 0.3819660113 },
+        { index: 1, relevance_score: 0.6180339887, scored_by: 'none' },
+        { index: 0, relevance_score: 0.3819660113, scored_by: 'none' },
       ]
       return { id, model: 'none', results, usage, timings_ms: timings }
     },

@@ -28,6 +28,7 @@ export interface RerankJob extends Strategy {
 export interface ScoredCandidate {
   readonly index: number
   readonly score: number
+  /** Where it is not the whole model of the request. */
   readonly scoredBy?: string
   readonly window?: Window
   readonly snippet?: true

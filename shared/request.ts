@@ -113,10 +113,10 @@ export interface RankedDocument {
   /** After the model's activation (sigmoid: 0 to 1). */
   relevance_score: number
   /**
-   * Only where something else than the whole model may have placed candidates: the model that scored it, an exit of it
-   * (`rankmill-small@layer2`), or a prefilter, which gives no score but a place.
+   * The model that scored it, an exit of it (`rankmill-small@layer2`), or what gave it a place and no score: a cheaper model
+   * or a prefilter.
    */
-  scored_by?: string
+  scored_by: string
   /** The window that the score is of; only with `long_documents: "windows"`. */
   window?: Window
   /** The score is of some of the document's sentences; only with `long_documents: "snippet"`. */

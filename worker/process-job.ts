@@ -48,7 +48,7 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const filtered = await sift(job, candidates, stages, signal)
   // Weights that are not there are found out before the work, not after it.
   if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.name)
-  const cascaded = await runCascade(job, filtered.kept, stages, signal)
+  const cascaded = await runCascade(job, filtered.kept, scorer, stages, signal)
   const scored = await scoreCandidates(job, cascaded.kept, scorer, stages, signal)
   const compose = () => composePart(job, scorer, filtered, cascaded, missing, scored, queuedMs)
   const part = await metrics.time('aggregate', compose)
@@ -91,12 +91,13 @@ async function sift(
 function runCascade(
   job: RerankJob,
   candidates: readonly Candidate[],
+  last: Scorer,
   stages: Stages,
   signal: AbortSignal,
 ): Promise<Cascaded> {
   // Only the request's own model is left early.
   const whole: RerankJob = { ...job, exit: 'never' }
-  return cascade(job.cascade, job.topN, candidates, async ({ model }, place) => {
+  return cascade(job.cascade, job.topN, candidates, last, async ({ model }, place) => {
     const scorer = await stages.scorers.get(model, job.dtype, `strategy.cascade.${place}.model`)
     return { scorer, score: (those) => scoreCandidates(whole, those, scorer, stages, signal) }
   })
@@ -126,8 +127,7 @@ async function scoreCandidates(
     // What another job has landed since is in this process's cache; nobody else runs between this and the claim.
     cache.recall(keys, scores)
     const open = candidates.flatMap((_, place) => (scores[place] === undefined && !left.has(place) ? [place] : []))
-    if (open.length === 0)
-      return { scores, left, after: after?.layer, mayLeave: plan.kind !== 'never', fromModel, spent }
+    if (open.length === 0) return { scores, left, after: after?.layer, fromModel, spent }
     const claim = flights.claim(new Map(open.map((place) => [place, cache.pairOf(keys, place)])), job)
     const found = new Map<number, KnownScore>()
     try {

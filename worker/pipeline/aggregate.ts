@@ -18,8 +18,6 @@ export interface Scored {
   readonly left: ReadonlyMap<number, EarlyScore>
   /** The layer that all left the model after; their scores are those of this exit. */
   readonly after: number | undefined
-  /** Whether candidates might have left the model. */
-  readonly mayLeave: boolean
   /** Candidates that went through the model for this job, or part of it. */
   readonly fromModel: number
   readonly spent: Spent
@@ -36,13 +34,13 @@ export function composePart(
   { rest, by }: Omit<Filtered, 'kept'>,
   cascaded: Cascaded,
   missing: readonly MissingCandidate[],
-  { scores, left, after, mayLeave, fromModel, spent }: Scored,
+  { scores, left, after, fromModel, spent }: Scored,
   queuedMs: number,
 ): ScoredPart {
   const { kept, placed } = cascaded
   const fused = by !== undefined && job.fuse !== null
-  const isMixed = placed.length + rest.length > 0 || fused || mayLeave
-  const scoredBy = (name: string) => (isMixed ? { scoredBy: name } : {})
+  // The part says the model's name once; the result says it in each row.
+  const scoredBy = (name: string) => (name === model.name ? {} : { scoredBy: name })
   const name = after === undefined ? model.name : nameOfExit(model.name, after)
   const read = kept.map(({ index }, i): KnownScore => {
     const score = scores[i] ?? left.get(i)?.score
@@ -124,6 +122,7 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
  */
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
+  const model = parts[0]?.model ?? ''
   const missing = parts.flatMap((part) => part.missing ?? []).sort((a, b) => a.index - b.index)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
   const results = best.map(({ index, score, scoredBy, window, snippet, document }): RankedDocument => {
@@ -131,7 +130,7 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
       index,
       ...(document.id === undefined ? {} : { id: document.id }),
       relevance_score: score,
-      ...(scoredBy === undefined ? {} : { scored_by: scoredBy }),
+      scored_by: scoredBy ?? model,
       ...(window === undefined ? {} : { window }),
       ...(snippet === undefined ? {} : { snippet }),
       ...(job.returnDocuments ? { document: { text: document.text } } : {}),
@@ -139,7 +138,7 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
   })
   return {
     id: job.requestId,
-    model: parts[0]?.model ?? '',
+    model,
     results,
     ...(missing.length > 0 ? { missing: missing.map(({ id }) => id) } : {}),
     usage: parts.map((part) => part.usage).reduce(addUsage),

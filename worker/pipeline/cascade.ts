@@ -35,8 +35,9 @@ export interface StageScorer {
 }
 
 /**
- * A model that would keep everything is not run.
+ * A model that would keep everything is not run; nor is the request's own, which would only decide what it decides anyway.
  *
+ * @param last the request's model
  * @param open the model of a stage, by the stage's place
  * @throws what opening and scoring throw
  */
@@ -44,12 +45,15 @@ export async function cascade(
   stages: readonly CascadeStage[],
   topN: number | null,
   candidates: readonly Candidate[],
+  last: StageScorer['scorer'],
   open: (stage: CascadeStage, place: number) => Promise<StageScorer>,
 ): Promise<Cascaded> {
   let state: Cascaded = { kept: candidates, placed: [], fromModel: 0, cached: 0, spent: NOTHING_SPENT }
   for (const [place, stage] of stages.entries()) {
     const count = keptOf(stage.keep, state.kept.length, topN)
-    if (count < state.kept.length) state = await sieve(state, count, await open(stage, place))
+    if (count >= state.kept.length) continue
+    const opened = await open(stage, place)
+    if (opened.scorer !== last) state = await sieve(state, count, opened)
   }
   return state
 }

@@ -50,6 +50,7 @@ it('puts parts together as if there had been one, in whatever order they come', 
 it('orders by score, then by index, and cuts at topN', () => {
   const result = mergeParts(job(3, 1), [part([0.5, 0.9, 0.5, 0.1], 0)], 350)
   expect(result.results.map(({ index }) => index)).toEqual([1, 0, 2])
+  expect(result.results.every(({ scored_by }) => scored_by === 'm')).toBe(true)
   expect(result.timings_ms.total).toBe(250)
 })
 
