@@ -1,0 +1,374 @@
+/**
+ * The rules of docs/strategies.md, written again as slowly and plainly as can be: one pair at a time through the engine,
+ * nothing batched, nothing remembered, nothing taken from the stages that it is there to check.
+ */
+import type { RerankInput } from '../../producer/index.js'
+import type { Options } from '../../shared/options.js'
+import type { Batch, InferenceEngine, States } from '../../worker/inference/engine.js'
+import { createEngine } from '../../worker/inference/thread-pool.js'
+import type { BiEncoderModel } from '../../worker/model/bi-encoder-model.js'
+import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
+import { type Model, openModel } from '../../worker/model/model.js'
+import { loadTokenizer, type Tokenizer } from '../../worker/tokenize/tokenizer.js'
+
+export interface SlowRow {
+  readonly index: number
+  readonly by: string
+  /** null: made up, so that the order holds. */
+  readonly score: number | null
+}
+
+export interface SlowResult {
+  readonly rows: readonly SlowRow[]
+  readonly usage: Record<'pairs' | 'scored' | 'prefiltered' | 'cascaded' | 'exited_early' | 'truncated', number>
+  readonly windows: number
+  /** Nothing was decided by less than what rounding may change. */
+  readonly isClear: boolean
+}
+
+type Dtype = 'fp32' | 'int8'
+type Keep = number | 'auto' | undefined
+interface Ranked {
+  readonly index: number
+  readonly score: number
+}
+/** What is read of a document. */
+interface Reading {
+  readonly pieces: readonly (readonly number[])[]
+  readonly truncated: boolean
+}
+
+/** Numbers that are nearer to each other may come in either order. */
+const ROUNDING = 1e-4
+const K = 60
+
+export class SlowReranker {
+  private isClear = true
+
+  private constructor(
+    private readonly names: { readonly small: string; readonly nano: string; readonly filter: string },
+    private readonly models: ReadonlyMap<string, { readonly model: Model; readonly engine: InferenceEngine }>,
+    private readonly filter: { readonly model: BiEncoderModel; readonly engine: InferenceEngine },
+    private readonly tokenizer: Tokenizer,
+    private readonly options: Options,
+  ) {}
+
+  static async open(names: { small: string; nano: string; filter: string }, options: Options): Promise<SlowReranker> {
+    const { cacheDir } = options
+    const log = { info: () => undefined, warn: () => undefined }
+    const engineOf = (model: Model | BiEncoderModel) =>
+      createEngine(model, { device: 'cpu', threads: 1, sessions: 1, calibrate: false, cacheDir, log })
+    const models = new Map<string, { model: Model; engine: InferenceEngine }>()
+    for (const name of [names.small, names.nano]) {
+      for (const dtype of ['fp32', 'int8'] as const) {
+        const model = await openModel(name, { dtype, device: 'cpu', cacheDir, allowHub: false })
+        models.set(`${name} ${dtype}`, { model, engine: await engineOf(model) })
+      }
+    }
+    const filter = await openBiEncoder(names.filter, { dtype: 'auto', device: 'cpu', cacheDir, allowHub: false })
+    const tokenizer = await loadTokenizer(filter.folder)
+    return new SlowReranker(names, models, { model: filter, engine: await engineOf(filter) }, tokenizer, options)
+  }
+
+  async close(): Promise<void> {
+    for (const { engine } of [...this.models.values(), this.filter]) await engine.close()
+  }
+
+  async rerank(input: RerankInput): Promise<SlowResult> {
+    this.isClear = true
+    const { query, topN = null, strategy = {} } = input
+    const documents = input.documents as string[]
+    const dtype = strategy.dtype as Dtype
+    const { model } = this.modelOf(this.names.small, dtype)
+    const read = documents.map((text) => this.read(query, text, input))
+    let left = documents.map((_, index) => index)
+    const behind: SlowRow[] = []
+
+    const { prefilter, fuse = 'none' } = strategy
+    const filterName = prefilter?.model ?? 'bm25'
+    const filterScores = new Map<number, number>()
+    let prefiltered = 0
+    if (prefilter) {
+      const count = this.kept(prefilter.keep, left.length, topN)
+      if (count < left.length || fuse !== 'none') {
+        const scores = filterName === 'bm25' ? bm25(query, documents) : await this.cosines(query, documents)
+        const ranking = this.rank(scores.map((score, index) => ({ index, score })))
+        for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
+        behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
+        prefiltered = behind.length
+        left = ranking.slice(0, count).map(({ index }) => index)
+      }
+    }
+
+    let scored = 0
+    for (const stage of strategy.cascade ?? []) {
+      const count = this.kept(stage.keep, left.length, topN)
+      if (count >= left.length || stage.model === this.names.small) continue
+      scored += left.length
+      const by = this.modelOf(this.names.nano, dtype).model.name
+      const ranking = this.rank(
+        await each(left, async (index) => ({
+          index,
+          score: await this.best(this.names.nano, dtype, query, read[index]!),
+        })),
+      )
+      behind.unshift(...ranking.slice(count).map(({ index }) => ({ index, by, score: null })))
+      left = ranking.slice(0, count).map(({ index }) => index)
+    }
+    scored += left.length
+
+    const exit = this.exitOf(strategy.exit ?? 'never', topN, model)
+    const final = new Map<number, number>()
+    let early: { index: number; stage: number; score: number }[] = []
+    if (exit === 'never') {
+      for (const index of left) final.set(index, await this.best(this.names.small, dtype, query, read[index]!))
+    } else if ('after' in exit) {
+      for (const index of left) final.set(index, await this.estimate(dtype, query, read[index]!, exit.after))
+    } else {
+      let inside = [...left]
+      for (const [stage] of model.exits.entries()) {
+        const isLast = stage === model.exits.length - 1
+        const scores = await each(inside, async (index) => ({
+          index,
+          score: await this.estimate(dtype, query, read[index]!, stage),
+        }))
+        if (isLast) for (const { index, score } of scores) final.set(index, score)
+        const wanted = this.rank(scores)[(topN ?? 0) - 1]?.score ?? Number.NEGATIVE_INFINITY
+        const leavers = scores.filter(({ score }) => {
+          if (isLast) return false
+          const distance = score + exit.margins[stage]! - wanted
+          if (Math.abs(distance) < ROUNDING) this.isClear = false
+          return distance < 0
+        })
+        early = [...early, ...leavers.map(({ index, score }) => ({ index, stage, score }))]
+        inside = inside.filter((index) => !leavers.some((leaver) => leaver.index === index))
+      }
+    }
+    const leftRows = [...new Set(early.map(({ stage }) => stage))]
+      .sort((a, b) => b - a)
+      .flatMap((stage) => this.rank(early.filter((one) => one.stage === stage)).map(({ index }) => ({ index, stage })))
+
+    const activate = (logit: number) => (model.activation === 'sigmoid' ? 1 / (1 + Math.exp(-logit)) : logit)
+    const layer = (stage: number) => `${model.name}@layer${model.exits[stage]?.layer}`
+    const name = exit !== 'never' && 'after' in exit ? layer(exit.after) : model.name
+    const ranking = this.rank([...final].map(([index, score]) => ({ index, score })))
+    const fused = fuse !== 'none' && prefilter !== undefined
+    const top: SlowRow[] = fused
+      ? this.fused(ranking, filterScores, fuse, model.fusion[filterName]).map(({ index, score }) => ({
+          index,
+          score,
+          by: `${name}+${filterName}`,
+        }))
+      : ranking.map(({ index, score }) => ({ index, score: activate(score), by: name }))
+    const rows: SlowRow[] = [
+      ...top,
+      ...leftRows.map(({ index, stage }) => ({ index, by: layer(stage), score: null })),
+      ...behind,
+    ]
+    const looked = rows.slice(0, rows.length - prefiltered).map(({ index }) => read[index]!)
+    return {
+      rows: topN === null ? rows : rows.slice(0, topN),
+      usage: {
+        pairs: documents.length,
+        scored,
+        prefiltered,
+        cascaded: behind.length - prefiltered,
+        exited_early: exit !== 'never' && 'after' in exit ? left.length : early.length,
+        truncated: looked.filter(({ truncated }) => truncated).length,
+      },
+      windows: looked.reduce((sum, { pieces }) => sum + pieces.length, 0),
+      isClear: this.isClear,
+    }
+  }
+
+  private modelOf(name: string, dtype: Dtype) {
+    const found = this.models.get(`${name} ${dtype}`)
+    if (!found) throw new Error(`no ${name} in ${dtype}`)
+    return found
+  }
+
+  private kept(keep: Keep, count: number, topN: number | null): number {
+    if (keep === undefined || keep === 'auto') return Math.max(100, Math.ceil(count / 5), topN ?? 0)
+    return keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep
+  }
+
+  private exitOf(exit: unknown, topN: number | null, { exits }: Model) {
+    if (exit === 'never' || exits.length === 0) return 'never'
+    if (typeof exit === 'string' && exit.startsWith('after:')) {
+      const after = exits.findIndex(({ layer }) => layer === Number(exit.slice('after:'.length)))
+      return after === exits.length - 1 ? 'never' : { after }
+    }
+    if (topN === null) return 'never'
+    const wanted = exit === 'auto' ? 0.99 : (exit as { confidence: number }).confidence
+    const margins = exits
+      .slice(0, -1)
+      .map((each) => each.margins.find(({ confidence }) => confidence >= wanted)?.margin)
+    return { margins }
+  }
+
+  /** Score descending, then index. */
+  private rank<T extends Ranked>(list: readonly T[]): T[] {
+    const order = [...list].sort((a, b) => b.score - a.score || a.index - b.index)
+    order.forEach(({ score }, i) => {
+      const gap = (order[i - 1]?.score ?? Number.POSITIVE_INFINITY) - score
+      if (gap > 0 && gap < ROUNDING) this.isClear = false
+    })
+    return order
+  }
+
+  /** Of the best in the model's order. */
+  private fused(
+    ranking: readonly Ranked[],
+    filterScores: ReadonlyMap<number, number>,
+    fuse: unknown,
+    learned?: number,
+  ) {
+    const byFilter = this.rank(ranking.map(({ index }) => ({ index, score: filterScores.get(index)! })))
+    const place = (list: readonly Ranked[], index: number) => 1 + list.findIndex((one) => one.index === index)
+    const z = (list: readonly Ranked[], index: number) => {
+      const mean = list.reduce((sum, { score }) => sum + score, 0) / list.length
+      const variance = list.reduce((sum, { score }) => sum + (score - mean) ** 2, 0) / list.length
+      return (list.find((one) => one.index === index)!.score - mean) / (Math.sqrt(variance) + 1e-9)
+    }
+    const given = typeof fuse === 'object' ? (fuse as { weight: number; by?: string }) : undefined
+    const weight = fuse === 'learned' ? 1 / (1 + learned!) : (given?.weight ?? 0.5)
+    const byScore = fuse === 'learned' || given?.by === 'score'
+    const scores = ranking.map(({ index }) => {
+      const worth = (list: readonly Ranked[]) => (byScore ? z(list, index) : (K + 1) / (K + place(list, index)))
+      return { index, score: weight * worth(ranking) + (1 - weight) * worth(byFilter) }
+    })
+    if (byScore) return this.rank(scores)
+    // Places are whole numbers: what is nearly the same was meant to be.
+    return [...scores].sort((a, b) => b.score - a.score || a.index - b.index)
+  }
+
+  private tokens(text: string): number[] {
+    return Array.from(this.tokenizer.encode(text, 100_000).ids)
+  }
+
+  private read(query: string, text: string, { maxTokensPerDoc, strategy }: RerankInput): Reading {
+    const { before, between, after } = this.tokenizer.template
+    const all = this.tokens(text)
+    const limit = maxTokensPerDoc ?? Number.POSITIVE_INFINITY
+    const space = this.options.maxTokens - before.length - between.length - after.length - this.tokens(query).length
+    const room = Math.min(space, limit)
+    if (all.length <= room) return { pieces: [all], truncated: false }
+    if (strategy?.long_documents === 'snippet')
+      return { pieces: [this.tokens(this.snippet(query, text, room)).slice(0, room)], truncated: true }
+    if (strategy?.long_documents !== 'windows') return { pieces: [all.slice(0, room)], truncated: true }
+    const ids = all.slice(0, Math.min(limit, all.length))
+    const step = Math.max(1, space - Math.floor((space * this.options.windowOverlapPercent) / 100))
+    const pieces: number[][] = []
+    for (let from = 0; pieces.length === 0 || from - step + space < ids.length; from += step) {
+      const start = Math.max(0, Math.min(from, ids.length - space))
+      pieces.push(ids.slice(start, start + space))
+    }
+    return { pieces, truncated: ids.length < all.length }
+  }
+
+  private snippet(query: string, text: string, room: number): string {
+    const sentences = [...new Intl.Segmenter('en', { granularity: 'sentence' }).segment(text)].map((s) => s.segment)
+    const having = (term: string) => sentences.filter((sentence) => wordsOf(sentence).includes(term)).length
+    const worth = sentences.map((sentence) =>
+      [...new Set(wordsOf(query))]
+        .filter((term) => wordsOf(sentence).includes(term))
+        .reduce((sum, term) => sum + Math.log(1 + sentences.length / having(term)), 0),
+    )
+    const order = sentences.map((_, i) => i).sort((a, b) => worth[b]! - worth[a]! || a - b)
+    const taken: number[] = []
+    let free = room
+    for (const i of order) {
+      const cost = this.tokens(sentences[i]!).length
+      if (free < 1 || cost > free) continue
+      taken.push(i)
+      free -= cost
+    }
+    if (taken.length === 0) taken.push(order[0]!)
+    return taken
+      .sort((a, b) => a - b)
+      .map((i) => sentences[i])
+      .join('')
+  }
+
+  /** Special tokens, query, special tokens, document, special tokens. */
+  private pair(query: string, piece: readonly number[]): Batch {
+    const { before, between, after } = this.tokenizer.template
+    const first = [...before, ...this.tokens(query), ...between]
+    const ids = [...first, ...piece, ...after]
+    return {
+      size: 1,
+      length: ids.length,
+      inputIds: BigInt64Array.from(ids, BigInt),
+      attentionMask: new BigInt64Array(ids.length).fill(1n),
+      tokenTypeIds: BigInt64Array.from(ids, (_, i) => (i < first.length ? 0n : 1n)),
+    }
+  }
+
+  /** The whole model's logit of the best piece. */
+  private async best(name: string, dtype: Dtype, query: string, { pieces }: Reading): Promise<number> {
+    const { engine } = this.modelOf(name, dtype)
+    const logits = await each(pieces, async (piece) => (await engine.run(this.pair(query, piece))).logits[0]!)
+    return Math.max(...logits)
+  }
+
+  /** The calibrated logit of the best piece after a stage. */
+  private async estimate(dtype: Dtype, query: string, { pieces }: Reading, last: number): Promise<number> {
+    const { model, engine } = this.modelOf(this.names.small, dtype)
+    const isWhole = last === model.exits.length - 1
+    const { scale, offset } = isWhole ? { scale: 1, offset: 0 } : model.exits[last]!.calibration
+    const logits = await each(pieces, async (piece) => {
+      let states: States | undefined
+      let logit = Number.NaN
+      for (let stage = 0; stage <= last; stage++) {
+        const output = await engine.run({ ...this.pair(query, piece), stage, ...(states ? { states } : {}) })
+        states = output.states
+        logit = output.logits[0]!
+      }
+      return scale * logit + offset
+    })
+    return Math.max(...logits)
+  }
+
+  private async cosines(query: string, documents: readonly string[]): Promise<number[]> {
+    const { model, engine } = this.filter
+    const { before, after } = this.tokenizer.template
+    const embed = async (text: string) => {
+      const ids = [...before, ...this.tokens(text), ...after]
+      const inputIds = BigInt64Array.from(ids, BigInt)
+      const attentionMask = new BigInt64Array(ids.length).fill(1n)
+      const tokenTypeIds = new BigInt64Array(ids.length)
+      return (await engine.run({ size: 1, length: ids.length, inputIds, attentionMask, tokenTypeIds })).logits
+    }
+    const asked = await embed(model.prompts.query + query)
+    return await each(documents, async (text) => {
+      const own = await embed(model.prompts.passage + text)
+      return own.reduce((sum, value, i) => sum + value * asked[i]!, 0)
+    })
+  }
+}
+
+/** Okapi BM25 over the request's own candidates. */
+function bm25(query: string, documents: readonly string[]): number[] {
+  const texts = documents.map(wordsOf)
+  const mean = texts.reduce((sum, words) => sum + words.length, 0) / texts.length
+  return texts.map((words) =>
+    wordsOf(query).reduce((sum, term) => {
+      const having = texts.filter((other) => other.includes(term)).length
+      const count = words.filter((word) => word === term).length
+      const idf = Math.log(1 + (texts.length - having + 0.5) / (having + 0.5))
+      return sum + (idf * count * 2.2) / (count + 1.2 * (0.25 + (0.75 * words.length) / mean))
+    }, 0),
+  )
+}
+
+/** The texts of the test are ASCII. */
+function wordsOf(text: string): string[] {
+  return text.toLowerCase().match(/[a-z0-9]+/g) ?? []
+}
+
+/** One after the other. */
+async function each<T, R>(list: readonly T[], of: (one: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = []
+  for (const one of list) results.push(await of(one))
+  return results
+}
