@@ -4,7 +4,7 @@
  * | part | field |
  * |---|---|
  * | `fp32`, `fp16`, `int8` | `strategy.dtype` |
- * | `bm25:30`, `filter:30` | `strategy.prefilter` with its `keep` |
+ * | `bm25:30`, `filter:30`, `bm25+filter:30` | `strategy.prefilter` with its `keep` |
  * | `nano:20` | `strategy.cascade`, in the order of the parts |
  * | `exit:after:4`, `exit:0.99`, `exit:auto` | `strategy.exit`; without a layer with a `top_n` of 10 |
  * | `fuse:rrf`, `fuse:learned`, `fuse:0.7`, `fuse:score:0.8` | `strategy.fuse` |
@@ -35,6 +35,7 @@ export const ROWS: readonly string[] = [
   'int8',
   'bm25:30',
   'filter:30',
+  'bm25+filter:30',
   'nano:30',
   'model:nano',
   'max:128',
@@ -53,6 +54,8 @@ export const ROWS: readonly string[] = [
   'int8 bm25:10',
   'int8 filter:30',
   'int8 filter:15',
+  'int8 bm25+filter:15',
+  'int8 bm25+filter:10',
   'int8 nano:15',
   'int8 bm25:15 max:128',
   'int8 bm25:20 max:96',
@@ -84,10 +87,10 @@ export function rowOf(name: string): Row {
     else if (word === 'model') model = value
     else if (word === 'nano') cascade.push(part)
     else if (word === 'fuse') flags.fuse = value
-    else if (word === 'bm25' || word === 'filter') {
+    else if (/^(bm25|filter)(\+(bm25|filter))?$/.test(word)) {
       flags.prefilter = Number(value)
-      flags.prefilterModel = word === 'filter' ? FILTER : word
-      if (word === 'filter') needs.add(FILTER)
+      flags.prefilterModel = word.replace('filter', FILTER)
+      if (word.includes('filter')) needs.add(FILTER)
     } else if (word === 'exit') {
       flags.exit = value
       needs.add(value.startsWith('after:') ? 'exits' : 'margins')

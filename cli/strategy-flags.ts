@@ -32,7 +32,10 @@ export function addStrategyFlags(command: Command): Command {
         'score only the best by a cheap filter: how many documents, a share of them below 1, or auto',
       ).argParser((value) => (Number.isNaN(Number(value)) ? value : Number(value))),
     )
-    .option('--prefilter-model <name>', 'the filter: bm25 (default), or a bi-encoder that the workers serve')
+    .option(
+      '--prefilter-model <name>',
+      'the filter: bm25 (default), a bi-encoder that the workers serve, or both ranks fused (bm25+filter)',
+    )
     .option(
       '--cascade <stages>',
       'cheaper models that score first, each with how many go on (as with --prefilter), divided by commas: nano:30',

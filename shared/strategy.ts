@@ -9,7 +9,7 @@ export type LongDocuments = 'truncate' | 'windows' | 'snippet'
 export interface Prefilter {
   /** Candidates that the model scores: so many (1 or more), a share of all (below 1), or as many as seems safe. */
   readonly keep: number | 'auto'
-  /** `bm25`, or a bi-encoder that the workers serve. */
+  /** `bm25`, a bi-encoder that the workers serve, or several with `+` between. */
   readonly model: string
 }
 

@@ -9,6 +9,7 @@ import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
 import type { ModelExit } from './model/model-exits.js'
+import { fusedFilter } from './pipeline/fused-filter.js'
 import { BM25, type Filter } from './pipeline/prefilter.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
 import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
@@ -93,13 +94,23 @@ export class Scorers {
   }
 
   /**
-   * What `strategy.prefilter` may name: `bm25`, and the bi-encoders of the option `filter`.
+   * What `strategy.prefilter` may name: `bm25`, the bi-encoders of the option `filter`, and several of them with `+`
+   * between, whose ranks are fused.
    *
-   * @throws RankmillError `unknown_model` when the worker does not serve it; what opening it throws
+   * @throws RankmillError `unknown_model` when the worker does not serve it, `invalid_request` when one comes twice; what
+   *   opening it throws
    */
   async filter(name: string): Promise<Filter> {
     if (name === BM25.name) return BM25
     const full = fullName(name)
+    const parts = name.split('+')
+    if (parts.length > 1 && !this.#servedFilters.has(full)) {
+      if (new Set(parts.map(fullName)).size < parts.length) {
+        const message = `strategy.prefilter.model: "${name}" names a filter twice`
+        throw new RankmillError('invalid_request', message, { param: 'strategy.prefilter.model' })
+      }
+      return fusedFilter(await Promise.all(parts.map((part) => this.filter(part))))
+    }
     const reference = this.#servedFilters.get(full)
     if (reference === undefined) {
       const served = [BM25.name, ...this.#servedFilters.keys()].join(', ')

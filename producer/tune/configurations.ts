@@ -159,7 +159,7 @@ function cheapest({ dtypes }: Choices): TunedDtype {
 }
 
 function sieves({ filters }: Choices): string[] {
-  return ['bm25', ...filters]
+  return ['bm25', ...filters, ...filters.map((filter) => `bm25+${filter}`)]
 }
 
 function lengthsOf({ longTokens }: Choices): number[] {

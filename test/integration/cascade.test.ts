@@ -79,9 +79,7 @@ describe('a cascade', () => {
     const all = await ask(request)
     const some = await ask({ ...request, strategy: { cascade: [{ model: NANO, keep: 10 }] } })
     const kept = some.results.slice(0, 10)
-    expect(kept).toEqual(
-      all.results.filter(({ index }) => indexesOf(kept).includes(index)),
-    )
+    expect(kept).toEqual(all.results.filter(({ index }) => indexesOf(kept).includes(index)))
     expect(some.usage).toMatchObject({ pairs: 40, scored: 50, cached: 0, prefiltered: 0, cascaded: 30 })
     expect(some.usage.tokens).toBeGreaterThan(all.usage.tokens)
     expect(some.model).toBe(all.model)

@@ -131,13 +131,31 @@ describe('a bi-encoder as prefilter', () => {
     const some = await client.rerank({ ...request, strategy: { prefilter: { keep: 0.5, model: filter } } })
     expect(some.usage).toMatchObject({ pairs: 60, scored: 30, prefiltered: 30 })
     const kept = some.results.slice(0, 30)
-    expect(kept).toEqual(
-      all.results.filter(({ index }) => kept.some((row) => row.index === index)),
-    )
+    expect(kept).toEqual(all.results.filter(({ index }) => kept.some((row) => row.index === index)))
     for (const row of some.results.slice(30)) expect(row.scored_by).toBe(filter)
     const again = await client.rerank({ ...request, strategy: { prefilter: { keep: 20, model: filter } } })
     // The best 20 of its order, then the next ten, then the same rest.
     expect(again.results.slice(-30).map(({ index }) => index)).toEqual(some.results.slice(30).map(({ index }) => index))
+  })
+
+  it('goes together with bm25, both ranks counting the same', async () => {
+    await stage().worker({ filter })
+    const client = stage().client()
+    const orderOf = async (model: string) => {
+      const strategy = { prefilter: { keep: 60, model }, fuse: { weight: 0 } } as const
+      return (await client.rerank({ ...request, strategy })).results.map(({ index }) => index)
+    }
+    const [lexical, dense, both] = [await orderOf('bm25'), await orderOf(filter), await orderOf(`bm25+${filter}`)]
+    const worth = (index: number) => (61 / (61 + lexical.indexOf(index)) + 61 / (61 + dense.indexOf(index))) / 2
+    const expected = DOCUMENTS.map((_, index) => index).sort((a, b) => worth(b) - worth(a) || a - b)
+    expect(both).toEqual(expected)
+    expect(both).not.toEqual(lexical)
+    const some = await client.rerank({ ...request, strategy: { prefilter: { keep: 5, model: `bm25+${filter}` } } })
+    expect(some.results.slice(5).map(({ index, scored_by }) => [index, scored_by])).toEqual(
+      expected.slice(5).map((index) => [index, `bm25+${filter}`]),
+    )
+    const twice = client.rerank({ ...request, strategy: { prefilter: { keep: 5, model: 'bm25+bm25' } } })
+    await expect(twice).rejects.toMatchObject({ code: 'invalid_request' })
   })
 
   it('is opened when it is first named, and refused where it cannot be', async () => {

@@ -4,12 +4,13 @@
  */
 import type { RerankInput } from '../../producer/index.js'
 import type { Options } from '../../shared/options.js'
-import type { Batch, InferenceEngine, States } from '../../worker/inference/engine.js'
+import type { InferenceEngine, States } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/thread-pool.js'
 import type { BiEncoderModel } from '../../worker/model/bi-encoder-model.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { type Model, openModel } from '../../worker/model/model.js'
 import { loadTokenizer, type Tokenizer } from '../../worker/tokenize/tokenizer.js'
+import { bm25, type Reading, SlowReader } from './slow-reader.js'
 
 export interface SlowRow {
   readonly index: number
@@ -32,11 +33,6 @@ interface Ranked {
   readonly index: number
   readonly score: number
 }
-/** What is read of a document. */
-interface Reading {
-  readonly pieces: readonly (readonly number[])[]
-  readonly truncated: boolean
-}
 
 /** Numbers that are nearer to each other may come in either order. */
 const ROUNDING = 1e-4
@@ -50,7 +46,7 @@ export class SlowReranker {
     private readonly models: ReadonlyMap<string, { readonly model: Model; readonly engine: InferenceEngine }>,
     private readonly filter: { readonly model: BiEncoderModel; readonly engine: InferenceEngine },
     private readonly tokenizer: Tokenizer,
-    private readonly options: Options,
+    private readonly reader: SlowReader,
   ) {}
 
   static async open(names: { small: string; nano: string; filter: string }, options: Options): Promise<SlowReranker> {
@@ -67,7 +63,13 @@ export class SlowReranker {
     }
     const filter = await openBiEncoder(names.filter, { dtype: 'auto', device: 'cpu', cacheDir, allowHub: false })
     const tokenizer = await loadTokenizer(filter.folder)
-    return new SlowReranker(names, models, { model: filter, engine: await engineOf(filter) }, tokenizer, options)
+    return new SlowReranker(
+      names,
+      models,
+      { model: filter, engine: await engineOf(filter) },
+      tokenizer,
+      new SlowReader(tokenizer, options),
+    )
   }
 
   async close(): Promise<void> {
@@ -80,7 +82,7 @@ export class SlowReranker {
     const documents = input.documents as string[]
     const dtype = strategy.dtype as Dtype
     const { model } = this.modelOf(this.names.small, dtype)
-    const read = documents.map((text) => this.read(query, text, input))
+    const read = documents.map((text) => this.reader.read(query, text, input))
     let left = documents.map((_, index) => index)
     const behind: SlowRow[] = []
 
@@ -91,8 +93,7 @@ export class SlowReranker {
     if (prefilter) {
       const count = this.kept(prefilter.keep, left.length, topN)
       if (count < left.length || fuse !== 'none') {
-        const scores = filterName === 'bm25' ? bm25(query, documents) : await this.cosines(query, documents)
-        const ranking = this.rank(scores.map((score, index) => ({ index, score })))
+        const ranking = await this.filtered(filterName, query, documents)
         for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
         behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
         prefiltered = behind.length
@@ -242,72 +243,10 @@ export class SlowReranker {
     return [...scores].sort((a, b) => b.score - a.score || a.index - b.index)
   }
 
-  private tokens(text: string): number[] {
-    return Array.from(this.tokenizer.encode(text, 100_000).ids)
-  }
-
-  private read(query: string, text: string, { maxTokensPerDoc, strategy }: RerankInput): Reading {
-    const { before, between, after } = this.tokenizer.template
-    const all = this.tokens(text)
-    const limit = maxTokensPerDoc ?? Number.POSITIVE_INFINITY
-    const space = this.options.maxTokens - before.length - between.length - after.length - this.tokens(query).length
-    const room = Math.min(space, limit)
-    if (all.length <= room) return { pieces: [all], truncated: false }
-    if (strategy?.long_documents === 'snippet')
-      return { pieces: [this.tokens(this.snippet(query, text, room)).slice(0, room)], truncated: true }
-    if (strategy?.long_documents !== 'windows') return { pieces: [all.slice(0, room)], truncated: true }
-    const ids = all.slice(0, Math.min(limit, all.length))
-    const step = Math.max(1, space - Math.floor((space * this.options.windowOverlapPercent) / 100))
-    const pieces: number[][] = []
-    for (let from = 0; pieces.length === 0 || from - step + space < ids.length; from += step) {
-      const start = Math.max(0, Math.min(from, ids.length - space))
-      pieces.push(ids.slice(start, start + space))
-    }
-    return { pieces, truncated: ids.length < all.length }
-  }
-
-  private snippet(query: string, text: string, room: number): string {
-    const sentences = [...new Intl.Segmenter('en', { granularity: 'sentence' }).segment(text)].map((s) => s.segment)
-    const having = (term: string) => sentences.filter((sentence) => wordsOf(sentence).includes(term)).length
-    const worth = sentences.map((sentence) =>
-      [...new Set(wordsOf(query))]
-        .filter((term) => wordsOf(sentence).includes(term))
-        .reduce((sum, term) => sum + Math.log(1 + sentences.length / having(term)), 0),
-    )
-    const order = sentences.map((_, i) => i).sort((a, b) => worth[b]! - worth[a]! || a - b)
-    const taken: number[] = []
-    let free = room
-    for (const i of order) {
-      const cost = this.tokens(sentences[i]!).length
-      if (free < 1 || cost > free) continue
-      taken.push(i)
-      free -= cost
-    }
-    if (taken.length === 0) taken.push(order[0]!)
-    return taken
-      .sort((a, b) => a - b)
-      .map((i) => sentences[i])
-      .join('')
-  }
-
-  /** Special tokens, query, special tokens, document, special tokens. */
-  private pair(query: string, piece: readonly number[]): Batch {
-    const { before, between, after } = this.tokenizer.template
-    const first = [...before, ...this.tokens(query), ...between]
-    const ids = [...first, ...piece, ...after]
-    return {
-      size: 1,
-      length: ids.length,
-      inputIds: BigInt64Array.from(ids, BigInt),
-      attentionMask: new BigInt64Array(ids.length).fill(1n),
-      tokenTypeIds: BigInt64Array.from(ids, (_, i) => (i < first.length ? 0n : 1n)),
-    }
-  }
-
   /** The whole model's logit of the best piece. */
   private async best(name: string, dtype: Dtype, query: string, { pieces }: Reading): Promise<number> {
     const { engine } = this.modelOf(name, dtype)
-    const logits = await each(pieces, async (piece) => (await engine.run(this.pair(query, piece))).logits[0]!)
+    const logits = await each(pieces, async (piece) => (await engine.run(this.reader.pair(query, piece))).logits[0]!)
     return Math.max(...logits)
   }
 
@@ -320,7 +259,7 @@ export class SlowReranker {
       let states: States | undefined
       let logit = Number.NaN
       for (let stage = 0; stage <= last; stage++) {
-        const output = await engine.run({ ...this.pair(query, piece), stage, ...(states ? { states } : {}) })
+        const output = await engine.run({ ...this.reader.pair(query, piece), stage, ...(states ? { states } : {}) })
         states = output.states
         logit = output.logits[0]!
       }
@@ -329,11 +268,26 @@ export class SlowReranker {
     return Math.max(...logits)
   }
 
+  /** All documents in the order of one filter, or of several by their ranks. */
+  private async filtered(name: string, query: string, documents: readonly string[]): Promise<Ranked[]> {
+    const orders = await each(name.split('+'), async (part) => {
+      const scores = part === 'bm25' ? bm25(query, documents) : await this.cosines(query, documents)
+      return this.rank(scores.map((score, index) => ({ index, score })))
+    })
+    const [only] = orders
+    if (only && orders.length === 1) return only
+    const worth = (index: number) =>
+      orders.reduce((sum, order) => sum + (K + 1) / (K + 1 + order.findIndex((one) => one.index === index)), 0)
+    return documents
+      .map((_, index) => ({ index, score: worth(index) / orders.length }))
+      .sort((a, b) => b.score - a.score || a.index - b.index)
+  }
+
   private async cosines(query: string, documents: readonly string[]): Promise<number[]> {
     const { model, engine } = this.filter
     const { before, after } = this.tokenizer.template
     const embed = async (text: string) => {
-      const ids = [...before, ...this.tokens(text), ...after]
+      const ids = [...before, ...this.reader.tokens(text), ...after]
       const inputIds = BigInt64Array.from(ids, BigInt)
       const attentionMask = new BigInt64Array(ids.length).fill(1n)
       const tokenTypeIds = new BigInt64Array(ids.length)
@@ -345,25 +299,6 @@ export class SlowReranker {
       return own.reduce((sum, value, i) => sum + value * asked[i]!, 0)
     })
   }
-}
-
-/** Okapi BM25 over the request's own candidates. */
-function bm25(query: string, documents: readonly string[]): number[] {
-  const texts = documents.map(wordsOf)
-  const mean = texts.reduce((sum, words) => sum + words.length, 0) / texts.length
-  return texts.map((words) =>
-    wordsOf(query).reduce((sum, term) => {
-      const having = texts.filter((other) => other.includes(term)).length
-      const count = words.filter((word) => word === term).length
-      const idf = Math.log(1 + (texts.length - having + 0.5) / (having + 0.5))
-      return sum + (idf * count * 2.2) / (count + 1.2 * (0.25 + (0.75 * words.length) / mean))
-    }, 0),
-  )
-}
-
-/** The texts of the test are ASCII. */
-function wordsOf(text: string): string[] {
-  return text.toLowerCase().match(/[a-z0-9]+/g) ?? []
 }
 
 /** One after the other. */

@@ -10,7 +10,7 @@ import { SlowReranker, type SlowResult } from './slow-reranker.js'
 import { Stage } from './stage.js'
 
 const [NANO, FILTER] = ['rankmill-nano', 'rankmill-filter']
-const FUSED_BY = ['bm25', FILTER]
+const FILTERS = ['bm25', FILTER, `bm25+${FILTER}`]
 /** Of a pair: so that some of the documents are too long. */
 const MAX_TOKENS = 48
 /** fp32 and int8 logits alone and in company, and estimates, in the score after the sigmoid. */
@@ -49,7 +49,7 @@ async function withMargins(name: string): Promise<string> {
     exit['calibration'] = { scale: 1.1, offset: 0.1 * (i + 1) }
     exit['margins'] = { 0.9: 0.6 - 0.2 * i, 0.99: 1.5 - 0.5 * i }
   })
-  manifest.fusion = { weights: { bm25: 0.25, [FILTER]: 0.5 } }
+  manifest.fusion = { weights: Object.fromEntries(FILTERS.map((name, i) => [name, 0.25 + i])) }
   await mkdir(to)
   for (const file of await readdir(from))
     if (file !== 'rankmill.json') await symlink(resolve(from, file), join(to, file))
@@ -81,7 +81,7 @@ const strategies = fc
   .record({
     dtype: fc.constantFrom('int8' as const, 'fp32' as const),
     long_documents: fc.constantFrom('truncate' as const, 'windows' as const, 'snippet' as const),
-    prefilter: optional(fc.record({ keep, model: fc.constantFrom(...FUSED_BY) }), 2),
+    prefilter: optional(fc.record({ keep, model: fc.constantFrom(...FILTERS) }), 2),
     cascade: fc.array(fc.record({ isOwn: fc.integer({ min: 0, max: 4 }), keep }), { maxLength: 2 }),
     fuse: fc.oneof(
       fc.constantFrom('none' as const, 'rrf' as const, 'learned' as const, { weight: 0.3 }),
@@ -101,7 +101,7 @@ const strategies = fc
   })
 const requests = fc.record({
   query: fc.constantFrom(...QUERIES),
-  documents: fc.shuffledSubarray(DOCUMENTS, { minLength: 1, maxLength: 9 }),
+  documents: fc.shuffledSubarray(DOCUMENTS, { minLength: 3, maxLength: 10 }),
   topN: optional(count, 2),
   maxTokensPerDoc: optional(fc.constantFrom(3, 9, 25)),
   strategy: strategies,

@@ -40,7 +40,7 @@ export function fuse(opinions: readonly Opinions[], by: Fuse['by'], weight: numb
 }
 
 /** What ranks from 1 are worth, in the order given. */
-function ranksOf(scored: readonly { readonly index: number; readonly score: number }[]): number[] {
+export function ranksOf(scored: readonly { readonly index: number; readonly score: number }[]): number[] {
   const worth = new Array<number>(scored.length).fill(0)
   const order = scored.map(({ index, score }, place) => ({ index, score, place })).sort(byRank)
   for (const [i, { place }] of order.entries()) worth[place] = (K + 1) / (K + i + 1)

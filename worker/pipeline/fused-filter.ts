@@ -1,0 +1,18 @@
+/** Several cheap looks at the same candidates in one order: reciprocal rank fusion, each counting the same. */
+import { ranksOf } from './fuse.js'
+import type { Filter } from './prefilter.js'
+
+/** Its scores are means of what the ranks are worth: 1 for who is first for all. */
+export function fusedFilter(filters: readonly Filter[]): Filter {
+  return {
+    name: filters.map(({ name }) => name).join('+'),
+    async score(...what) {
+      const lists = await Promise.all(filters.map((filter) => filter.score(...what)))
+      const worth = lists.map((scores) => ranksOf(Array.from(scores, (score, index) => ({ index, score }))))
+      return Float64Array.from(
+        worth[0] ?? [],
+        (_, i) => worth.reduce((sum, each) => sum + (each[i] ?? 0), 0) / worth.length,
+      )
+    },
+  }
+}
