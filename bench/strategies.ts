@@ -107,7 +107,15 @@ async function main(): Promise<void> {
   const common = { redis: redis.url, dtype: BASE, metricsPort: 0, logLevel: 'error', tokenCacheTokens: 0 } as const
   const model = [SMALL, NANO].filter((name) => there.has(name)).join(',')
   const prefix = '{bench-strategies}'
-  const cold = resolveOptions({ ...common, model, filter: FILTER, prefix, scoreCacheTtlMs: 0, embeddingCacheBytes: 0 })
+  const cold = resolveOptions({
+    ...common,
+    model,
+    filter: FILTER,
+    prefix,
+    scoreCacheTtlMs: 0,
+    embeddingCacheBytes: 0,
+    embeddingCacheTtlMs: 0,
+  })
   const warm = resolveOptions({ ...common, model: SMALL, prefix: `${prefix}.warm` })
   const workers: RerankWorker[] = []
   const clients = [cold, warm].map((options) => new RerankClient(options))

@@ -7,6 +7,7 @@ import { setImmediate } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import { checkCorpusName } from './corpus/corpus-name.js'
+import { EmbeddingStore } from './corpus/embedding-store.js'
 import { isPresent, type Layer, layersOf, type Manifest, parseManifest, withLayer, withPin } from './corpus/manifest.js'
 import { ManifestStore } from './corpus/manifest-store.js'
 import { type Dictionary, decodeText, dictionaryIdOf, dictionaryOf } from './corpus/text-codec.js'
@@ -40,8 +41,15 @@ export interface CorpusTexts {
   readonly texts: readonly (string | undefined)[]
 }
 
+export interface EmbeddedPassages {
+  readonly version: string
+  /** By place of the id; undefined where there is no passage. */
+  readonly entries: readonly ({ readonly embedding: Buffer } | { readonly text: string } | undefined)[]
+}
+
 export class Corpora {
   readonly manifests: ManifestStore
+  readonly embeddings: EmbeddingStore
   readonly #redis: Redis
   readonly #keys: Keys
   readonly #known = new LRUCache<string, Manifest>({ max: REMEMBERED })
@@ -51,6 +59,7 @@ export class Corpora {
     this.#redis = redis
     this.#keys = keys
     this.manifests = new ManifestStore(redis, keys)
+    this.embeddings = new EmbeddingStore(redis, keys)
   }
 
   /** @throws RankmillError `unknown_corpus` */
@@ -92,17 +101,67 @@ export class Corpora {
    * @throws RankmillError `unknown_corpus`, or `corpus_changed` where the version is not kept
    */
   async read(name: string, version: string | null, ids: readonly string[]): Promise<CorpusTexts> {
+    const { values, dictionaries, ...read } = await this.#atOneVersion(name, version, (layers) =>
+      this.#values(name, layers, ids),
+    )
+    return { version: read.version, texts: await decodeAll(values, dictionaries) }
+  }
+
+  /**
+   * As `read`, but of passages that have an embedding stored this, and not the text.
+   *
+   * @param context hash of what embeddings depend on
+   */
+  async readEmbedded(
+    name: string,
+    version: string,
+    context: string,
+    ids: readonly string[],
+  ): Promise<EmbeddedPassages> {
+    const { values, dictionaries, ...read } = await this.#atOneVersion(name, version, async (layers) => {
+      const { manifests, entries } = await this.embeddings.read(name, layers, context, ids)
+      const seen = manifests.map((text) => this.#remember(name, text))
+      // Each chunk was read by itself: one that saw another manifest speaks for all.
+      const other = seen.find((one) => !isSame(layersOf(one, versionNumber(version)), layers))
+      return { seen: other ?? seen[0] ?? parseManifest(null), values: entries }
+    })
+    const stored = values.map((entry) => (entry && 'value' in entry ? entry.value : undefined))
+    const texts = await decodeAll(stored, dictionaries)
+    const entries = values.map((entry, i) => {
+      const text = texts[i]
+      return entry && 'embedding' in entry ? entry : text === undefined ? undefined : { text }
+    })
+    return { version: read.version, entries }
+  }
+
+  /** The texts of passages as they are stored in some layers. */
+  async decode(name: string, layers: readonly Layer[], values: readonly Buffer[]): Promise<string[]> {
+    const texts = await decodeAll(values, (await this.#loadDictionaries(name, layers)) ?? new Map())
+    return texts.map((text) => text ?? '')
+  }
+
+  /** Whether there may be such embeddings in a corpus. */
+  async hasEmbeddings(name: string, context: string): Promise<boolean> {
+    return (await this.#look(name)).embeddings?.[context] !== undefined
+  }
+
+  /** Reads values of a version's layers, together with a manifest that says that they are the version's. */
+  async #atOneVersion<T>(
+    name: string,
+    version: string | null,
+    fetch: (layers: readonly Layer[]) => Promise<{ seen: Manifest; values: T[] }>,
+  ): Promise<{ version: string; values: T[]; dictionaries: ReadonlyMap<number, Dictionary> }> {
     let manifest = this.#known.get(name) ?? (await this.#look(name))
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       const wanted = version === null ? manifest.version : versionNumber(version)
       const layers = layersOf(manifest, wanted)
       const dictionaries = layers && (await this.#loadDictionaries(name, layers))
       if (layers && dictionaries) {
-        const { seen, values } = await this.#values(name, layers, ids)
+        const { seen, values } = await fetch(layers)
         const now = version === null ? seen.version : wanted
         // Only what was read together with a manifest that says the same is one version.
         if (now === wanted && isSame(layersOf(seen, now), layers)) {
-          return { version: String(now), texts: await decodeAll(values, dictionaries) }
+          return { version: String(now), values, dictionaries }
         }
         manifest = seen
       } else {
@@ -238,6 +297,9 @@ export class Corpora {
   async #bytes(name: string, manifest: Manifest): Promise<number | null> {
     const keys = [
       ...manifest.layers.map(({ id }) => this.#keys.corpusLayer(name, id)),
+      ...Object.keys(manifest.embeddings ?? {}).flatMap((context) =>
+        manifest.layers.map(({ id }) => this.#keys.corpusEmbeddings(name, id, context)),
+      ),
       ...manifest.layers.flatMap(({ dictionaries }) => dictionaries.map((id) => this.#keys.corpusDictionary(name, id))),
     ]
     try {

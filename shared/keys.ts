@@ -18,6 +18,10 @@ export interface Keys {
   corpusLayer(name: string, layer: string): string
   /** String: what passages of a corpus were compressed with. */
   corpusDictionary(name: string, id: number): string
+  /** Hash: passage id -> embedding, of the passages that a layer holds. */
+  corpusEmbeddings(name: string, layer: string, context: string): string
+  /** Hash: text hash -> embedding, one hash for each model and stretch of time. */
+  embeddings(context: string, period: number): string
   /** Hash: passage hash -> score, one hash for each model and query. */
   scores(model: string, queryHash: string): string
   /** Sorted set and hash: workers alive, by their last heartbeat. */
@@ -38,11 +42,14 @@ export function keysOf(prefix: string, queue: string): Keys {
     request: (id: string) => `${own('request')}:${id}`,
     result: (id: string) => `${own('result')}:${id}`,
     parts: (id: string) => `${own('parts')}:${id}`,
-    // Corpora and scores belong to no queue: fleets on one Redis share them.
+    // Corpora, scores and embeddings belong to no queue: fleets on one Redis share them.
     corpora: `${prefix}:corpora`,
     corpusManifest: (name: string) => `${prefix}:corpus-manifest:${name}`,
     corpusLayer: (name: string, layer: string) => `${prefix}:corpus-layer:${name}:${layer}`,
     corpusDictionary: (name: string, id: number) => `${prefix}:corpus-dictionary:${name}:${id}`,
+    corpusEmbeddings: (name: string, layer: string, context: string) =>
+      `${prefix}:corpus-embeddings:${name}:${layer}:${context}`,
+    embeddings: (context: string, period: number) => `${prefix}:embeddings:${context}:${period}`,
     scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),

@@ -340,7 +340,21 @@ export const OPTIONS = {
     schema: int(0, 64_000_000_000),
     default: 128_000_000,
     value: '<bytes>',
-    help: 'embeddings of a prefilter that are kept in memory, so that each text is embedded once; 0 keeps none',
+    help: 'embeddings of prefilters that are kept in memory, so that each text is embedded once; 0 keeps none',
+  }),
+  embeddingCacheTtlMs: define({
+    group: 'worker',
+    schema: int(0, 365 * DAY),
+    default: DAY,
+    value: '<ms>',
+    help: 'how long embeddings of prefilters are kept in Redis at most (half of it at least); 0 keeps none there',
+  }),
+  sharedEmbeddingCacheEntries: define({
+    group: 'worker',
+    schema: int(0, 1_000_000_000),
+    default: 100_000,
+    value: '<n>',
+    help: 'embeddings of a prefilter that are kept in Redis (about 450 bytes each); 0 keeps none there',
   }),
   corpusCacheBytes: define({
     group: 'worker',

@@ -76,6 +76,10 @@ export interface Usage {
   cached: number
   /** Candidates that the model did not score because a prefilter put them behind. */
   prefiltered: number
+  /** Candidates whose embedding a prefilter's model made for this request, each text once; only where it was run. */
+  embeddings_computed?: number
+  /** Candidates whose embedding was known: stored with the corpus, or from an earlier request; only where it was run. */
+  embeddings_reused?: number
   /** Candidates that a cheaper model of `strategy.cascade` put behind; only where one was run. */
   cascaded?: number
   /** Candidates that left the model before its last layer: their scores are estimates. */

@@ -1,75 +1,99 @@
-/** A bi-encoder in use: texts to embeddings, batched, each text embedded once as long as the cache remembers it. */
-import { hash } from 'node:crypto'
+/** A bi-encoder in use: texts to embeddings, batched, each passage embedded once as long as the cache remembers it. */
+import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
-import { LRUCache } from 'lru-cache'
 import { assembleBatch } from './batching/batch-assembly.js'
+import { type Embedding, product, quantise } from './embedding.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { BiEncoderModel } from './model/bi-encoder-model.js'
+import type { EmbeddingCache } from './pipeline/embedding-cache.js'
+import type { Candidate } from './pipeline/load-candidates.js'
+import type { Looked } from './pipeline/prefilter.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
 
 /** It tokenises on the event loop; after so long it lets others go first. */
 const SLICE_MS = 8
-/** What an embedding costs in the cache beyond its numbers. */
-const ENTRY_BYTES = 150
-const HASH_BYTES = 18
+/** Written to the hash of what embeddings depend on: another number whenever they are made in another way. */
+const FORMAT = 1
 
 interface Waiting {
   readonly place: number
-  readonly key: string
   readonly ids: Int32Array
+}
+
+const NOTHING: Embedding = { scale: 0, values: new Int8Array() }
+
+export interface EmbeddedPassages {
+  /** In the passages' order. */
+  readonly embeddings: readonly Embedding[]
+  /** Texts that went through the model. */
+  readonly computed: number
 }
 
 export class BiEncoder {
   readonly model: BiEncoderModel
+  /** Hash of all that a passage's embedding depends on beside its text. */
+  readonly context: string
   readonly #tokenizer: Tokenizer
   readonly #engine: InferenceEngine
-  readonly #known: LRUCache<string, Float32Array> | undefined
+  readonly #cache: EmbeddingCache | undefined
 
-  /** @param cacheBytes of embeddings kept in memory */
-  constructor(model: BiEncoderModel, tokenizer: Tokenizer, engine: InferenceEngine, cacheBytes: number) {
+  /** @param cache undefined: every text goes through the model */
+  constructor(model: BiEncoderModel, tokenizer: Tokenizer, engine: InferenceEngine, cache?: EmbeddingCache) {
     this.model = model
+    this.context = contextOf(model)
     this.#tokenizer = tokenizer
     this.#engine = engine
-    this.#known =
-      cacheBytes > 0
-        ? new LRUCache({ maxSize: cacheBytes, sizeCalculation: (vector) => vector.byteLength + ENTRY_BYTES })
-        : undefined
+    this.#cache = cache
   }
 
   /**
-   * @returns the cosine of the query's embedding with each passage's
+   * Scores are the products of the query's embedding with those of the passages.
+   *
    * @throws RankmillError as the engine does; or the signal's reason
    */
-  async score(query: string, passages: readonly string[], signal: AbortSignal): Promise<Float64Array> {
-    const { prompts } = this.model
-    const [asked] = await this.embed([prompts.query + query], signal)
+  async score(query: string, candidates: readonly Candidate[], signal: AbortSignal): Promise<Looked> {
+    const texts = candidates.flatMap(({ document, embedding }) => (embedding ? [] : [document.text]))
+    const [[asked], { embeddings, computed }] = await Promise.all([
+      this.embed([this.model.prompts.query + query], signal),
+      this.passages(texts, signal),
+    ])
+    const rest = embeddings.values()
+    const scores = Float64Array.from(candidates, ({ embedding }) => {
+      const known = embedding ?? rest.next().value
+      return asked && known ? product(asked, known) : 0
+    })
+    return { scores, embeddings: { computed, reused: candidates.length - computed } }
+  }
+
+  /** Embeddings of passages, from the cache where they are there. */
+  async passages(texts: readonly string[], signal: AbortSignal): Promise<EmbeddedPassages> {
+    if (texts.length === 0) return { embeddings: [], computed: 0 }
+    const distinct = [...new Set(texts)]
+    const known = (await this.#cache?.read(this.context, distinct)) ?? []
+    const byText = new Map<string, Embedding>()
+    const unknown: string[] = []
+    distinct.forEach((text, i) => {
+      const embedding = known[i]
+      if (embedding) byText.set(text, embedding)
+      else unknown.push(text)
+    })
     const vectors = await this.embed(
-      passages.map((passage) => prompts.passage + passage),
+      unknown.map((text) => this.model.prompts.passage + text),
       signal,
     )
-    return Float64Array.from(vectors, (vector) => {
-      let product = 0
-      for (let d = 0; d < vector.length; d++) product += (asked?.[d] ?? 0) * (vector[d] ?? 0)
-      return product
-    })
+    const made = new Map(unknown.map((text, i) => [text, quantise(vectors[i] ?? new Float32Array())]))
+    for (const [text, embedding] of made) byText.set(text, embedding)
+    await this.#cache?.write(this.context, made)
+    return { embeddings: texts.map((text) => byText.get(text) ?? NOTHING), computed: unknown.length }
   }
 
   /** One vector of length 1 for each text, in their order. What is too long is cut at the model's maxTokens. */
   async embed(texts: readonly string[], signal: AbortSignal): Promise<Float32Array[]> {
     const vectors = new Array<Float32Array>(texts.length)
-    const places = new Map<string, number[]>()
     const waiting: Waiting[] = []
     let sliceEnd = performance.now() + SLICE_MS
     for (const [place, text] of texts.entries()) {
-      const key = hash('sha256', text, 'buffer').toString('latin1', 0, HASH_BYTES)
-      const known = this.#known?.get(key)
-      const same = places.get(key)
-      if (known) vectors[place] = known
-      else if (same) same.push(place)
-      else {
-        places.set(key, [place])
-        waiting.push({ place, key, ids: this.#tokens(text) })
-      }
+      waiting.push({ place, ids: this.#tokens(text) })
       if (performance.now() > sliceEnd) {
         await setImmediate()
         signal.throwIfAborted()
@@ -82,11 +106,7 @@ export class BiEncoder {
       for (let batch = batches.shift(); batch; batch = batches.shift()) {
         signal.throwIfAborted()
         const rows = await this.#run(batch)
-        for (const [i, { key }] of batch.entries()) {
-          const vector = rows[i] ?? new Float32Array()
-          this.#known?.set(key, vector)
-          for (const place of places.get(key) ?? []) vectors[place] = vector
-        }
+        for (const [i, { place }] of batch.entries()) vectors[place] = rows[i] ?? new Float32Array()
       }
     }
     await Promise.all(Array.from({ length: this.#engine.slots }, work))
@@ -134,4 +154,10 @@ export class BiEncoder {
     // Copies, so that one vector in the cache does not keep the whole call's memory.
     return texts.map((_, row) => vectors.slice(row * dimensions, (row + 1) * dimensions))
   }
+}
+
+/** The fingerprint covers weights, tokeniser, config.json and number format, but not how tokens become one vector. */
+function contextOf({ fingerprint, maxTokens, output, pooling, prompts }: BiEncoderModel): string {
+  const all = [FORMAT, fingerprint, maxTokens, output, pooling, prompts.passage]
+  return createHash('sha256').update(JSON.stringify(all)).digest('base64url').slice(0, 24)
 }

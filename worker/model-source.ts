@@ -6,6 +6,7 @@ import { BiEncoder } from './bi-encoder.js'
 import { createEngine } from './inference/thread-pool.js'
 import { openBiEncoder } from './model/bi-encoder-model.js'
 import { openModel } from './model/model.js'
+import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import type { ScorerSource } from './scorers.js'
 import { loadTokenizer } from './tokenize/tokenizer.js'
 
@@ -29,14 +30,22 @@ export function modelSource(options: Options): ScorerSource {
         ...(batchTokens ? { batchTokens } : {}),
         calibrate,
       }),
-    openFilter: async (reference) => {
-      const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
-      const [tokenizer, engine] = await Promise.all([
-        loadTokenizer(model.folder),
-        // The options of batches are those of the model that scores; a filter is small and does with the defaults.
-        createEngine(model, { ...place, calibrate: false }),
-      ])
-      return new BiEncoder(model, tokenizer, engine, options.embeddingCacheBytes)
-    },
+    openFilter: (reference, cache) => openEncoder(reference, options, place, cache),
   }
+}
+
+/** A bi-encoder for passages and queries. @param cache undefined: nothing is remembered */
+export async function openEncoder(
+  reference: string,
+  { device, cacheDir }: Options,
+  { threads, log }: { threads: number; log: ReturnType<typeof makeLogger> },
+  cache?: EmbeddingCache,
+): Promise<BiEncoder> {
+  const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
+  const [tokenizer, engine] = await Promise.all([
+    loadTokenizer(model.folder),
+    // The options of batches are those of the model that scores; a filter is small and does with the defaults.
+    createEngine(model, { device: device === 'auto' ? 'cpu' : device, threads, cacheDir, log, calibrate: false }),
+  ])
+  return new BiEncoder(model, tokenizer, engine, cache)
 }

@@ -11,10 +11,10 @@ import type { EarlyScore } from './pipeline/early-exit.js'
 import { planExit } from './pipeline/exit-plan.js'
 import { modelShare } from './pipeline/fuse.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
-import { type Filtered, prefilter } from './pipeline/prefilter.js'
 import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
 import type { ScoreFlights } from './pipeline/score-flights.js'
 import { addSpent, NOTHING_SPENT, pairsExpected, scorePairs } from './pipeline/score-pairs.js'
+import { sift } from './pipeline/sift.js'
 import { writePart } from './pipeline/write-result.js'
 import type { Scorer, Scorers } from './scorers.js'
 
@@ -37,15 +37,14 @@ export interface Stages {
  * @throws RankmillError of any stage; or the signal's reason, when the request was cancelled or the worker stops
  */
 export async function processJob(job: RerankJob, stages: Stages, signal: AbortSignal): Promise<boolean> {
-  const { loader, scorers, scripts, metrics, now } = stages
+  const { scorers, scripts, metrics, now } = stages
   const queuedMs = Math.max(0, now() - job.submittedAt)
   metrics.observeStage('queued', queuedMs)
   if (await isOver(job, stages)) return false
   refuseLate(job, now())
 
   const scorer = await scorers.get(job.model, job.dtype)
-  const { candidates, missing } = await metrics.time('load', () => loader.load(job))
-  const filtered = await sift(job, candidates, stages, signal)
+  const { filtered, missing } = await sift(job, stages, signal)
   // Weights that are not there are found out before the work, not after it.
   if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.name)
   const cascaded = await runCascade(job, filtered.kept, scorer, stages, signal)
@@ -74,18 +73,6 @@ function refuseLate(job: RerankJob, now: number): void {
   if (job.deadlineAt === null || now <= job.deadlineAt) return
   const message = `the request's deadline passed ${now - job.deadlineAt} ms before a worker could take it up`
   throw new RankmillError('deadline_exceeded', message)
-}
-
-async function sift(
-  job: RerankJob,
-  candidates: readonly Candidate[],
-  { scorers, metrics }: Stages,
-  signal: AbortSignal,
-): Promise<Filtered> {
-  const { prefilter: wanted } = job
-  if (wanted === null) return { kept: candidates, rest: [] }
-  const filter = await scorers.filter(wanted.model)
-  return metrics.time('prefilter', () => prefilter(job, wanted.keep, filter, candidates, signal))
 }
 
 function runCascade(

@@ -9,6 +9,7 @@ import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
 import type { ModelExit } from './model/model-exits.js'
+import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { fusedFilter } from './pipeline/fused-filter.js'
 import { BM25, type Filter } from './pipeline/prefilter.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
@@ -21,7 +22,7 @@ export interface ScorerSource {
   loadTokenizer(model: Model): Promise<Tokenizer>
   createEngine(model: Model): Promise<InferenceEngine>
   /** A bi-encoder, loaded. */
-  openFilter(reference: string): Promise<BiEncoder>
+  openFilter(reference: string, cache: EmbeddingCache): Promise<BiEncoder>
 }
 
 export interface Scorer {
@@ -40,6 +41,7 @@ export interface Scorer {
 export class Scorers {
   readonly #source: ScorerSource
   readonly #options: Options
+  readonly #embeddings: EmbeddingCache
   readonly #metrics: WorkerMetrics
   readonly #log: Logger
   readonly #now: () => number
@@ -50,9 +52,17 @@ export class Scorers {
   readonly #servedFilters: ReadonlyMap<string, string>
   readonly #filters = new Map<string, Promise<BiEncoder>>()
 
-  constructor(source: ScorerSource, options: Options, metrics: WorkerMetrics, log: Logger, now: () => number) {
+  constructor(
+    source: ScorerSource,
+    options: Options,
+    embeddings: EmbeddingCache,
+    metrics: WorkerMetrics,
+    log: Logger,
+    now: () => number,
+  ) {
     this.#source = source
     this.#options = options
+    this.#embeddings = embeddings
     this.#metrics = metrics
     this.#log = log
     this.#now = now
@@ -119,12 +129,12 @@ export class Scorers {
     }
     let opening = this.#filters.get(full)
     if (!opening) {
-      opening = this.#source.openFilter(reference)
+      opening = this.#source.openFilter(reference, this.#embeddings)
       this.#filters.set(full, opening)
       opening.catch(() => this.#filters.delete(full))
     }
     const biEncoder = await opening
-    return { name: full, score: (...what) => biEncoder.score(...what) }
+    return { name: full, context: biEncoder.context, score: (...what) => biEncoder.score(...what) }
   }
 
   async close(): Promise<void> {
@@ -197,6 +207,6 @@ function namesIn(list: string): Map<string, string> {
 }
 
 /** Shipped models go by a short name too: `small` is `rankmill-small`. */
-function fullName(name: string): string {
+export function fullName(name: string): string {
   return /^(small|nano|filter)$/.test(name) ? `rankmill-${name}` : name
 }

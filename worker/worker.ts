@@ -22,6 +22,7 @@ import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
 import { JobLanes } from './job-lanes.js'
 import { CorpusFolders } from './pipeline/corpus-folders.js'
+import { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { ScoreFlights } from './pipeline/score-flights.js'
@@ -99,10 +100,11 @@ export class RerankWorker {
       () => this.#busyRatio(),
       () => redis.status === 'ready',
     )
-    this.scorers = new Scorers(source, options, this.metrics, log, now)
+    const embeddings = new EmbeddingCache(redis, this.#keys, options, now)
+    this.scorers = new Scorers(source, options, embeddings, this.metrics, log, now)
     this.#folders = new CorpusFolders(options.corpusRoot)
     const stages: Omit<Stages, 'budget'> = {
-      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes),
+      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes, embeddings),
       scorers: this.scorers,
       cache: new ScoreCache(redis, this.#keys, options),
       flights: new ScoreFlights(),

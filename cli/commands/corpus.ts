@@ -18,6 +18,7 @@ import { redisIsGiven } from '../embedded/flags.js'
 import { findOrStartRedis } from '../embedded/redis.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
+import { embedNamed, nameAndVersion } from './corpus-embed.js'
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'commandTimeoutMs']
 
@@ -39,6 +40,11 @@ export function corpusCommand(): Command {
     .argument('<file>', 'as for put')
     .requiredOption('-o, --output <folder>', 'must not be there yet')
   build.action((file: string) => buildFolder(build, file))
+  const embed = subcommand('embed', 'Store the embeddings that a prefilter needs, so that no request waits for them.')
+    .argument('<name>', 'of a corpus in Redis; name@version for a version that is pinned')
+    .option('--model <name>', 'the bi-encoder: a shipped name, a folder, or a hub id', 'filter')
+  embed.action((name: string) => embedPassages(embed, name))
+  addOptions(embed, ['device', 'threads', 'cacheDir', 'logLevel'])
   const ls = subcommand('ls', 'The corpora in Redis: passages, version, memory.')
   ls.action(() => list(ls))
   const show = subcommand('show', 'One corpus, as JSON.').argument('<corpus>', 'a name, or file: and a folder')
@@ -47,10 +53,10 @@ export function corpusCommand(): Command {
     .argument('<name>')
     .option('--ids <file>', 'only these passages: ids, one a line; - for standard input')
   rm.action((name: string) => remove(rm, name))
-  for (const sub of [put, ls, show, rm]) addOptions(sub, FLAGS)
+  for (const sub of [put, embed, ls, show, rm]) addOptions(sub, FLAGS)
   for (const sub of [put, build, rm]) addOptions(sub, ['maxDocumentBytes'])
-  for (const sub of [put, build, ls, rm]) sub.option('--json', 'JSON, on a terminal too')
-  for (const sub of [put, build, ls, show, rm]) command.addCommand(sub)
+  for (const sub of [put, build, embed, ls, rm]) sub.option('--json', 'JSON, on a terminal too')
+  for (const sub of [put, build, embed, ls, show, rm]) command.addCommand(sub)
   return command
 }
 
@@ -84,6 +90,26 @@ async function buildFolder(command: Command, file: string): Promise<void> {
     command,
     { corpus, ...describe(built) },
     `${built.passages} passages in ${corpus}, ${megabytes(built.dataBytes)}`,
+  )
+}
+
+async function embedPassages(command: Command, named: string): Promise<void> {
+  const { model } = command.opts<{ model: string }>()
+  const options = optionsOf(command)
+  nameAndVersion(named)
+  const report = await withRedis(command, options, (connected) =>
+    interruptible(
+      named,
+      (onProgress, signal) => embedNamed(connected, named, model, options, { onProgress, signal }),
+      'run it again to go on',
+    ),
+  )
+  if (!report) return
+  const { name, version, passages, embedded } = report
+  print(
+    command,
+    report,
+    `${embedded} passages embedded; ${passages} of ${name} (version ${version}) by ${report.model}`,
   )
 }
 
@@ -155,7 +181,7 @@ async function withRedis<T>(command: Command, options: Options, run: (connected:
 type LongRun<T> = (onProgress: (passages: number) => void, signal: AbortSignal) => Promise<T>
 
 /** Runs with a bar on a terminal. The first signal stops it and undoes what is half done; undefined then. */
-async function interruptible<T>(file: string, run: LongRun<T>): Promise<T | undefined> {
+async function interruptible<T>(file: string, run: LongRun<T>, then = 'nothing was changed'): Promise<T | undefined> {
   const stop = new AbortController()
   const stopSignals = onSignals(
     () => {
@@ -173,7 +199,7 @@ async function interruptible<T>(file: string, run: LongRun<T>): Promise<T | unde
   } catch (error) {
     if (!stop.signal.aborted) throw error
     bar?.stop()
-    note('rankmill: interrupted; nothing was changed')
+    note(`rankmill: interrupted; ${then}`)
     process.exitCode = EXIT.interrupted
     return undefined
   } finally {

@@ -99,6 +99,7 @@ async function run(command: Command): Promise<void> {
     // What is known from an earlier request costs nothing, and says nothing of what a new one costs.
     scoreCacheTtlMs: 0,
     embeddingCacheBytes: 0,
+    embeddingCacheTtlMs: 0,
   })
   const queries = await readTuningQueries(flags, flags.sample, flags.depth)
   const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }

@@ -55,7 +55,10 @@ redis.call(ARGV[3], KEYS[2], ARGV[4])
 return 1
 `
 
-/** Moves some passages from the upper layer to the lower one, while the manifest names the upper one. */
+/**
+ * Moves some passages from the upper layer to the lower one, while the manifest names the upper one; and with them their
+ * embeddings, of which there are pairs of keys, lower and upper, behind those of the layers.
+ */
 const MERGE = `
 local manifest = redis.call('GET', KEYS[1])
 if not manifest or not string.find(manifest, ARGV[1], 1, true) then return {'0', 0} end
@@ -68,6 +71,15 @@ for i = 1, #page[2], 2 do
     redis.call('HSET', KEYS[2], id, value)
   end
   redis.call('HDEL', KEYS[3], id)
+  for j = 4, #KEYS, 2 do
+    local embedding = redis.call('HGET', KEYS[j + 1], id)
+    if embedding then
+      redis.call('HSET', KEYS[j], id, embedding)
+      redis.call('HDEL', KEYS[j + 1], id)
+    else
+      redis.call('HDEL', KEYS[j], id)
+    end
+  end
 end
 return {page[1], redis.call('HLEN', KEYS[3])}
 `
@@ -115,7 +127,7 @@ export class CorpusScripts {
     redis.defineCommand('rankmillCorpusStage', { numberOfKeys: 1, lua: STAGE })
     redis.defineCommand('rankmillCorpusTouch', { numberOfKeys: 1, lua: TOUCH })
     redis.defineCommand('rankmillCorpusChange', { lua: CHANGE })
-    redis.defineCommand('rankmillCorpusMerge', { numberOfKeys: 3, lua: MERGE })
+    redis.defineCommand('rankmillCorpusMerge', { lua: MERGE })
     redis.defineCommand('rankmillCorpusCount', { lua: COUNT })
     this.#redis = redis as Redis & CorpusCommands
   }
@@ -144,12 +156,16 @@ export class CorpusScripts {
     return this.#redis.rankmillCorpusChange(keys.length, ...keys, manifest.from, manifest.to, ...listing, ...args)
   }
 
-  /** Moves everything; stops early where the manifest no longer names the upper layer. */
-  async merge(manifest: string, lower: string, upper: string, upperId: string, keepDeletions: boolean): Promise<void> {
+  /**
+   * Moves everything; stops early where the manifest no longer names the upper layer.
+   *
+   * @param keys of the manifest, the lower and the upper layer, then of the embeddings beside each, in pairs
+   */
+  async merge(keys: readonly string[], upperId: string, keepDeletions: boolean): Promise<void> {
     const deletions = keepDeletions ? 'keep' : 'drop'
     let [cursor, left] = ['0', 0]
     do {
-      ;[cursor, left] = await this.#redis.rankmillCorpusMerge(manifest, lower, upper, upperId, cursor, PAGE, deletions)
+      ;[cursor, left] = await this.#redis.rankmillCorpusMerge(keys.length, ...keys, upperId, cursor, PAGE, deletions)
     } while (cursor !== '0' || left > 0)
   }
 

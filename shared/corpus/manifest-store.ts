@@ -74,7 +74,11 @@ export class ManifestStore {
       if (due.kind === 'merge') {
         const { lower, upper, keepDeletions } = due
         const [lowerKey, upperKey] = [this.#keys.corpusLayer(name, lower.id), this.#keys.corpusLayer(name, upper.id)]
-        await this.scripts.merge(this.#keys.corpusManifest(name), lowerKey, upperKey, upper.id, keepDeletions)
+        const embeddings = Object.keys(manifest.embeddings ?? {}).flatMap((context) =>
+          [lower, upper].map(({ id }) => this.#keys.corpusEmbeddings(name, id, context)),
+        )
+        const keys = [this.#keys.corpusManifest(name), lowerKey, upperKey, ...embeddings]
+        await this.scripts.merge(keys, upper.id, keepDeletions)
       }
       // What is due may be another thing by now.
       await this.change(name, (current, at) => {
@@ -87,11 +91,14 @@ export class ManifestStore {
     }
   }
 
-  /** Layers that are dropped, and dictionaries that only they needed. */
+  /** Layers that are dropped, with the embeddings beside them, and dictionaries that only they needed. */
   #drops(name: string, before: Manifest, after: { manifest: Manifest; dropped: readonly string[] }): KeyStep[] {
     const kept = new Set(after.manifest.layers.flatMap(({ dictionaries }) => dictionaries))
     const unneeded = new Set(before.layers.flatMap(({ dictionaries }) => dictionaries).filter((id) => !kept.has(id)))
+    const contexts = Object.keys(before.embeddings ?? {})
+    const embeddings = after.dropped.flatMap((id) => contexts.map((of) => this.#keys.corpusEmbeddings(name, id, of)))
     return [
+      ...embeddings.map((key): KeyStep => ({ key, drop: true })),
       ...after.dropped.map((id): KeyStep => ({ key: this.#keys.corpusLayer(name, id), drop: true })),
       ...[...unneeded].map((id): KeyStep => ({ key: this.#keys.corpusDictionary(name, id), drop: true })),
     ]

@@ -36,6 +36,8 @@ export interface Manifest {
   /** Lowest first. */
   readonly layers: readonly Layer[]
   readonly pins: Readonly<Record<string, Pin>>
+  /** What there may be embeddings of beside the layers: the hash of what they depend on -> the model's name. */
+  readonly embeddings?: Readonly<Record<string, string>>
   /** Milliseconds since 1970, by Redis's clock. */
   readonly updatedAt: number
 }

@@ -2,13 +2,18 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
+import { keysOf } from '../../shared/keys.js'
 import { BiEncoder } from '../../worker/bi-encoder.js'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/thread-pool.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
+import { EmbeddingCache } from '../../worker/pipeline/embedding-cache.js'
 import { loadTokenizer } from '../../worker/tokenize/tokenizer.js'
 import { copyOf, goldenEmbeddings, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+import { useStage } from './stage.js'
 
+const stage = useStage()
+const candidatesOf = (texts: readonly string[]) => texts.map((text, index) => ({ index, document: { text } }))
 const never = new AbortController().signal
 const open: BiEncoder[] = []
 const quiet = { info: () => undefined, warn: () => undefined }
@@ -21,7 +26,7 @@ const openModel = async (folder: string) =>
   openBiEncoder(folder, { dtype: 'auto', device: 'cpu', cacheDir: await temporaryFolder(), allowHub: false })
 
 /** Counts the texts that go through the model. */
-async function openEncoder(cacheBytes: number, folder = tinyModel('bi-encoder')) {
+async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel('bi-encoder')) {
   const model = await openModel(folder)
   const [tokenizer, engine] = await Promise.all([
     loadTokenizer(folder),
@@ -46,7 +51,7 @@ async function openEncoder(cacheBytes: number, folder = tinyModel('bi-encoder'))
     busyRatio: () => engine.busyRatio(),
     close: () => engine.close(),
   }
-  const encoder = new BiEncoder(model, tokenizer, counting, cacheBytes)
+  const encoder = new BiEncoder(model, tokenizer, counting, cache)
   open.push(encoder)
   return { encoder, embedded: () => embedded }
 }
@@ -58,7 +63,7 @@ async function edit(folder: string, name: string, change: object): Promise<void>
 
 describe('a bi-encoder', () => {
   it('gives the embeddings that sentence-transformers would, alone and among others', async () => {
-    const { encoder } = await openEncoder(0)
+    const { encoder } = await openEncoder(undefined)
     const { texts, embeddings } = goldenEmbeddings()
     const together = await encoder.embed(texts, never)
     for (const [i, text] of texts.entries()) {
@@ -69,35 +74,43 @@ describe('a bi-encoder', () => {
   })
 
   it('scores by the cosine', async () => {
-    const { encoder } = await openEncoder(1e6)
+    const { encoder } = await openEncoder(undefined)
     const { texts, embeddings } = goldenEmbeddings()
-    const scores = await encoder.score(texts[0]!, texts, never)
-    for (const [i, score] of scores.entries()) {
+    const scores = (await encoder.score(texts[0]!, candidatesOf(texts), never)).scores
+    for (const [i, score] of Array.from(scores).entries()) {
       expect(score).toBeCloseTo(
         embeddings[i]!.reduce((sum, value, d) => sum + value * embeddings[0]![d]!, 0),
-        5,
+        2,
       )
     }
   })
 
   it('embeds each text once as long as its cache holds it, and no more than that', async () => {
-    const { encoder, embedded } = await openEncoder(1e6)
+    const local = (embeddingCacheBytes: number) =>
+      new EmbeddingCache(
+        stage().redis,
+        keysOf(stage().prefix, 'q'),
+        { embeddingCacheBytes, embeddingCacheTtlMs: 0, sharedEmbeddingCacheEntries: 0 },
+        Date.now,
+      )
+    const { encoder, embedded } = await openEncoder(local(1e6))
     const texts = Array.from({ length: 50 }, (_, i) => `job ${i % 20}`)
-    const first = await encoder.embed(texts, never)
+    const first = await encoder.passages(texts, never)
     expect(embedded()).toBe(20)
-    expect(await encoder.embed(texts, never)).toEqual(first)
+    expect(await encoder.passages(texts, never)).toEqual({ ...first, computed: 0 })
     expect(embedded()).toBe(20)
-    const { encoder: forgetful, embedded: again } = await openEncoder(1000)
-    expect(await forgetful.embed(texts, never)).toEqual(first)
-    await forgetful.embed(texts, never)
+    const { encoder: forgetful, embedded: again } = await openEncoder(local(1000))
+    expect(await forgetful.passages(texts, never)).toEqual(first)
+    await forgetful.passages(texts, never)
     expect(again()).toBeGreaterThan(30)
+    expect(await stage().keys()).toEqual([])
   })
 
   it('stops when nobody wants its scores any more', async () => {
-    const { encoder, embedded } = await openEncoder(0)
+    const { encoder, embedded } = await openEncoder(undefined)
     const stop = new AbortController()
     const texts = Array.from({ length: 3000 }, (_, i) => `job ${i} ${'queue '.repeat(i % 40)}`)
-    const scoring = encoder.score('job', texts, stop.signal)
+    const scoring = encoder.score('job', candidatesOf(texts), stop.signal)
     setImmediate(() => stop.abort(new Error('no longer wanted')))
     await expect(scoring).rejects.toThrow('no longer wanted')
     expect(embedded()).toBeLessThan(3000)
@@ -123,8 +136,8 @@ describe('a folder', () => {
       maxTokens: 64,
       prompts: { query: 'query: ', passage: 'passage: ' },
     })
-    const { encoder } = await openEncoder(0, folder)
-    const { encoder: plain } = await openEncoder(0)
+    const { encoder } = await openEncoder(undefined, folder)
+    const { encoder: plain } = await openEncoder(undefined)
     expect(await encoder.embed(['the job'], never)).not.toEqual(await plain.embed(['the job'], never))
   })
 

@@ -88,7 +88,14 @@ describe('a cascade', () => {
   it('that is empty, or keeps all, changes nothing', async () => {
     await stage().worker({ ...served, scoreCacheTtlMs: 0 })
     const off = await ask(request)
-    for (const cascade of [[], [{ model: NANO, keep: 40 }], [{ model: NANO, keep: 0.999 }, { model: MIDDLE }]]) {
+    for (const cascade of [
+      [],
+      [{ model: NANO, keep: 40 }],
+      [
+        { model: NANO, keep: 0.999 },
+        { model: MIDDLE, keep: 40 },
+      ],
+    ]) {
       const on = await ask({ ...request, strategy: { cascade } })
       expect(on.results).toEqual(off.results)
       expect(on.usage).toEqual(off.usage)

@@ -91,9 +91,9 @@ export class SlowReranker {
     const filterScores = new Map<number, number>()
     let prefiltered = 0
     if (prefilter) {
-      const count = this.kept(prefilter.keep, left.length, topN)
-      if (count < left.length || fuse !== 'none') {
+      if (!keepsAll(prefilter.keep, left.length, topN) || fuse !== 'none') {
         const ranking = await this.filtered(filterName, query, documents)
+        const count = this.kept(prefilter.keep, ranking, topN)
         for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
         behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
         prefiltered = behind.length
@@ -103,8 +103,7 @@ export class SlowReranker {
 
     let scored = 0
     for (const stage of strategy.cascade ?? []) {
-      const count = this.kept(stage.keep, left.length, topN)
-      if (count >= left.length || stage.model === this.names.small) continue
+      if (keepsAll(stage.keep, left.length, topN) || stage.model === this.names.small) continue
       scored += left.length
       const by = this.modelOf(this.names.nano, dtype).model.name
       const ranking = this.rank(
@@ -113,6 +112,7 @@ export class SlowReranker {
           score: await this.best(this.names.nano, dtype, query, read[index]!),
         })),
       )
+      const count = this.kept(stage.keep, ranking, topN)
       behind.unshift(...ranking.slice(count).map(({ index }) => ({ index, by, score: null })))
       left = ranking.slice(0, count).map(({ index }) => index)
     }
@@ -188,9 +188,16 @@ export class SlowReranker {
     return found
   }
 
-  private kept(keep: Keep, count: number, topN: number | null): number {
-    if (keep === undefined || keep === 'auto') return Math.max(100, Math.ceil(count / 5), topN ?? 0)
-    return keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep
+  private kept(keep: Keep, ranking: readonly Ranked[], topN: number | null): number {
+    const count = ranking.length
+    if (keep !== undefined && keep !== 'auto') return numberOf(keep, count)
+    const wanted = ranking[(topN ?? 10) - 1]
+    if (!wanted) return count
+    const mean = ranking.reduce((sum, { score }) => sum + score, 0) / count
+    const floor = wanted.score - Math.sqrt(ranking.reduce((sum, { score }) => sum + (score - mean) ** 2, 0) / count)
+    const least = Math.max(20, topN ?? 10)
+    if (ranking.some(({ score }, i) => i >= least && Math.abs(score - floor) < ROUNDING)) this.isClear = false
+    return Math.max(least, ranking.filter(({ score }) => score >= floor).length)
   }
 
   private exitOf(exit: unknown, topN: number | null, { exits }: Model) {
@@ -295,7 +302,7 @@ export class SlowReranker {
     }
     const asked = await embed(model.prompts.query + query)
     return await each(documents, async (text) => {
-      const own = await embed(model.prompts.passage + text)
+      const own = inBytes(await embed(model.prompts.passage + text))
       return own.reduce((sum, value, i) => sum + value * asked[i]!, 0)
     })
   }
@@ -306,4 +313,15 @@ async function each<T, R>(list: readonly T[], of: (one: T) => Promise<R>): Promi
   const results: R[] = []
   for (const one of list) results.push(await of(one))
   return results
+}
+
+const numberOf = (keep: number, count: number) => (keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep)
+
+const keepsAll = (keep: Keep, count: number, topN: number | null) =>
+  (keep === undefined || keep === 'auto' ? Math.max(20, topN ?? 10) : numberOf(keep, count)) >= count
+
+/** A passage's embedding is kept in steps of its largest number's 127th part. */
+function inBytes(vector: Float32Array): number[] {
+  const step = Math.max(...vector.map(Math.abs)) / 127
+  return Array.from(vector, (value) => Math.round(value / step) * step)
 }

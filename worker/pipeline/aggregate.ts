@@ -76,6 +76,9 @@ export function composePart(
       scored: cascaded.fromModel + fromModel,
       cached: cascaded.cached + kept.length - fromModel,
       prefiltered: rest.length,
+      ...(by?.embeddings
+        ? { embeddings_computed: by.embeddings.computed, embeddings_reused: by.embeddings.reused }
+        : {}),
       ...(placed.length > 0 ? { cascaded: placed.length } : {}),
       exited_early: after === undefined ? left.size : kept.length,
       tokens,
@@ -156,6 +159,12 @@ function addUsage(a: Usage, b: Usage): Usage {
     cached: a.cached + b.cached,
     prefiltered: a.prefiltered + b.prefiltered,
     ...(a.cascaded === undefined ? {} : { cascaded: a.cascaded + (b.cascaded ?? 0) }),
+    ...(a.embeddings_computed === undefined || a.embeddings_reused === undefined
+      ? {}
+      : {
+          embeddings_computed: a.embeddings_computed + (b.embeddings_computed ?? 0),
+          embeddings_reused: a.embeddings_reused + (b.embeddings_reused ?? 0),
+        }),
     exited_early: a.exited_early + b.exited_early,
     tokens: a.tokens + b.tokens,
     truncated: a.truncated + b.truncated,

@@ -5,7 +5,7 @@ import type { CascadeStage } from '../../shared/strategy.js'
 import type { Scorer } from '../scorers.js'
 import type { Scored } from './aggregate.js'
 import type { Candidate } from './load-candidates.js'
-import { keptOf } from './prefilter.js'
+import { keepsAll, keptOf } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
 import { addSpent, NOTHING_SPENT, type Spent } from './score-pairs.js'
 
@@ -50,15 +50,19 @@ export async function cascade(
 ): Promise<Cascaded> {
   let state: Cascaded = { kept: candidates, placed: [], fromModel: 0, cached: 0, spent: NOTHING_SPENT }
   for (const [place, stage] of stages.entries()) {
-    const count = keptOf(stage.keep, state.kept.length, topN)
-    if (count >= state.kept.length) continue
+    if (keepsAll(stage.keep, state.kept.length, topN)) continue
     const opened = await open(stage, place)
-    if (opened.scorer !== last) state = await sieve(state, count, opened)
+    if (opened.scorer !== last) state = await sieve(state, stage.keep, topN, opened)
   }
   return state
 }
 
-async function sieve(before: Cascaded, count: number, { scorer, score }: StageScorer): Promise<Cascaded> {
+async function sieve(
+  before: Cascaded,
+  keep: CascadeStage['keep'],
+  topN: number | null,
+  { scorer, score }: StageScorer,
+): Promise<Cascaded> {
   const { model, activate } = scorer
   const { scores, fromModel, spent } = await score(before.kept)
   const ranking = before.kept
@@ -68,6 +72,11 @@ async function sieve(before: Cascaded, count: number, { scorer, score }: StageSc
       return { candidate, known, index: candidate.index, score: activate(known.logit) }
     })
     .sort(byRank)
+  const count = keptOf(
+    keep,
+    ranking.map(({ known }) => known.logit),
+    topN,
+  )
   const placed = ranking.slice(count).map(({ candidate, known }) => ({ candidate, score: known, by: model.name }))
   return {
     kept: ranking

@@ -2,17 +2,19 @@
 import { ranksOf } from './fuse.js'
 import type { Filter } from './prefilter.js'
 
-/** Its scores are means of what the ranks are worth: 1 for who is first for all. */
+/** Its scores are means of what the ranks are worth: 1 for who is first for all. It reads all texts, whoever has embeddings. */
 export function fusedFilter(filters: readonly Filter[]): Filter {
   return {
     name: filters.map(({ name }) => name).join('+'),
     async score(...what) {
-      const lists = await Promise.all(filters.map((filter) => filter.score(...what)))
-      const worth = lists.map((scores) => ranksOf(Array.from(scores, (score, index) => ({ index, score }))))
-      return Float64Array.from(
+      const looks = await Promise.all(filters.map((filter) => filter.score(...what)))
+      const worth = looks.map(({ scores }) => ranksOf(Array.from(scores, (score, index) => ({ index, score }))))
+      const scores = Float64Array.from(
         worth[0] ?? [],
         (_, i) => worth.reduce((sum, each) => sum + (each[i] ?? 0), 0) / worth.length,
       )
+      const embeddings = looks.find((look) => look.embeddings)?.embeddings
+      return { scores, ...(embeddings ? { embeddings } : {}) }
     },
   }
 }

@@ -5,13 +5,28 @@ import type { Prefilter } from '../../shared/strategy.js'
 import { bm25 } from './bm25.js'
 import type { Candidate } from './load-candidates.js'
 
-/** A cheap look at passages: a score for each, higher is better. */
+/** A cheap look at candidates: a score for each, higher is better. */
 export interface Filter {
   readonly name: string
-  score(query: string, passages: readonly string[], signal: AbortSignal): Promise<ArrayLike<number>>
+  /** What embeddings of passages depend on, where it looks at those: it then needs no text of candidates that have one. */
+  readonly context?: string
+  score(query: string, candidates: readonly Candidate[], signal: AbortSignal): Promise<Looked>
 }
 
-export const BM25: Filter = { name: 'bm25', score: bm25 }
+export interface Looked {
+  /** In the candidates' order. */
+  readonly scores: ArrayLike<number>
+  /** Where candidates are looked at by their embeddings: how many of these went through the model, and how many not. */
+  readonly embeddings?: { readonly computed: number; readonly reused: number }
+}
+
+export const BM25: Filter = {
+  name: 'bm25',
+  score: async (query, candidates, signal) => {
+    const passages = candidates.map(({ document }) => document.text)
+    return { scores: await bm25(query, passages, signal) }
+  },
+}
 
 export interface Filtered {
   /** Those that the model scores, in the order of the request. */
@@ -23,12 +38,15 @@ export interface Filtered {
     readonly name: string
     /** Its scores of those that were kept, by index. */
     readonly scores: ReadonlyMap<number, number>
+    readonly embeddings?: Looked['embeddings']
   }
 }
 
-/** `auto` keeps a fifth, but not fewer than this, nor fewer than are to be returned. */
-const AUTO_LEAST = 100
-const AUTO_SHARE = 0.2
+/** `auto` guards the first so many where a request wants all, and keeps this many at least. */
+const AUTO_WANTED = 10
+const AUTO_LEAST = 20
+/** Standard deviations below the last one wanted at which `auto` stops. */
+const AUTO_GAP = 1
 
 /**
  * Best first means by the filter's score, then by index. A filter that would keep everything is run only
@@ -43,23 +61,52 @@ export async function prefilter(
   candidates: readonly Candidate[],
   signal: AbortSignal,
 ): Promise<Filtered> {
-  const count = keptOf(keep, candidates.length, topN)
-  if (count >= candidates.length && fuse === null) return { kept: candidates, rest: [] }
-  const passages = candidates.map(({ document }) => document.text)
-  const scores = await filter.score(query, passages, signal)
+  if (keepsAll(keep, candidates.length, topN) && fuse === null) return { kept: candidates, rest: [] }
+  const { scores, embeddings } = await filter.score(query, candidates, signal)
   const ranking = candidates
     .map((candidate, i) => ({ candidate, index: candidate.index, score: scores[i] ?? 0 }))
     .sort(byRank)
+  const count = keptOf(
+    keep,
+    ranking.map(({ score }) => score),
+    topN,
+  )
   const kept = ranking.slice(0, count)
   return {
     kept: kept.map(({ candidate }) => candidate).sort((a, b) => a.index - b.index),
     rest: ranking.slice(count).map(({ candidate }) => candidate),
-    by: { name: filter.name, scores: new Map(kept.map(({ index, score }) => [index, score])) },
+    by: {
+      name: filter.name,
+      scores: new Map(kept.map(({ index, score }) => [index, score])),
+      ...(embeddings ? { embeddings } : {}),
+    },
   }
 }
 
-/** How many of so many candidates are kept. */
-export function keptOf(keep: Prefilter['keep'], count: number, topN: number | null): number {
-  if (keep === 'auto') return Math.max(AUTO_LEAST, Math.ceil(count * AUTO_SHARE), topN === null ? 0 : topN)
+/** Whether it is clear before the look that everything would be kept. */
+export function keepsAll(keep: Prefilter['keep'], count: number, topN: number | null): boolean {
+  return (keep === 'auto' ? leastOf(topN) : numberOf(keep, count)) >= count
+}
+
+/**
+ * How many candidates are kept. `auto`: those whose score is no more than a standard deviation (of all scores) below that
+ * of the last one wanted.
+ *
+ * @param scores best first
+ */
+export function keptOf(keep: Prefilter['keep'], scores: readonly number[], topN: number | null): number {
+  if (keep !== 'auto') return numberOf(keep, scores.length)
+  const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length
+  const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length)
+  const last = scores[(topN ?? AUTO_WANTED) - 1]
+  if (last === undefined) return scores.length
+  return Math.max(leastOf(topN), scores.filter((score) => score >= last - AUTO_GAP * deviation).length)
+}
+
+function leastOf(topN: number | null): number {
+  return Math.max(AUTO_LEAST, topN ?? AUTO_WANTED)
+}
+
+function numberOf(keep: number, count: number): number {
   return keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep
 }

@@ -11,6 +11,7 @@ import type { Window } from '../../shared/request.js'
 import type { LongDocuments } from '../../shared/strategy.js'
 import type { ModelExit } from '../model/model-exits.js'
 import type { WindowRule } from '../tokenize/pair-encoder.js'
+import { SharedCache, type Shelf } from './shared-cache.js'
 
 /** A document's score, and what there is to say of it. */
 export interface KnownScore {
@@ -59,18 +60,19 @@ const SNIPPET = 2
 const FIELD_BYTES = 12
 
 export class ScoreCache {
-  readonly #redis: Redis
+  readonly #cache: SharedCache<KnownScore>
   readonly #keys: Keys
   readonly #ttlMs: number
   #unshared = 0
-  readonly #local: LRUCache<string, KnownScore> | undefined
 
   constructor(redis: Redis, keys: Keys, { scoreCacheTtlMs, localScoreCacheEntries }: ScoreCacheOptions) {
-    this.#redis = redis
+    const local =
+      scoreCacheTtlMs > 0 && localScoreCacheEntries > 0
+        ? new LRUCache<string, KnownScore>({ max: localScoreCacheEntries, ttl: scoreCacheTtlMs })
+        : undefined
+    this.#cache = new SharedCache(redis, local, { pack, unpack })
     this.#keys = keys
     this.#ttlMs = scoreCacheTtlMs
-    if (scoreCacheTtlMs > 0 && localScoreCacheEntries > 0)
-      this.#local = new LRUCache({ max: localScoreCacheEntries, ttl: scoreCacheTtlMs })
   }
 
   keysOf(context: ScoringContext, query: string, passages: readonly string[]): PairKeys {
@@ -97,44 +99,30 @@ export class ScoreCache {
   }
 
   /** Known scores, in the order of the passages. */
-  async read(keys: PairKeys): Promise<(KnownScore | undefined)[]> {
-    const known = new Array<KnownScore | undefined>(keys.passages.length).fill(undefined)
-    this.recall(keys, known)
-    const missing = known.flatMap((score, place) => (score === undefined ? [place] : []))
-    if (this.#ttlMs === 0 || missing.length === 0) return known
-    const values = await this.#redis.hmgetBuffer(keys.query, ...missing.map((place) => fieldIn(keys, place)))
-    values.forEach((value, n) => {
-      const place = missing[n]
-      const score = value ? unpack(value) : undefined
-      if (place === undefined || !score) return
-      known[place] = score
-      this.remember(keys, place, score)
-    })
-    return known
+  read(keys: PairKeys): Promise<(KnownScore | undefined)[]> {
+    return this.#cache.read(this.#shelf(keys), keys.passages)
   }
 
   /** Fills in what this process knows, at once. */
   recall(keys: PairKeys, scores: (KnownScore | undefined)[]): void {
-    if (!this.#local) return
-    keys.passages.forEach((_, place) => {
-      scores[place] ??= this.#local?.get(this.pairOf(keys, place))
+    keys.passages.forEach((field, place) => {
+      scores[place] ??= this.#cache.recall({ name: keys.query }, field)
     })
   }
 
   /** Keeps a score in this process, at once. */
   remember(keys: PairKeys, place: number, score: KnownScore): void {
-    this.#local?.set(this.pairOf(keys, place), score)
+    this.#cache.remember({ name: keys.query }, keys.passages[place] ?? '', score)
   }
 
   /** Shares scores with the other workers, by the passages' places. */
-  async write(keys: PairKeys, scores: ReadonlyMap<number, KnownScore>): Promise<void> {
-    if (this.#ttlMs === 0 || scores.size === 0) return
-    const fields = [...scores].flatMap(([place, score]) => [fieldIn(keys, place), pack(score)])
-    await this.#redis
-      .pipeline()
-      .hset(keys.query, ...fields)
-      .pexpire(keys.query, this.#ttlMs)
-      .exec()
+  write(keys: PairKeys, scores: ReadonlyMap<number, KnownScore>): Promise<void> {
+    const byField = new Map([...scores].map(([place, score]) => [keys.passages[place] ?? '', score]))
+    return this.#cache.write(this.#shelf(keys), byField)
+  }
+
+  #shelf({ query }: PairKeys): Shelf {
+    return { name: query, hashes: this.#ttlMs > 0 ? [query] : [], ttlMs: this.#ttlMs }
   }
 }
 
@@ -163,10 +151,6 @@ function unpack(value: Buffer): KnownScore | undefined {
 
 function digest(text: string): Buffer {
   return hash('sha256', text, 'buffer').subarray(0, 18)
-}
-
-function fieldIn({ passages }: PairKeys, place: number): Buffer {
-  return Buffer.from(passages[place] ?? '', 'latin1')
 }
 
 function fieldOf(passage: string): string {

@@ -60,7 +60,7 @@ describe('prefilter', () => {
       fc.double({ min: 0.01, max: 0.99, noNaN: true }),
       fc.constant('auto' as const),
     )
-    const texts = fc.array(text(8), { minLength: 1, maxLength: 30 })
+    const texts = fc.array(text(8), { minLength: 1, maxLength: 60 })
     await fc.assert(
       fc.asyncProperty(text(4), texts, keep, async (query, passages, wanted) => {
         const { kept, rest } = await prefilter(
@@ -71,19 +71,31 @@ describe('prefilter', () => {
           never,
         )
         const scores = await bm25(query, passages, never)
+        const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length
         const ranking = passages.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b)
-        const count = wanted === 'auto' ? passages.length : wanted < 1 ? Math.ceil(passages.length * wanted) : wanted
+        const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length)
+        const floor = scores[ranking[9] ?? -1] === undefined ? 0 : scores[ranking[9]!]! - deviation
+        const near = Math.max(20, scores.filter((score) => score >= floor).length)
+        const count = wanted === 'auto' ? near : wanted < 1 ? Math.ceil(passages.length * wanted) : wanted
         expect(kept.map(({ index }) => index)).toEqual(ranking.slice(0, count).sort((a, b) => a - b))
         expect(rest.map(({ index }) => index)).toEqual(ranking.slice(count))
       }),
     )
   })
 
+  it('stops by itself where the rest is far behind the last one wanted', async () => {
+    const candidates = candidatesOf(Array.from({ length: 1000 }, (_, i) => (i % 20 === 7 ? 'job' : 'queue')))
+    const request = { query: 'job', topN: 3, fuse: null }
+    const { kept } = await prefilter(request, 'auto', BM25, candidates, never)
+    expect(kept.map(({ index }) => index % 20)).toEqual(new Array(50).fill(7))
+    const all = await prefilter({ ...request, topN: 51 }, 'auto', BM25, candidates, never)
+    expect(all.kept).toHaveLength(1000)
+  })
+
   it.each([
     ['a number', 30, 30],
     ['a share', 0.07, 70],
     ['the smallest share', 1e-6, 1],
-    ['auto', 'auto' as const, 200],
     ['more than there are', 5000, 1000],
   ])('keeps %s', async (_, keep, count) => {
     const candidates = candidatesOf(Array.from({ length: 1000 }, (__, i) => `job ${i}`))
