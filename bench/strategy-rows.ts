@@ -4,7 +4,7 @@
  * | part | field |
  * |---|---|
  * | `fp32`, `fp16`, `int8` | `strategy.dtype` |
- * | `bm25:30`, `filter:30`, `bm25+filter:30` | `strategy.prefilter` with its `keep` |
+ * | `bm25:30`, `filter:30`, `bm25+filter:30` | `strategy.prefilter` with its `keep`, which may be `auto` |
  * | `nano:20` | `strategy.cascade`, in the order of the parts |
  * | `exit:after:4`, `exit:0.99`, `exit:auto` | `strategy.exit`; without a layer with a `top_n` of 10 |
  * | `fuse:rrf`, `fuse:learned`, `fuse:0.7`, `fuse:score:0.8` | `strategy.fuse` |
@@ -34,6 +34,7 @@ export const ROWS: readonly string[] = [
   'fp32',
   'int8',
   'bm25:30',
+  'bm25:auto',
   'filter:30',
   'bm25+filter:30',
   'nano:30',
@@ -47,6 +48,7 @@ export const ROWS: readonly string[] = [
   'exit:after:4',
   'bm25:100 fuse:rrf',
   'bm25:100 fuse:learned',
+  'int8 bm25:auto',
   'int8 bm25:30',
   'int8 bm25:20',
   'int8 bm25:15',
