@@ -10,6 +10,7 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'invalid_configuration',
   'unknown_model',
   'invalid_model',
+  'python_unavailable',
   'unknown_corpus',
   'invalid_corpus',
 ])

@@ -20,6 +20,7 @@ function configuration() {
     producer: 'Producers',
     batch: 'Batch runs',
     worker: 'Workers',
+    models: 'Quantising models',
     monitoring: 'Metrics, health and logs',
   }
   const sections = Object.entries(groups).map(([group, title]) => {

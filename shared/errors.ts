@@ -74,12 +74,24 @@ export const ERRORS = {
   output_exists: {
     status: 409,
     retryable: false,
-    advice: 'Choose another output, or add --overwrite to begin anew.',
+    advice: 'Choose another output, or add --overwrite to begin anew (--force for models).',
   },
   output_in_use: {
     status: 409,
     retryable: true,
     advice: 'Wait for the other run to end, or choose another output.',
+  },
+  python_unavailable: {
+    status: 500,
+    retryable: false,
+    advice:
+      'Install Python 3.11 or newer with the packages that the message names, and say where it is with --python or RANKMILL_PYTHON.',
+  },
+  quantization_failed: {
+    status: 422,
+    retryable: false,
+    advice:
+      'Take the fp32 file of a cross-encoder as `optimum-cli export onnx` writes it; the message says what is wrong.',
   },
   too_many_errors: {
     status: 422,

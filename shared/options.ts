@@ -3,10 +3,11 @@
  * (`RANKMILL_MAX_DOCUMENTS`), library options (`maxDocuments`) and docs/configuration.md are all made from it.
  */
 import { z } from 'zod'
+import { DTYPES } from './dtype.js'
 import { RankmillError } from './errors.js'
 import { BULK_SUFFIX } from './lanes.js'
 
-type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'monitoring'
+type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'models' | 'monitoring'
 
 interface OptionSpec<T> {
   group: OptionGroup
@@ -218,10 +219,10 @@ export const OPTIONS = {
   }),
   dtype: define({
     group: 'worker',
-    schema: oneOf('auto', 'fp32', 'fp16', 'int8'),
+    schema: oneOf('auto', ...DTYPES),
     default: 'auto',
     value: '<type>',
-    help: 'number format of the model: auto, fp32, fp16 or int8; auto is int8 on a CPU where the model has a batch-invariant one, fp16 on a GPU',
+    help: 'number format of the model: auto, fp32, fp16, int8 or int4; auto is int8 on a CPU where the model has a batch-invariant one, fp16 on a GPU',
   }),
   device: define({
     group: 'worker',
@@ -397,6 +398,14 @@ export const OPTIONS = {
     default: '.rankmill/cache',
     value: '<folder>',
     help: 'folder for downloaded models and calibration results',
+  }),
+
+  python: define({
+    group: 'models',
+    schema: text(),
+    default: 'python3',
+    value: '<path>',
+    help: 'the Python that `models quantize` runs; it needs numpy and onnx (training/quantize-requirements.txt)',
   }),
 
   metricsPort: define({

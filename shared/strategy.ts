@@ -1,5 +1,6 @@
 /** How a request's documents are scored: `strategy` in a request (docs/strategies.md). */
 import { z } from 'zod'
+import { DTYPES, type Dtype } from './dtype.js'
 import { RankmillError } from './errors.js'
 
 /** What is read of a document that is too long for the model. */
@@ -36,7 +37,7 @@ export interface Fuse {
 /** A strategy, filled. */
 export interface Strategy {
   /** auto: what the worker was started with. */
-  readonly dtype: 'auto' | 'fp32' | 'fp16' | 'int8'
+  readonly dtype: 'auto' | Dtype
   readonly longDocuments: LongDocuments
   /** null: the model scores every candidate. */
   readonly prefilter: Prefilter | null
@@ -88,7 +89,7 @@ function isKeep(keep: unknown): boolean {
 }
 
 export const strategySchema = z.strictObject({
-  dtype: z.enum(['auto', 'fp32', 'fp16', 'int8']).nullish(),
+  dtype: z.enum(['auto', ...DTYPES]).nullish(),
   long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
   prefilter: z.strictObject({ keep: keepSchema.nullish(), model: nameSchema.nullish() }).nullish(),
   cascade: z

@@ -1,4 +1,4 @@
-/** `rankmill models`: which models are at hand, and whether a folder will load. */
+/** `rankmill models`: which models are at hand, whether a folder will load, and other number formats of it. */
 import { stat } from 'node:fs/promises'
 import Table from 'cli-table3'
 import { Command } from 'commander'
@@ -7,9 +7,12 @@ import { checkModel, type Finding } from '../../worker/model/model-check.js'
 import { type ListedModel, listModels, showModel } from '../../worker/model/model-list.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
+import { quantizeCommand } from './models-quantize.js'
 
 export function modelsCommand(): Command {
-  const command = new Command('models').description('Models: list those at hand, show one, check a folder.')
+  const command = new Command('models').description(
+    'Models: list those at hand, show one, check a folder, quantise one.',
+  )
   command.addCommand(
     subcommand('ls', 'Shipped models and those in the cache: formats, exits, sizes, licences.').action(list),
   )
@@ -21,6 +24,7 @@ export function modelsCommand(): Command {
       .argument('<path>', 'the folder')
       .action(check),
   )
+  command.addCommand(quantizeCommand())
   return command
 }
 

@@ -6,6 +6,7 @@ import type { Configuration } from '../../producer/tune/configurations.js'
 import type { TuningQuery } from '../../producer/tune/trial.js'
 import { type TuningOutcome, type TuningProgress, tune } from '../../producer/tune/tuning.js'
 import { readTuningQueries } from '../../producer/tune/tuning-queries.js'
+import { DTYPES, type Dtype } from '../../shared/dtype.js'
 import { RankmillError } from '../../shared/errors.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
@@ -91,7 +92,7 @@ async function run(command: Command): Promise<void> {
   const shipped = await listModels(optionsOf(command))
   const models = flags.models?.split(',') ?? shippedNames(shipped, 'cross-encoder')
   const filters = flags.filters === 'none' ? [] : (flags.filters?.split(',') ?? shippedNames(shipped, 'bi-encoder'))
-  const dtypes = flags.dtypes.split(',') as ('fp32' | 'int8')[]
+  const dtypes = flags.dtypes.split(',').map(dtypeNamed)
   const options: Options = optionsOf(command, {
     model: models.join(','),
     ...(filters.length > 0 ? { filter: filters.join(',') } : {}),
@@ -162,6 +163,13 @@ function recommendation({ recommended, measure, within }: TuningOutcome): object
   const { configuration, queries, qualityShare, interval, confidence, speedup } = recommended
   const measured = { measure, within, queries, qualityShare, interval, confidence, speedup }
   return { request: configuration.fields, flags: flagsOf(configuration.fields), measured }
+}
+
+function dtypeNamed(name: string): Dtype {
+  const dtype = DTYPES.find((known) => known === name)
+  if (dtype !== undefined) return dtype
+  const message = `--dtypes: must be some of ${DTYPES.join(', ')}, divided by commas; got "${name}"`
+  throw new RankmillError('invalid_configuration', message, { param: 'dtypes' })
 }
 
 function shareArgument(value: string): number {

@@ -1,4 +1,5 @@
 /** The ways to rerank that are tried against each other. */
+import type { Dtype } from '../../shared/dtype.js'
 import { seededRandom } from '../../shared/random.js'
 import type { RerankInput } from '../../shared/request.js'
 import type { StrategyInput } from '../../shared/strategy.js'
@@ -11,14 +12,13 @@ export interface Configuration {
   readonly fields: TunedFields
 }
 
-type TunedDtype = 'fp32' | 'fp16' | 'int8'
 type Exit = Exclude<NonNullable<StrategyInput['exit']>, 'auto' | 'never'>
 
 export interface Choices {
   /** The first is the one that the others are compared with; the others also come before it, in a cascade. */
   readonly models: readonly string[]
   /** The first is the one that the others are compared with; together with other ways the last is tried. */
-  readonly dtypes: readonly TunedDtype[]
+  readonly dtypes: readonly Dtype[]
   /** Bi-encoders to filter with, besides BM25. */
   readonly filters: readonly string[]
   /** Filters that the first model brings learned weights for. */
@@ -35,7 +35,7 @@ export interface Choices {
 
 interface Ways {
   readonly model: string
-  readonly dtype: TunedDtype
+  readonly dtype: Dtype
   readonly tokens?: number | undefined
   readonly sieve?: { readonly keep: number; readonly model: string } | undefined
   readonly cascade?: { readonly keep: number; readonly model: string } | undefined
@@ -154,7 +154,7 @@ function configurationFrom({ model, dtype, tokens, sieve, cascade, fuse, exit }:
   return { name: parts.join(', '), fields }
 }
 
-function cheapest({ dtypes }: Choices): TunedDtype {
+function cheapest({ dtypes }: Choices): Dtype {
   return dtypes.at(-1) ?? 'fp32'
 }
 

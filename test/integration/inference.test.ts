@@ -39,6 +39,9 @@ describe('scores', () => {
     ['one-logit', 'fp32', 1e-5],
     ['one-logit', 'fp16', 2e-3],
     ['one-logit', 'int8', 1e-3],
+    ['quantized', 'int8', 1e-3],
+    ['quantized', 'int4', 1e-3],
+    ['quantized', 'fp16', 2e-3],
     ['two-logit', 'fp32', 1e-5],
     ['no-types', 'fp32', 1e-5],
     ['roberta', 'fp32', 1e-5],
@@ -53,23 +56,27 @@ describe('scores', () => {
     expect(Math.max(...far)).toBeLessThan(tolerance)
   })
 
-  test.each<TinyModel>(['one-logit', 'two-logit', 'no-types', 'roberta'])(
-    'of %s do not depend on the batch or its padding',
-    async (name) => {
-      const model = await open(tinyModel(name))
-      const engine = await start(model)
-      const { pairs } = golden(name)
-      const alone = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
-      const together = await engine.run(batchOf(pairs, model.padId, model.maxTokens))
-      const halves = [
-        await engine.run(batchOf(pairs.slice(0, 5), model.padId)),
-        await engine.run(batchOf(pairs.slice(5), model.padId)),
-      ]
-      const expected = alone.map(({ logits }) => logits[0] ?? Number.NaN)
-      expect([...together.logits]).toEqual(expected)
-      expect(halves.flatMap(({ logits }) => [...logits])).toEqual(expected)
-    },
-  )
+  test.each<[TinyModel, Dtype | 'auto']>([
+    ['one-logit', 'auto'],
+    ['two-logit', 'auto'],
+    ['no-types', 'auto'],
+    ['roberta', 'auto'],
+    ['quantized', 'int8'],
+    ['quantized', 'int4'],
+  ])('of %s in %s do not depend on the batch or its padding', async (name, dtype) => {
+    const model = await open(tinyModel(name), dtype)
+    const engine = await start(model)
+    const { pairs } = golden(name)
+    const alone = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
+    const together = await engine.run(batchOf(pairs, model.padId, model.maxTokens))
+    const halves = [
+      await engine.run(batchOf(pairs.slice(0, 5), model.padId)),
+      await engine.run(batchOf(pairs.slice(5), model.padId)),
+    ]
+    const expected = alone.map(({ logits }) => logits[0] ?? Number.NaN)
+    expect([...together.logits]).toEqual(expected)
+    expect(halves.flatMap(({ logits }) => [...logits])).toEqual(expected)
+  })
 
   test('come from whichever session, in the order asked for', async () => {
     const engine = await start(await open(tinyModel('one-logit')), { sessions: 2 })

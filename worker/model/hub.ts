@@ -4,7 +4,12 @@ import { RankmillError } from '../../shared/errors.js'
 import { DTYPES, type Dtype, findDtypes, isFile } from './model-folder.js'
 
 /** What transformers.js calls the formats. */
-const HUB_DTYPES: Readonly<Record<Dtype, readonly string[]>> = { fp32: ['fp32'], fp16: ['fp16'], int8: ['int8', 'q8'] }
+const HUB_DTYPES: Readonly<Record<Dtype, readonly string[]>> = {
+  fp32: ['fp32'],
+  fp16: ['fp16'],
+  int8: ['int8', 'q8'],
+  int4: ['q4'],
+}
 
 interface DownloadOptions {
   readonly dtype: Dtype | 'auto'

@@ -2,17 +2,18 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { DTYPES, type Dtype } from '../../shared/dtype.js'
 import { RankmillError } from '../../shared/errors.js'
 import { type OnnxFile, readOnnxFile } from './onnx-file.js'
 
-export const DTYPES = ['fp32', 'fp16', 'int8'] as const
-export type Dtype = (typeof DTYPES)[number]
+export { DTYPES, type Dtype }
 
 /** Names of transformers.js, in its folder and beside config.json, for folders without rankmill.json. */
 const FILES: Readonly<Record<Dtype, readonly string[]>> = {
   fp32: ['model.onnx'],
   fp16: ['model_fp16.onnx'],
   int8: ['model_int8.onnx', 'model_quantized.onnx'],
+  int4: ['model_int4.onnx', 'model_q4.onnx'],
 }
 
 const activationSchema = z.string().optional()

@@ -102,6 +102,20 @@ describe('number formats', () => {
     expect(await openModel(folder, await options())).toMatchObject({ dtype: 'int8', batchInvariant: true })
   })
 
+  test('int8 and int4 as `models quantize` writes them are known to be batch-invariant', async () => {
+    for (const dtype of ['int8', 'int4'] as const) {
+      const model = await openModel(tinyModel('quantized'), await options({ dtype }))
+      expect(model).toMatchObject({ dtype, batchInvariant: true })
+    }
+  })
+
+  test('auto never takes int4 where there is another', async () => {
+    const folder = await copyOf('quantized')
+    expect((await openModel(folder, await options())).dtype).not.toBe('int4')
+    for (const dtype of ['int8', 'fp16']) await rm(join(folder, `onnx/model_${dtype}.onnx`))
+    expect(await openModel(folder, await options())).toMatchObject({ dtype: 'int4' })
+  })
+
   test('one that is not there is refused with those that are', async () => {
     await expect(openModel(tinyModel('roberta'), await options({ dtype: 'fp16' }))).rejects.toMatchObject({
       code: 'invalid_model',

@@ -1,0 +1,95 @@
+/** `rankmill models quantize`: another number format of the user's own model, and what it costs in quality. */
+import { Command, Option } from 'commander'
+import { readLists } from '../../producer/tune/list-data.js'
+import { RankmillError } from '../../shared/errors.js'
+import { onSignals } from '../../shared/lifecycle.js'
+import type { OptionName } from '../../shared/options.js'
+import { QUANTIZED_DTYPES, type QuantizedDtype, quantizeModel } from '../../worker/model/model-quantization.js'
+import { EXIT, note } from '../exit.js'
+import { addOptions, optionsOf } from '../options.js'
+import { builtInSample, measureQuantization, quantizationTable } from '../quantization-report.js'
+import { numberArgument } from '../strategy-flags.js'
+
+interface QuantizeFlags {
+  dtype: QuantizedDtype
+  out?: string
+  force?: true
+  data?: string
+  sample: number
+  depth: number
+  json?: true
+}
+
+const SHARED: readonly OptionName[] = [
+  'python',
+  'threads',
+  'sessions',
+  'batchPairs',
+  'batchTokens',
+  'calibrate',
+  'maxTokens',
+  'truncation',
+  'maxLineBytes',
+  'cacheDir',
+  'logLevel',
+]
+
+export function quantizeCommand(): Command {
+  const command = new Command('quantize')
+    .description('Write a model of yours in another number format, and measure what that changes.')
+    .argument('<path>', 'a cross-encoder in Hugging Face layout, with an fp32 graph')
+    .addOption(
+      new Option('--dtype <type>', 'int8 (batch-invariant), int4 (weights alone) or fp16')
+        .choices(QUANTIZED_DTYPES)
+        .makeOptionMandatory(),
+    )
+    .option('--out <folder>', "write there, with copies of tokeniser and configuration (default: the model's folder)")
+    .option('--force', 'replace what is there')
+    .option(
+      '--data <path>',
+      'measure with: a file of requests, or a folder in BEIR layout (default: a small built-in sample)',
+    )
+    .addOption(new Option('--sample <n>', 'lists of the data to measure with').argParser(numberArgument(1)).default(20))
+    .addOption(new Option('--depth <n>', 'documents of a list').argParser(numberArgument(2)).default(100))
+    .option('--json', 'all figures as JSON')
+    .action(async (path: string) => quantize(path, command))
+  return addOptions(command, SHARED)
+}
+
+async function quantize(path: string, command: Command): Promise<void> {
+  const { dtype, out, force, data, sample, depth, json } = command.opts<QuantizeFlags>()
+  const given = optionsOf(command)
+  // How the engines found their batch shapes is not asked for here.
+  const options = { ...given, logLevel: given.logLevel === 'info' ? ('warn' as const) : given.logLevel }
+  const stopping = new AbortController()
+  const stopSignals = onSignals(
+    () => stopping.abort(new RankmillError('cancelled', 'quantising was interrupted')),
+    () => process.exit(EXIT.interrupted),
+  )
+  const { signal } = stopping
+  try {
+    // Before anything is written: a file that cannot be read should not be found out at the end.
+    const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
+    note(`rankmill: quantising ${path} to ${dtype}`)
+    const { python } = options
+    const model = await quantizeModel(path, { dtype, out, force: force === true, python, signal })
+    note(
+      `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
+    )
+    const name = data ?? 'a small built-in sample'
+    const report = await measureQuantization(model, dtype, lists, name, options, signal)
+    const asJson = json === true || !process.stdout.isTTY
+    process.stdout.write(asJson ? `${JSON.stringify(report)}\n` : quantizationTable(report))
+    if (data === undefined) note('rankmill: measured with a small built-in sample: --data FILE measures with yours')
+    note(`rankmill: \`rankmill worker --model ${out ?? path} --dtype ${dtype}\` serves it`)
+  } catch (error) {
+    if (!signal.aborted) throw error
+    process.exitCode = EXIT.interrupted
+  } finally {
+    stopSignals()
+  }
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`
+}

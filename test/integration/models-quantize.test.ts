@@ -1,0 +1,180 @@
+/** `rankmill models quantize`, as a user runs it. What needs Python's numpy and onnx is skipped without them. */
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { copyOf, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+import { runCommand, type Said } from './command.js'
+
+const PYTHON = process.env.RANKMILL_PYTHON || 'python3'
+const withPython = test.skipIf(!hasPackages())
+
+function hasPackages(): boolean {
+  try {
+    execFileSync(PYTHON, ['-c', 'import numpy, onnx'], { stdio: 'pipe' })
+    return true
+  } catch {
+    process.stderr.write(`skipped: ${PYTHON} has no numpy and onnx (name one that has with RANKMILL_PYTHON)\n`)
+    return false
+  }
+}
+
+async function quantize(...args: string[]): Promise<Said> {
+  const cwd = await temporaryFolder()
+  return await runCommand(['models', 'quantize', ...args], cwd, {
+    RANKMILL_CALIBRATE: 'false',
+    RANKMILL_LOG_LEVEL: 'error',
+  })
+}
+
+async function requestsFile(): Promise<string> {
+  const file = join(await temporaryFolder(), 'requests.jsonl')
+  const documents = ['retry the failed job', 'redis', 'what is a queue ?', 'the model is in the worker , or not in it']
+  const lines = ['how to retry', 'what is the score of a document'].map((query) => JSON.stringify({ query, documents }))
+  await writeFile(file, `${lines.join('\n')}\n`)
+  return file
+}
+
+withPython.each(['int8', 'int4', 'fp16'])('%s: written, sound, and compared with fp32', async (dtype) => {
+  const folder = await copyOf('one-logit')
+  const said = await quantize(folder, '--dtype', dtype, '--data', await requestsFile(), '--json', '--force')
+  expect(said).toMatchObject({ code: 0 })
+  const { path, linears, data, formats, agreement } = JSON.parse(said.stdout)
+  expect(path).toBe(join(folder, `onnx/model_${dtype}.onnx`))
+  expect(linears).toBeGreaterThanOrEqual(12)
+  expect(data).toMatchObject({ lists: 2, pairs: 8 })
+  expect(formats).toMatchObject([
+    { dtype: 'fp32', batchInvariant: true },
+    { dtype, pairsPerSecond: expect.any(Number) },
+  ])
+  if (dtype !== 'fp16') expect(formats[1].moved).toBeLessThan(1e-5)
+  expect(formats[1].bytes).toBeLessThan(formats[0].bytes)
+  expect(agreement.greatestDifference).toBeGreaterThan(0)
+  expect(agreement.greatestDifference).toBeLessThan(0.1)
+  expect(await readdir(folder)).not.toContainEqual(expect.stringMatching(/^\.quantize/))
+  const checked = await runCommand(['models', 'check', folder], folder, {})
+  expect(checked.code).toBe(0)
+  expect(checked.stdout).toMatch(`onnx/model_${dtype}.onnx`)
+})
+
+withPython('the formats are those of the fixtures, which onnxruntime in Python was compared with', async () => {
+  const folder = await copyOf('one-logit')
+  await quantize(folder, '--dtype', 'fp16', '--out', join(folder, 'half'))
+  const [made, kept] = await Promise.all(
+    [join(folder, 'half'), tinyModel('quantized')].map((from) => readFile(join(from, 'onnx/model_fp16.onnx'))),
+  )
+  expect(made?.equals(kept ?? Buffer.alloc(0))).toBe(true)
+})
+
+withPython('--out: a folder that loads by itself, and takes another format later', async () => {
+  const out = join(await temporaryFolder(), 'smaller')
+  for (const dtype of ['int8', 'int4']) {
+    expect((await quantize(tinyModel('one-logit'), '--dtype', dtype, '--out', out)).code).toBe(0)
+  }
+  expect((await readdir(out)).sort()).toEqual(['config.json', 'onnx', 'tokenizer.json', 'tokenizer_config.json'])
+  expect((await readdir(join(out, 'onnx'))).sort()).toEqual(['model_int4.onnx', 'model_int8.onnx'])
+  const other = await quantize(tinyModel('roberta'), '--dtype', 'fp16', '--out', out)
+  expect(other.stderr).toMatch(/output_exists: .*config\.json: is of another model/)
+})
+
+withPython('rankmill.json comes to name the new format, with its digest', async () => {
+  const folder = await copyOf('one-logit')
+  const manifest = { name: 'mine', dtypes: { fp32: 'onnx/model.onnx' }, sha256: {}, extra: 1 }
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest))
+  expect((await quantize(folder, '--dtype', 'int4')).code).toBe(0)
+  const name = 'onnx/model_int4.onnx'
+  expect(JSON.parse(await readFile(join(folder, 'rankmill.json'), 'utf8'))).toEqual({
+    ...manifest,
+    dtypes: { fp32: 'onnx/model.onnx', int4: name },
+    sha256: { [name]: expect.stringMatching(/^[0-9a-f]{64}$/) },
+  })
+})
+
+withPython('a format that is replaced loses its stages: they are of the file before', async () => {
+  const folder = await copyOf('one-logit')
+  const exits = [{ layer: 1, files: { fp32: 'onnx/stage.onnx', int8: 'onnx/stage_int8.onnx' } }]
+  const manifest = { name: 'mine', dtypes: { fp32: 'onnx/model.onnx', int8: 'onnx/model_quantized.onnx' }, exits }
+  await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest))
+  expect((await quantize(folder, '--dtype', 'int8', '--force')).code).toBe(0)
+  expect(JSON.parse(await readFile(join(folder, 'rankmill.json'), 'utf8'))).toEqual({
+    name: 'mine',
+    dtypes: { fp32: 'onnx/model.onnx', int8: 'onnx/model_int8.onnx' },
+    exits: [{ layer: 1, files: { fp32: 'onnx/stage.onnx' } }],
+  })
+})
+
+withPython('a graph without linear layers is refused, and nothing is written', async () => {
+  const folder = await copyOf('one-logit')
+  const stage = join(tinyModel('exits'), 'onnx/stage_1.onnx')
+  await writeFile(join(folder, 'onnx/model.onnx'), await readFile(stage))
+  const said = await quantize(folder, '--dtype', 'int4')
+  expect(said.stderr).toMatch(/quantization_failed: .*has no linear layer/)
+  expect(existsSync(join(folder, 'onnx/model_int4.onnx'))).toBe(false)
+})
+
+test('a format that is there is not overwritten without --force', async () => {
+  const said = await quantize(tinyModel('one-logit'), '--dtype', 'int8')
+  expect(said.stderr).toMatch(/output_exists: .*model_quantized\.onnx: the folder has an int8 file already; --force/)
+})
+
+test('--out that cannot be a folder is refused', async () => {
+  const file = join(await temporaryFolder(), 'file')
+  await writeFile(file, '')
+  const said = await quantize(tinyModel('roberta'), '--dtype', 'int8', '--out', file)
+  expect(said.stderr).toMatch(/output_unwritable: .*file: EEXIST/)
+})
+
+test('a Python that is not there, and one without the packages, are told apart from other faults', async () => {
+  const folder = await copyOf('roberta')
+  const absent = await quantize(folder, '--dtype', 'int8', '--python', '/no/such/python')
+  expect(absent).toMatchObject({ code: 2 })
+  expect(absent.stderr).toMatch(
+    /python_unavailable: --python: "\/no\/such\/python" cannot be run \(ENOENT\).*pip install -r/,
+  )
+  if (!existsSync('/bin/sh')) return
+  const bare = join(await temporaryFolder(), 'python')
+  await writeFile(bare, `#!/bin/sh\nexec ${PYTHON} -I -S "$@"\n`)
+  await chmod(bare, 0o755)
+  const lacking = await quantize(folder, '--dtype', 'int8', '--python', bare)
+  expect(lacking.stderr).toMatch(/python_unavailable: .*(No module named|cannot be run|not found).*/)
+  expect(lacking.stderr).toMatch(/quantize-requirements\.txt/)
+})
+
+test.each([
+  ['no folder', async () => '/no/such/folder', 'unknown_model'],
+  ['no fp32 file', async () => tinyModel('quantized'), 'invalid_model: .*no fp32 file'],
+  ['a bi-encoder', biEncoder, 'invalid_model: .*bi-encoder cannot be quantised'],
+])('%s is refused', async (_, folderOf, message) => {
+  const said = await quantize(await folderOf(), '--dtype', 'int4', '--force')
+  expect(said).toMatchObject({ code: 2 })
+  expect(said.stderr).toMatch(new RegExp(message))
+})
+
+async function biEncoder(): Promise<string> {
+  const folder = await copyOf('bi-encoder')
+  await writeFile(
+    join(folder, 'rankmill.json'),
+    JSON.stringify({ name: 'b', kind: 'bi-encoder', dtypes: { fp32: 'onnx/model.onnx' } }),
+  )
+  return folder
+}
+
+test('data that cannot be measured with is found out before anything is written', async () => {
+  const folder = await copyOf('roberta')
+  const data = join(await temporaryFolder(), 'data')
+  await mkdir(data)
+  expect((await quantize(folder, '--dtype', 'int8', '--data', data)).stderr).toMatch(
+    /input_unreadable: .*corpus\.jsonl/,
+  )
+  const file = join(data, 'requests.jsonl')
+  await writeFile(file, '{"query":"a","documents":["b","c"]}\n{"query":1}\n')
+  expect((await quantize(folder, '--dtype', 'int8', '--data', file)).stderr).toMatch(/requests\.jsonl: line 2: query/)
+  await writeFile(file, '{"query":"a","documents":{"corpus":"c","ids":["1"]}}\n')
+  expect((await quantize(folder, '--dtype', 'int8', '--data', file)).stderr).toMatch(/line 1: documents: must be texts/)
+  expect((await readdir(join(folder, 'onnx'))).sort()).toEqual(['model.onnx'])
+})
+
+test('a format that there is not is bad usage', async () => {
+  expect(await quantize(tinyModel('roberta'), '--dtype', 'int2')).toMatchObject({ code: 2 })
+})
