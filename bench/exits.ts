@@ -105,32 +105,38 @@ printConditions('early exits', {
   exits: model.exits.map(({ layer, calibration, margins }) => ({ layer, calibration, margins })),
 })
 
-async function measure(exit: Exit): Promise<{ rate: number; results: RerankResult[] }> {
+async function measure(exit: Exit): Promise<{ rate: number; cpuMs: number; results: RerankResult[] }> {
   const requests = lists.map((list) => ({ ...list, topN: TOP, strategy: { exit } }))
   const results = new Array<RerankResult>(lists.length)
   const startedAt = performance.now()
+  const cpu = process.cpuUsage()
   for await (const { position, result, error } of client.rerankAll(requests, { window: 6 })) {
     if (error) throw error
     if (result) results[position] = result
   }
-  return { rate: pairs / ((performance.now() - startedAt) / 1000), results }
+  const { user, system } = process.cpuUsage(cpu)
+  return { rate: pairs / ((performance.now() - startedAt) / 1000), cpuMs: (user + system) / 1000 / pairs, results }
 }
 
 const rates = modes.map((): number[] => [])
+const cpus = modes.map((): number[] => [])
 let last: RerankResult[][] = []
 // The first round loads the stages and is not counted.
 for (let round = 0; round <= Number(flags.rounds); round++) {
   const found: RerankResult[][] = []
   for (const [m, [, exit]] of modes.entries()) {
-    const { rate, results } = await measure(exit)
+    const { rate, cpuMs, results } = await measure(exit)
     if (round > 0) rates[m]?.push(rate)
+    if (round > 0) cpus[m]?.push(cpuMs)
     found.push(results)
   }
   last = found
 }
+const cpuOf = (m: number) => median(cpus[m] ?? [])
 const truth = (last[0] ?? []).map(({ results }) => new Set(results.map(({ index }) => index)))
 const whole = median(rates[0] ?? [])
-console.log('exit              pairs/s   times never   left early   of the first ten')
+console.log('exit              pairs/s   times never   CPU ms a pair   of never   left early   of the first ten')
+const wholeCpu = median(cpus[0] ?? [])
 for (const [m, [name]] of modes.entries()) {
   const results = last[m] ?? []
   const rate = median(rates[m] ?? [])
@@ -141,6 +147,7 @@ for (const [m, [name]] of modes.entries()) {
   const agreement = same.reduce((a, b) => a + b, 0) / Math.max(1, same.length)
   console.log(
     `${name.padEnd(16)} ${rate.toFixed(1).padStart(8)} ${(rate / whole).toFixed(2).padStart(13)}` +
+      ` ${cpuOf(m).toFixed(2).padStart(15)} ${(cpuOf(m) / wholeCpu).toFixed(3).padStart(10)}` +
       ` ${`${(100 * left).toFixed(1)} %`.padStart(12)} ${`${(100 * agreement).toFixed(1)} %`.padStart(18)}`,
   )
 }
