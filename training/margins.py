@@ -8,7 +8,8 @@ Reads the scores of all stages over the lists of .cache/heldout-weights, which n
 calibration  the line that brings its logits nearest to the final ones, in least squares
 margins      by confidence c: of the candidates that are among the first k in the end, a share c is still there after the last exit,
              where those leave that are further than the margin behind the k-th. Each exit may lose the same share. The widest
-             over k = 1, 3, 5, 10, 20 counts, as far as there are enough candidates to tell; a confidence that no k can tell is left out.
+             over k = 1, 3, 5, 10, 20 counts, as far as there are enough candidates to tell; a confidence that no k can tell is left out; a
+             higher one never has the narrower margin.
 """
 import argparse
 import json
@@ -50,6 +51,11 @@ def learn(lists):
         scale, offset = calibration([s[k] for s in lists], final)
         early = [scale * s[k] + offset for s in lists]
         by_confidence = {c: margin(early, final, (1 - c) / count) for c in CONFIDENCES}
+        # A higher confidence is told by fewer k, which may need less.
+        least = 0
+        for c, m in by_confidence.items():
+            if m is not None:
+                by_confidence[c] = least = max(least, m)
         found.append({'calibration': {'scale': round(scale, 4), 'offset': round(offset, 4)},
                       'margins': {str(c): math.ceil(m * 1000) / 1000 for c, m in by_confidence.items() if m is not None}})
     return found
