@@ -90,7 +90,7 @@ export function rowOf(name: string): Row {
     else if (word === 'nano') cascade.push(part)
     else if (word === 'fuse') flags.fuse = value
     else if (/^(bm25|filter)(\+(bm25|filter))?$/.test(word)) {
-      flags.prefilter = Number(value)
+      flags.prefilter = value === 'auto' ? value : Number(value)
       flags.prefilterModel = word.replace('filter', FILTER)
       if (word.includes('filter')) needs.add(FILTER)
     } else if (word === 'exit') {
