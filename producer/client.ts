@@ -97,7 +97,8 @@ export class RerankClient {
   }
 
   /**
-   * Submits a request and waits for its result, documents best first.
+   * Submits a request and waits for its result, documents best first. Without an id and a deadline it shares the job of a
+   * request of the same content and priority that is under way already (option `shareIdentical`), in whatever process.
    *
    * @throws RankmillError: `invalid_request` and its kin at once; `timeout`, `deadline_exceeded`, `cancelled`, `overloaded`,
    *   `redis_unavailable`; or what the workers say of it
@@ -106,23 +107,22 @@ export class RerankClient {
     const request = this.#parse(input)
     checkTimeout(wait)
     wait.signal?.throwIfAborted()
-    await this.#submit(request)
+    const mayShare = this.options.shareIdentical && input.id === undefined && request.deadlineMs === null
+    const id = await this.#submit(request, mayShare)
     try {
-      return await this.#result(request.id, wait, request.deadlineMs)
+      return await this.#result(id, wait, request.deadlineMs)
     } catch (error) {
       const unwanted =
         (wait.signal?.aborted && !wait.leave) || (error instanceof RankmillError && error.code === 'deadline_exceeded')
-      if (unwanted)
-        await this.#giveUp(request.id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
+      if (unwanted && !(await this.#othersWait(id)))
+        await this.#giveUp(id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
       throw error
     }
   }
 
   /** Submits a request and returns its id; the same id with the same content is the same request. */
   async submit(input: RerankInput): Promise<string> {
-    const request = this.#parse(input)
-    await this.#submit(request)
-    return request.id
+    return this.#submit(this.#parse(input))
   }
 
   /**
@@ -299,9 +299,15 @@ export class RerankClient {
     return parseRequest(input, this.#schema, randomUUID)
   }
 
-  async #submit(request: RerankRequest): Promise<void> {
+  async #submit(request: RerankRequest, mayShare = false): Promise<string> {
     const { submission } = await this.#connect()
-    await reaching(() => submission.submit(request))
+    return reaching(() => submission.submit(request, mayShare))
+  }
+
+  /** Takes one off those that wait for a request. What cannot be told is left to run. */
+  async #othersWait(id: string): Promise<boolean> {
+    const { scripts } = await this.#connect()
+    return scripts.leave(id).catch(() => true)
   }
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {

@@ -38,10 +38,12 @@ export class Submission {
   }
 
   /**
+   * @param mayShare whether a request of the same content that is under way will do as well
+   * @returns the id under which the answer will come
    * @throws RankmillError `conflict` (the id is another request's) or `overloaded` (with `retryAfterMs`)
    */
-  async submit(request: RerankRequest): Promise<void> {
-    const { maxQueuedJobs, maxJobPairs, requestTtlMs, resultTtlMs } = this.#options
+  async submit(request: RerankRequest, mayShare = false): Promise<string> {
+    const { maxJobPairs, resultTtlMs } = this.#options
     const jobs = splitRequest(request, maxJobPairs, this.#now(), resultTtlMs)
     const wanted = laneOf(request.priority)
     const meta: RequestMeta = {
@@ -51,17 +53,15 @@ export class Submission {
       submittedAt: jobs[0]?.submittedAt ?? 0,
       deadlineAt: jobs[0]?.deadlineAt ?? null,
     }
-    const [outcome, depth, before] = await this.#scripts.remember(
-      request.id,
-      fingerprintOf(request),
-      wanted,
-      JSON.stringify(meta),
-      maxQueuedJobs,
-      requestTtlMs,
-    )
+    const fingerprint = fingerprintOf(request)
+    const shares = mayShare ? `${fingerprint}-${request.priority}` : null
+    const note = { id: request.id, fingerprint, lane: wanted, meta: JSON.stringify(meta), shares }
+    const [outcome, depth, before, shared = request.id] = await this.#scripts.remember(note, this.#options)
     switch (outcome) {
       case 'answered':
-        return
+        return request.id
+      case 'shared':
+        return this.submit({ ...request, id: shared })
       case 'conflict':
         throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
           param: 'id',
@@ -85,6 +85,7 @@ export class Submission {
         jobs.slice(i, i + ADD_CHUNK).map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })),
       )
     }
+    return request.id
   }
 
   /** Takes the jobs of a request out of the queue; those that run stay. */

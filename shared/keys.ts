@@ -8,6 +8,8 @@ export interface Keys {
   request(id: string): string
   /** String: the result, or the error, of a request; written once. */
   result(id: string): string
+  /** String: id of the request under way that others of the same content join. */
+  same(what: string): string
   /** Hash: scored parts of a split request until the last one is there. */
   parts(id: string): string
   /** Set: names of the corpora that there are. */
@@ -24,6 +26,9 @@ export interface Keys {
   embeddings(context: string, period: number): string
   /** Hash: passage hash -> score, one hash for each model and query. */
   scores(model: string, queryHash: string): string
+  /** Sorted set and hash: those hashes by their last write, and how many scores each holds. */
+  readonly scoresByAge: string
+  readonly scoreCounts: string
   /** Sorted set and hash: workers alive, by their last heartbeat. */
   readonly workersSeen: string
   readonly workersInfo: string
@@ -41,6 +46,7 @@ export function keysOf(prefix: string, queue: string): Keys {
     queue,
     request: (id: string) => `${own('request')}:${id}`,
     result: (id: string) => `${own('result')}:${id}`,
+    same: (what: string) => `${own('same')}:${what}`,
     parts: (id: string) => `${own('parts')}:${id}`,
     // Corpora, scores and embeddings belong to no queue: fleets on one Redis share them.
     corpora: `${prefix}:corpora`,
@@ -51,6 +57,8 @@ export function keysOf(prefix: string, queue: string): Keys {
       `${prefix}:corpus-embeddings:${name}:${layer}:${context}`,
     embeddings: (context: string, period: number) => `${prefix}:embeddings:${context}:${period}`,
     scores: (model: string, queryHash: string) => `${prefix}:scores:${model}:${queryHash}`,
+    scoresByAge: `${prefix}:scores-by-age`,
+    scoreCounts: `${prefix}:score-counts`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),
     backlog: (lane: Lane) => {

@@ -102,6 +102,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'documents in one request with strategy.prefilter or strategy.cascade: it is one job whatever its size, because all of them are compared',
   }),
+  shareIdentical: define({
+    group: 'producer',
+    schema: flag(),
+    default: true,
+    value: '',
+    help: 'requests that are waited for, without an id and a deadline, share the job of one of the same content that is under way',
+  }),
   maxQueuedJobs: define({
     group: 'producer',
     schema: int(1, 100_000_000),
@@ -335,6 +342,13 @@ export const OPTIONS = {
     default: 100_000,
     value: '<n>',
     help: 'scores that a worker keeps in its own memory in front of those in Redis (about 300 bytes each); 0 keeps none',
+  }),
+  sharedScoreCacheEntries: define({
+    group: 'worker',
+    schema: int(0, 1_000_000_000),
+    default: 5_000_000,
+    value: '<n>',
+    help: 'scores kept in Redis at most (about 32 bytes each and 300 a query); those of queries written longest ago go first; 0 keeps none there',
   }),
   embeddingCacheBytes: define({
     group: 'worker',

@@ -6,10 +6,24 @@ import type { Redis } from 'ioredis'
 import { ERRORS } from './errors.js'
 import type { Keys } from './keys.js'
 import type { Lane } from './lanes.js'
+import type { Options } from './options.js'
 import type { WorkerInfo } from './worker-info.js'
 
-/** Notes a request, unless it is known or the queue is full. A failed answer that a retry can help is taken back. */
+/**
+ * Notes a request, unless it is known or the queue is full. A failed answer that a retry can help is taken back. One that
+ * may share joins the request of the same content that is under way, if there is one. KEYS: request, result, the lane's
+ * lists, what is shared; ARGV: fingerprint, bound, lifetime, codes, note, lane, id, whether it shares, and what the keys
+ * of other requests and results begin with.
+ */
 const REMEMBER = `
+if ARGV[8] == '1' then
+  local other = redis.call('GET', KEYS[6])
+  local request = other and ARGV[9] .. other
+  if other and redis.call('EXISTS', request) == 1 and redis.call('EXISTS', ARGV[10] .. other) == 0 then
+    redis.call('HINCRBY', request, 'waiters', 1)
+    return {'shared', 0, ARGV[6], other}
+  end
+end
 local known = redis.call('HGET', KEYS[1], 'fingerprint')
 if known then
   local lane = cjson.decode(redis.call('HGET', KEYS[1], 'meta'))['lane']
@@ -29,8 +43,18 @@ end
 local depth = redis.call('LLEN', KEYS[3]) + redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5])
 if depth >= tonumber(ARGV[2]) then return {'overloaded', depth, ARGV[6]} end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'meta', ARGV[5])
+if ARGV[8] == '1' then
+  redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[3])
+  redis.call('HSET', KEYS[1], 'waiters', 1, 'shared', KEYS[6])
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {'new', depth, ARGV[6]}
+`
+
+/** One of those that share a request wants it no more; whether there are others. */
+const LEAVE = `
+if redis.call('HEXISTS', KEYS[1], 'waiters') == 0 then return 0 end
+return redis.call('HINCRBY', KEYS[1], 'waiters', -1) > 0 and 1 or 0
 `
 
 /** Keeps one scored part; the call that brings the last one gets all of them back. */
@@ -47,6 +71,8 @@ const ANSWER = `
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
 if string.sub(ARGV[1], 1, 9) ~= '{"error":' then redis.call('DEL', KEYS[2]) end
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
+local shared = redis.call('HGET', KEYS[3], 'shared')
+if shared and redis.call('GET', shared) == ARGV[4] then redis.call('DEL', shared) end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1
 `
@@ -78,19 +104,30 @@ return redis.call('HMGET', KEYS[2], unpack(ids))
 `
 
 interface ScriptCommands {
-  rankmillRemember(...args: (string | number)[]): Promise<[RememberOutcome, number, Lane]>
+  rankmillRemember(...args: (string | number)[]): Promise<[RememberOutcome, number, Lane, string?]>
+  rankmillLeave(key: string): Promise<number>
   rankmillWritePart(...args: (string | number)[]): Promise<string[]>
   rankmillAnswer(...args: (string | number)[]): Promise<number>
   rankmillHeartbeat(...args: (string | number)[]): Promise<number>
   rankmillWorkers(...args: (string | number)[]): Promise<(string | null)[]>
 }
 
-export type RememberOutcome = 'new' | 'pending' | 'answered' | 'reopened' | 'conflict' | 'overloaded'
+export type RememberOutcome = 'new' | 'shared' | 'pending' | 'answered' | 'reopened' | 'conflict' | 'overloaded'
 
 const RETRYABLE_CODES = ` ${Object.entries(ERRORS)
   .filter(([, e]) => e.retryable)
   .map(([code]) => code)
   .join(' ')} `
+
+/** What is noted of a request. */
+export interface Remembered {
+  readonly id: string
+  readonly fingerprint: string
+  readonly lane: Lane
+  /** JSON, with the lane. */
+  readonly meta: string
+  readonly shares: string | null
+}
 
 /** A worker gives a sign of life this often, and counts as gone after three that did not come. */
 export const HEARTBEAT_MS = 5000
@@ -101,7 +138,8 @@ export class Scripts {
   readonly #keys: Keys
 
   constructor(redis: Redis, keys: Keys) {
-    redis.defineCommand('rankmillRemember', { numberOfKeys: 5, lua: REMEMBER })
+    redis.defineCommand('rankmillRemember', { numberOfKeys: 6, lua: REMEMBER })
+    redis.defineCommand('rankmillLeave', { numberOfKeys: 1, lua: LEAVE })
     redis.defineCommand('rankmillWritePart', { numberOfKeys: 2, lua: WRITE_PART })
     redis.defineCommand('rankmillAnswer', { numberOfKeys: 3, lua: ANSWER })
     redis.defineCommand('rankmillHeartbeat', { numberOfKeys: 2, lua: HEARTBEAT })
@@ -111,12 +149,24 @@ export class Scripts {
   }
 
   /**
-   * @param meta JSON, with the lane
-   * @returns the outcome, how many jobs waited in the lane, and the lane that the request was in before, if it was known
+   * @param id the request's, unless it joins another
+   * @param shares what requests of the same content share, or null where this one stays alone
+   * @returns the outcome, how many jobs waited in the lane, the lane that the request was in before, if it was known, and the
+   *   id of the request that it joined
    */
-  remember(id: string, fingerprint: string, lane: Lane, meta: string, maxQueuedJobs: number, ttlMs: number) {
-    const keys = [this.#keys.request(id), this.#keys.result(id), ...this.#keys.backlog(lane)]
-    return this.#redis.rankmillRemember(...keys, fingerprint, maxQueuedJobs, ttlMs, RETRYABLE_CODES, meta, lane)
+  remember(
+    { id, fingerprint, lane, meta, shares }: Remembered,
+    { maxQueuedJobs, requestTtlMs }: Pick<Options, 'maxQueuedJobs' | 'requestTtlMs'>,
+  ): Promise<[RememberOutcome, number, Lane, string?]> {
+    const { request, result, same } = this.#keys
+    const keys = [request(id), result(id), ...this.#keys.backlog(lane), same(shares ?? '')]
+    const note = [fingerprint, maxQueuedJobs, requestTtlMs, RETRYABLE_CODES, meta, lane, id]
+    return this.#redis.rankmillRemember(...keys, ...note, shares === null ? 0 : 1, request(''), result(''))
+  }
+
+  /** @returns whether others still wait for the request that was shared with them */
+  async leave(id: string): Promise<boolean> {
+    return (await this.#redis.rankmillLeave(this.#keys.request(id))) === 1
   }
 
   /** @returns every part once all are there, else nothing */

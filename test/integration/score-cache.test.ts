@@ -18,7 +18,8 @@ describe('identical pairs', () => {
     const worker = await stage().worker({ batchPairs: 4 })
     const client = stage().client({ maxJobPairs: 40 })
     const documents = Array.from({ length: 100 }, (_, i) => `document ${i} of a queue`)
-    const results = await Promise.all(Array.from({ length: 20 }, () => client.rerank({ query: 'job', documents })))
+    const ask = (_: unknown, i: number) => client.rerank({ id: `request ${i}`, query: 'job', documents })
+    const results = await Promise.all(Array.from({ length: 20 }, ask))
     expect(await counted(worker)).toEqual({ scored: 100, cached: 1900, batched: 100 })
     expect(results.reduce((sum, { usage }) => sum + usage.scored, 0)).toBe(100)
     for (const { usage, results: rows } of results) {
@@ -99,5 +100,29 @@ describe('known scores', () => {
     for (let i = 0; i < 2; i++) {
       expect((await off.rerank({ query: 'job', documents })).usage).toMatchObject({ cached: 0, scored: 1 })
     }
+  })
+
+  it('are no more in Redis than sharedScoreCacheEntries: those of the queries written last', async () => {
+    await stage().worker({ sharedScoreCacheEntries: 10, localScoreCacheEntries: 0 })
+    const client = stage().client()
+    const documents = ['a queue', 'a retry', 'a job', 'a lock']
+    const cached = async (query: string) => (await client.rerank({ query, documents })).usage.cached
+    for (const query of ['one', 'two', 'three']) expect(await cached(query)).toBe(0)
+    expect(await stage().keys('scores:*')).toHaveLength(2)
+    expect(await stage().redis.hget(`${stage().prefix}:score-counts`, '')).toBe('8')
+    expect([await cached('two'), await cached('three'), await cached('one')]).toEqual([4, 4, 0])
+    // Nothing was written for "two" since, and "three" came after it.
+    expect([await cached('three'), await cached('two')]).toEqual([4, 0])
+  })
+
+  it('are counted in Redis only as long as they are there', async () => {
+    await stage().worker({ scoreCacheTtlMs: 300, localScoreCacheEntries: 0 })
+    const client = stage().client()
+    await client.rerank({ query: 'one', documents: ['a queue', 'a retry'] })
+    await until('the scores have expired', async () => (await stage().keys('scores:*')).length === 0)
+    await client.rerank({ query: 'two', documents: ['a queue'] })
+    const counts = await stage().redis.hgetall(`${stage().prefix}:score-counts`)
+    expect(counts['']).toBe('1')
+    expect(Object.keys(counts)).toHaveLength(2)
   })
 })

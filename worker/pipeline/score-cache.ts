@@ -1,7 +1,8 @@
 /**
  * Scores that are known already: in this process (the last recently used), then in Redis, shared by all workers. In
  * Redis there is one hash for each model and query, one field a passage: a request costs one HMGET, and small hashes
- * are stored by Redis as compact lists. Nothing is kept longer than `scoreCacheTtlMs`.
+ * are stored by Redis as compact lists. Nothing is kept longer than `scoreCacheTtlMs`, and of more than
+ * `sharedScoreCacheEntries` scores the queries that were written longest ago go.
  */
 import { hash } from 'node:crypto'
 import type { Redis } from 'ioredis'
@@ -49,6 +50,8 @@ export interface ScoreCacheOptions {
   readonly scoreCacheTtlMs: number
   /** Scores kept in this process; 0 keeps none. */
   readonly localScoreCacheEntries: number
+  /** Scores kept in Redis; 0 keeps none there. */
+  readonly sharedScoreCacheEntries: number
 }
 
 /** float32 logit and one byte of flags; where a window won, its index, start and end and the number of windows. */
@@ -63,9 +66,11 @@ export class ScoreCache {
   readonly #cache: SharedCache<KnownScore>
   readonly #keys: Keys
   readonly #ttlMs: number
+  readonly #maxShared: number
   #unshared = 0
 
-  constructor(redis: Redis, keys: Keys, { scoreCacheTtlMs, localScoreCacheEntries }: ScoreCacheOptions) {
+  constructor(redis: Redis, keys: Keys, options: ScoreCacheOptions) {
+    const { scoreCacheTtlMs, localScoreCacheEntries, sharedScoreCacheEntries } = options
     const local =
       scoreCacheTtlMs > 0 && localScoreCacheEntries > 0
         ? new LRUCache<string, KnownScore>({ max: localScoreCacheEntries, ttl: scoreCacheTtlMs })
@@ -73,6 +78,7 @@ export class ScoreCache {
     this.#cache = new SharedCache(redis, local, { pack, unpack })
     this.#keys = keys
     this.#ttlMs = scoreCacheTtlMs
+    this.#maxShared = sharedScoreCacheEntries
   }
 
   keysOf(context: ScoringContext, query: string, passages: readonly string[]): PairKeys {
@@ -122,7 +128,14 @@ export class ScoreCache {
   }
 
   #shelf({ query }: PairKeys): Shelf {
-    return { name: query, hashes: this.#ttlMs > 0 ? [query] : [], ttlMs: this.#ttlMs }
+    const isShared = this.#ttlMs > 0 && this.#maxShared > 0
+    const { scoresByAge: byAge, scoreCounts: sizes } = this.#keys
+    return {
+      name: query,
+      hashes: isShared ? [query] : [],
+      ttlMs: this.#ttlMs,
+      ledger: { byAge, sizes, maxFields: this.#maxShared },
+    }
   }
 }
 

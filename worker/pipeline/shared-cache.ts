@@ -15,6 +15,17 @@ export interface Shelf {
   readonly ttlMs: number
   /** Values that the first hash may hold; when it is full, nothing is added to it. */
   readonly maxFields?: number
+  /** Keeps the hashes of one kind within a bound together. */
+  readonly ledger?: Ledger
+}
+
+/** All hashes of a kind: those that were written longest ago are dropped as a whole when there are too many values. */
+export interface Ledger {
+  /** Sorted set: the hashes, by when they were written last. */
+  readonly byAge: string
+  /** Hash: how many values each has, and all together under ''. */
+  readonly sizes: string
+  readonly maxFields: number
 }
 
 export interface SharedCacheSettings<V> {
@@ -23,14 +34,46 @@ export interface SharedCacheSettings<V> {
   readonly unpack: (packed: Buffer) => V | undefined
 }
 
+/** Writes into a hash and its ledger; KEYS: hash, byAge, sizes; ARGV: lifetime in ms, bound, then fields and values. */
+const WRITE_WITHIN = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function drop(name)
+  redis.call('UNLINK', name)
+  redis.call('ZREM', KEYS[2], name)
+  redis.call('HINCRBY', KEYS[3], '', -(tonumber(redis.call('HGET', KEYS[3], name)) or 0))
+  redis.call('HDEL', KEYS[3], name)
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, 100)) do drop(name) end
+for i = 3, #ARGV, 1000 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV))) end
+local size = redis.call('HLEN', KEYS[1])
+local before = tonumber(redis.call('HGET', KEYS[3], KEYS[1])) or 0
+local total = redis.call('HINCRBY', KEYS[3], '', size - before)
+redis.call('HSET', KEYS[3], KEYS[1], size)
+redis.call('ZADD', KEYS[2], now, KEYS[1])
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
+while total > tonumber(ARGV[2]) do
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  if not oldest then break end
+  drop(oldest)
+  total = tonumber(redis.call('HGET', KEYS[3], '')) or 0
+end
+return total
+`
+
+interface LedgerCommands {
+  rankmillWriteWithin(...args: (string | number | Buffer)[]): Promise<number>
+}
+
 export class SharedCache<V extends object> {
-  readonly #redis: Redis
+  readonly #redis: Redis & LedgerCommands
   readonly #local: LRUCache<string, V> | undefined
   readonly #settings: SharedCacheSettings<V>
 
   /** @param local undefined keeps nothing in this process */
   constructor(redis: Redis, local: LRUCache<string, V> | undefined, settings: SharedCacheSettings<V>) {
-    this.#redis = redis
+    redis.defineCommand('rankmillWriteWithin', { numberOfKeys: 3, lua: WRITE_WITHIN })
+    this.#redis = redis as Redis & LedgerCommands
     this.#local = local
     this.#settings = settings
   }
@@ -67,16 +110,18 @@ export class SharedCache<V extends object> {
   }
 
   /** Shares values with the other workers, by their fields. */
-  async write({ hashes: [key], ttlMs, maxFields }: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
+  async write({ hashes: [key], ttlMs, maxFields, ledger }: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
     if (key === undefined || values.size === 0) return
+    const packed = [...values].flatMap(([field, value]) => [Buffer.from(field, 'latin1'), this.#settings.pack(value)])
+    if (ledger) {
+      await this.#redis.rankmillWriteWithin(key, ledger.byAge, ledger.sizes, ttlMs, ledger.maxFields, ...packed)
+      return
+    }
     const room = maxFields === undefined ? values.size : maxFields - (await this.#redis.hlen(key))
     if (room <= 0) return
-    const fields = [...values].slice(0, room).flatMap(([field, value]) => {
-      return [Buffer.from(field, 'latin1'), this.#settings.pack(value)]
-    })
     await this.#redis
       .pipeline()
-      .hset(key, ...fields)
+      .hset(key, ...packed.slice(0, 2 * room))
       .pexpire(key, ttlMs)
       .exec()
   }
