@@ -16,6 +16,7 @@ const MODEL: Model = {
   logits: 1,
   activation: 'sigmoid',
   fusion: {},
+  calibrations: {},
   padId: 0,
   fingerprint: 'fake',
   batchInvariant: true,

@@ -17,6 +17,8 @@ export interface SlowRow {
   readonly by: string
   /** null: made up, so that the order holds. */
   readonly score: number | null
+  /** The score is what is known of it, but no higher than that of the row before. */
+  readonly isEstimate?: true
 }
 
 export interface SlowResult {
@@ -105,7 +107,8 @@ export class SlowReranker {
     for (const stage of strategy.cascade ?? []) {
       if (keepsAll(stage.keep, left.length, topN) || stage.model === this.names.small) continue
       scored += left.length
-      const by = this.modelOf(this.names.nano, dtype).model.name
+      const { name: by, calibrations } = this.modelOf(this.names.nano, dtype).model
+      const line = calibrations[model.name]
       const ranking = this.rank(
         await each(left, async (index) => ({
           index,
@@ -113,7 +116,11 @@ export class SlowReranker {
         })),
       )
       const count = this.kept(stage.keep, ranking, topN)
-      behind.unshift(...ranking.slice(count).map(({ index }) => ({ index, by, score: null })))
+      const placed = ranking.slice(count).map(({ index, score }): SlowRow => {
+        if (!line || fuse !== 'none') return { index, by, score: null }
+        return { index, by, score: sigmoid(line.scale * score + line.offset), isEstimate: true }
+      })
+      behind.unshift(...placed)
       left = ranking.slice(0, count).map(({ index }) => index)
     }
     scored += left.length
@@ -147,9 +154,8 @@ export class SlowReranker {
     }
     const leftRows = [...new Set(early.map(({ stage }) => stage))]
       .sort((a, b) => b - a)
-      .flatMap((stage) => this.rank(early.filter((one) => one.stage === stage)).map(({ index }) => ({ index, stage })))
+      .flatMap((stage) => this.rank(early.filter((one) => one.stage === stage)))
 
-    const activate = (logit: number) => (model.activation === 'sigmoid' ? 1 / (1 + Math.exp(-logit)) : logit)
     const layer = (stage: number) => `${model.name}@layer${model.exits[stage]?.layer}`
     const name = exit !== 'never' && 'after' in exit ? layer(exit.after) : model.name
     const ranking = this.rank([...final].map(([index, score]) => ({ index, score })))
@@ -160,10 +166,12 @@ export class SlowReranker {
           score,
           by: `${name}+${filterName}`,
         }))
-      : ranking.map(({ index, score }) => ({ index, score: activate(score), by: name }))
+      : ranking.map(({ index, score }) => ({ index, score: sigmoid(score), by: name }))
     const rows: SlowRow[] = [
       ...top,
-      ...leftRows.map(({ index, stage }) => ({ index, by: layer(stage), score: null })),
+      ...leftRows.map(
+        ({ index, stage, score }): SlowRow => ({ index, by: layer(stage), score: sigmoid(score), isEstimate: true }),
+      ),
       ...behind,
     ]
     const looked = rows.slice(0, rows.length - prefiltered).map(({ index }) => read[index]!)
@@ -314,6 +322,9 @@ async function each<T, R>(list: readonly T[], of: (one: T) => Promise<R>): Promi
   for (const one of list) results.push(await of(one))
   return results
 }
+
+/** What the models that ship put on top of a logit. */
+const sigmoid = (logit: number) => 1 / (1 + Math.exp(-logit))
 
 const numberOf = (keep: number, count: number) => (keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep)
 

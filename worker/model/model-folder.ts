@@ -53,6 +53,8 @@ const manifestSchema = z.looseObject({
   embedding: z.looseObject({ output: z.string(), dimensions: z.int().positive(), normalised: z.boolean() }).optional(),
   /** Final score = z(model) + weight * z(first stage), by the first stage's name; z over the list. */
   fusion: z.looseObject({ weights: z.record(z.string(), z.number().nonnegative()) }).optional(),
+  /** By another model's name: its logit = scale * this one's + offset, as near as a line comes. */
+  calibrations: z.record(z.string(), z.strictObject({ scale: z.number().positive(), offset: z.number() })).optional(),
   /** Hex digests of ONNX files: some read their weights out of others, at fixed places. */
   sha256: z.record(z.string(), z.string()).default({}),
 })

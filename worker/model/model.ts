@@ -40,6 +40,8 @@ export interface Model extends ModelFiles {
   readonly exits: readonly ModelExit[]
   /** Learned weights of first stages, by their names: `z(model) + weight · z(first stage)`. */
   readonly fusion: Readonly<Record<string, number>>
+  /** By other models' names the line that brings its logits to theirs: scale * logit + offset. */
+  readonly calibrations: Readonly<Record<string, { readonly scale: number; readonly offset: number }>>
 }
 
 export interface OpenModelOptions {
@@ -85,6 +87,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     ...head,
     activation: files.activationOf(folder, config, head.logits),
     fusion: manifest?.fusion?.weights ?? {},
+    calibrations: manifest?.calibrations ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
     fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),

@@ -10,6 +10,7 @@ import { fuse, modelShare } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
 import { addSpent, type Spent } from './score-pairs.js'
+import { scoresBehind } from './scores-behind.js'
 
 /** The candidates that the model looked at, in their order, with their scores. */
 export interface Scored {
@@ -26,7 +27,7 @@ export interface Scored {
 /**
  * One job's part. Behind all that the request's model scored come those that left it early (later exits first, then by their
  * scores there), those that cheaper models placed, and what a prefilter left out, each in their order: their scores are
- * none of the model's, but make the order (score descending) hold.
+ * estimates of the model's where there are any, and make the order (score descending) hold.
  */
 export function composePart(
   job: RerankJob,
@@ -59,17 +60,31 @@ export function composePart(
   const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
   const early = [...left]
     .sort(([a, one], [b, other]) => other.layer - one.layer || other.score.logit - one.score.logit || a - b)
-    .flatMap(([place, { layer }]) => (kept[place] ? [{ candidate: kept[place], layer }] : []))
+    .flatMap(([place, { layer, score }]) =>
+      kept[place] ? [{ candidate: kept[place], layer, logit: score.logit }] : [],
+    )
+  // Fused scores have no scale of their own: there, nothing can be estimated.
+  const estimated = (logit: number | undefined) => (fused || logit === undefined ? undefined : activate(logit))
   const behind = [
-    ...early.map(({ candidate, layer }) => ({ ...candidate, ...scoredBy(nameOfExit(model.name, layer)) })),
-    ...placed.map(({ candidate, score, by }) => ({ ...candidate, ...scoredBy(by), ...readOf(score) })),
-    ...rest.map((candidate) => ({ ...candidate, ...scoredBy(by?.name ?? '') })),
-  ].map((row, i, rows): ScoredCandidate => ({ ...row, score: below(lowest, (i + 1) / (rows.length + 1)) }))
+    ...early.map(({ candidate, layer, logit }) => ({
+      row: { ...candidate, ...scoredBy(nameOfExit(model.name, layer)) },
+      estimate: estimated(logit),
+    })),
+    ...placed.map(({ candidate, score, by, estimate }) => ({
+      row: { ...candidate, ...scoredBy(by), ...readOf(score) },
+      estimate: estimated(estimate),
+    })),
+    ...rest.map((candidate) => ({ row: { ...candidate, ...scoredBy(by?.name ?? '') }, estimate: undefined })),
+  ]
+  const estimates = scoresBehind(
+    behind.map(({ estimate }) => estimate),
+    lowest,
+  )
   const all = [...read, ...placed.map(({ score }) => score)]
   const { tokens, tokenizeMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
   return {
     model: model.name,
-    candidates: [...ordered, ...behind],
+    candidates: [...ordered, ...behind.map(({ row }, i): ScoredCandidate => ({ ...row, score: estimates[i] ?? 0 }))],
     ...(missing.length > 0 ? { missing } : {}),
     usage: {
       pairs: kept.length + placed.length + rest.length,
@@ -106,11 +121,6 @@ function nameOfExit(model: string, layer: number): string {
 function readOf({ window, snippet }: KnownScore): Pick<ScoredCandidate, 'window' | 'snippet'> {
   const { count: _, ...place } = window ?? { count: 0 }
   return { ...('index' in place ? { window: place } : {}), ...(snippet ? { snippet } : {}) }
-}
-
-/** A number below `lowest`, the further the larger the share; between 0 and a positive one. */
-function below(lowest: number, share: number): number {
-  return lowest > 0 ? lowest * (1 - share) : lowest - share
 }
 
 /** Keeps of a part what can come into the result: its first topN. */

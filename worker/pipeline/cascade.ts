@@ -15,6 +15,8 @@ export interface Placed {
   readonly score: KnownScore
   /** That model's name. */
   readonly by: string
+  /** The logit that the request's model would give, as near as a learned line comes; undefined where there is none. */
+  readonly estimate: number | undefined
 }
 
 export interface Cascaded {
@@ -30,7 +32,10 @@ export interface Cascaded {
 
 /** A cheaper model, and how candidates are scored with it. */
 export interface StageScorer {
-  readonly scorer: { readonly model: { readonly name: string }; readonly activate: Scorer['activate'] }
+  readonly scorer: {
+    readonly model: Pick<Scorer['model'], 'name' | 'calibrations'>
+    readonly activate: Scorer['activate']
+  }
   score(candidates: readonly Candidate[]): Promise<Pick<Scored, 'scores' | 'fromModel' | 'spent'>>
 }
 
@@ -52,7 +57,7 @@ export async function cascade(
   for (const [place, stage] of stages.entries()) {
     if (keepsAll(stage.keep, state.kept.length, topN)) continue
     const opened = await open(stage, place)
-    if (opened.scorer !== last) state = await sieve(state, stage.keep, topN, opened)
+    if (opened.scorer !== last) state = await sieve(state, stage.keep, topN, opened, last.model.name)
   }
   return state
 }
@@ -62,6 +67,7 @@ async function sieve(
   keep: CascadeStage['keep'],
   topN: number | null,
   { scorer, score }: StageScorer,
+  last: string,
 ): Promise<Cascaded> {
   const { model, activate } = scorer
   const { scores, fromModel, spent } = await score(before.kept)
@@ -77,7 +83,13 @@ async function sieve(
     ranking.map(({ known }) => known.logit),
     topN,
   )
-  const placed = ranking.slice(count).map(({ candidate, known }) => ({ candidate, score: known, by: model.name }))
+  const line = model.calibrations[last]
+  const placed = ranking.slice(count).map(({ candidate, known }) => ({
+    candidate,
+    score: known,
+    by: model.name,
+    estimate: line && line.scale * known.logit + line.offset,
+  }))
   return {
     kept: ranking
       .slice(0, count)
