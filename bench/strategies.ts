@@ -10,10 +10,13 @@
  * --rows, --also: instead of, or besides, the usual ways; bench/strategy-rows.ts says how they are written.
  */
 import { parseArgs } from 'node:util'
+import { Redis } from 'ioredis'
+import { embedNamed } from '../cli/commands/corpus-embed.js'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { RerankClient } from '../producer/client.js'
 import { ndcg } from '../producer/retrieval/measures.js'
-import { resolveOptions } from '../shared/options.js'
+import { keysOf } from '../shared/keys.js'
+import { type Options, resolveOptions } from '../shared/options.js'
 import { modelSource } from '../worker/model-source.js'
 import { RerankWorker } from '../worker/worker.js'
 import { COLLECTIONS, type Collection, type JudgedQuery, readCollections } from './collections.js'
@@ -26,6 +29,7 @@ const WARM_UP_CANDIDATES = 8
 const BASE = 'fp32'
 const WARM = 'warm score cache'
 const MEASURE = ndcg(10)
+const PLAIN: Way = { fields: {}, isEmbedded: false }
 
 const { values: given } = parseArgs({
   options: {
@@ -50,11 +54,18 @@ async function rowsWanted(): Promise<Row[]> {
   return rows.filter(({ needs }) => needs.every((one) => there.has(one)))
 }
 
-/** Some queries at once, in one way. */
-async function ask(client: RerankClient, block: readonly JudgedQuery[], fields: Row['fields']): Promise<Figures[]> {
+/** What of a row says how to ask. */
+type Way = Pick<Row, 'fields' | 'isEmbedded'>
+
+/** Some queries at once, in one way; the documents of embedded rows are those of a corpus. */
+async function ask(client: RerankClient, corpus: string, block: readonly JudgedQuery[], way: Way): Promise<Figures[]> {
   const startedAt = performance.now()
   const results = await Promise.all(
-    block.map(({ query, documents }) => client.rerank({ query, documents, ...fields }, { timeoutMs: 600_000 })),
+    block.map(({ query, documents }) => {
+      const named = { corpus, ids: documents.map(({ id }) => id) }
+      const request = { query, documents: way.isEmbedded ? named : documents, ...way.fields }
+      return client.rerank(request, { timeoutMs: 600_000 })
+    }),
   )
   const ms = (performance.now() - startedAt) / block.length
   return results.map(({ results, usage }, i) => ({
@@ -76,8 +87,8 @@ async function measure({ name, queries }: Collection, rows: readonly Row[], cold
   const [first] = queries
   // Models load and are calibrated when they are first asked for.
   if (first)
-    for (const { fields } of rows)
-      await ask(cold, [{ ...first, documents: first.documents.slice(0, WARM_UP_CANDIDATES) }], fields)
+    for (const row of rows)
+      await ask(cold, name, [{ ...first, documents: first.documents.slice(0, WARM_UP_CANDIDATES) }], row)
   const window = Math.max(1, Number(given.window))
   const end = performance.now() + 1000 * Number(given.seconds)
   let done = 0
@@ -85,12 +96,26 @@ async function measure({ name, queries }: Collection, rows: readonly Row[], cold
     const block = queries.slice(done, done + window)
     // Each time another way comes first.
     const turn = rows.map((_, i) => rows[(i + done / window) % rows.length]).filter((row) => row !== undefined)
-    for (const row of turn) figures.get(row.name)?.push(...(await ask(cold, block, row.fields)))
-    await ask(warm, block, {})
-    figures.get(WARM)?.push(...(await ask(warm, block, {})))
+    for (const row of turn) figures.get(row.name)?.push(...(await ask(cold, name, block, row)))
+    await ask(warm, name, block, PLAIN)
+    figures.get(WARM)?.push(...(await ask(warm, name, block, PLAIN)))
   }
   console.log(`# ${name}: ${Math.min(done, queries.length)} queries done`)
   return figures
+}
+
+/** Stores the candidates as a corpus, and their embeddings with them. */
+async function store({ name, queries }: Collection, client: RerankClient, options: Options): Promise<void> {
+  const passages = new Map(queries.flatMap(({ documents }) => documents.map((document) => [document.id, document])))
+  await client.putCorpus(name, passages.values())
+  const redis = new Redis(options.redis)
+  try {
+    const place = { redis, keys: keysOf(options.prefix, options.queue) }
+    const signal = new AbortController().signal
+    await embedNamed(place, name, FILTER, { ...options, dtype: 'auto' }, { onProgress: () => undefined, signal })
+  } finally {
+    redis.disconnect()
+  }
 }
 
 async function main(): Promise<void> {
@@ -131,6 +156,7 @@ async function main(): Promise<void> {
     for (const collection of collections) {
       const [coldClient, warmClient] = clients
       if (!coldClient || !warmClient) return
+      if (rows.some(({ isEmbedded }) => isEmbedded)) await store(collection, coldClient, cold)
       const figures = await measure(collection, rows, coldClient, warmClient)
       tables.set(collection.name, figures)
       printTable(collection.name, [figures], BASE)

@@ -11,6 +11,7 @@
  * | `windows`, `snippet` | `strategy.long_documents` |
  * | `max:128` | `max_tokens_per_doc` |
  * | `model:nano` | `model` |
+ * | `embedded` | documents are named by id, in a corpus of which the embeddings are stored (`rankmill corpus embed`) |
  */
 import { join } from 'node:path'
 import { strategyOf } from '../cli/strategy-flags.js'
@@ -23,6 +24,8 @@ import { shippedFolder } from '../worker/model/model-reference.js'
 export interface Row {
   readonly name: string
   readonly fields: Pick<RerankInput, 'model' | 'strategy' | 'maxTokensPerDoc' | 'topN'>
+  /** Documents are named, not sent. */
+  readonly isEmbedded: boolean
   /** What has to be there: models, `rankmill-small + bm25` (learned weights), `exits` and `margins` of the model. */
   readonly needs: readonly string[]
 }
@@ -71,6 +74,17 @@ export const ROWS: readonly string[] = [
   'int8 bm25:20 max:96 fuse:learned',
   'int8 bm25:30 nano:12 fuse:learned',
   'int8 filter:15 fuse:score:0.8',
+  'int8 bm25+filter:15 fuse:learned',
+  'int8 model:nano',
+  'int8 model:nano bm25:100 fuse:learned',
+  'int8 model:nano bm25:50 fuse:learned',
+  'int8 model:nano bm25:30 fuse:learned',
+  'embedded filter:30',
+  'int8 embedded filter:15',
+  'int8 embedded bm25+filter:15',
+  'int8 embedded bm25+filter:12 fuse:learned',
+  'int8 embedded bm25+filter:30 nano:12 fuse:learned',
+  'int8 embedded model:nano bm25+filter:40 fuse:learned',
 ]
 
 /** @throws RangeError for a part that means nothing */
@@ -79,6 +93,7 @@ export function rowOf(name: string): Row {
   const cascade: string[] = []
   const needs = new Set<string>()
   let dtype: StrategyInput['dtype'] = 'fp32'
+  let isEmbedded = false
   let [model, maxTokensPerDoc, topN]: [string?, number?, number?] = []
   for (const part of name.split(' ').filter(Boolean)) {
     const [word = '', ...rest] = part.split(':')
@@ -88,6 +103,7 @@ export function rowOf(name: string): Row {
     else if (word === 'max') maxTokensPerDoc = Number(value)
     else if (word === 'model') model = value
     else if (word === 'nano') cascade.push(part)
+    else if (word === 'embedded') isEmbedded = true
     else if (word === 'fuse') flags.fuse = value
     else if (/^(bm25|filter)(\+(bm25|filter))?$/.test(word)) {
       flags.prefilter = value === 'auto' ? value : Number(value)
@@ -100,13 +116,15 @@ export function rowOf(name: string): Row {
     } else throw new RangeError(`"${part}" in the row "${name}": no such part`)
   }
   if (cascade.length > 0 || model === 'nano') needs.add(NANO)
-  if (flags.fuse === 'learned') needs.add(`${SMALL} + ${flags.prefilterModel}`)
+  if (isEmbedded) needs.add(FILTER)
+  if (flags.fuse === 'learned') needs.add(`${model === 'nano' ? NANO : SMALL} + ${flags.prefilterModel}`)
   const all = { ...flags, ...(cascade.length > 0 ? { cascade: cascade.join(',') } : {}) } as Parameters<
     typeof strategyOf
   >[0]
   return {
     name,
     fields: { ...(model ? { model } : {}), maxTokensPerDoc, topN, strategy: { ...strategyOf(all), dtype } },
+    isEmbedded,
     needs: [...needs],
   }
 }

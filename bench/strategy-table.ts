@@ -55,7 +55,7 @@ export function printTable(title: string, collections: Collections, base: string
   }
 }
 
-/** What issue and documentation promise, beside what was measured over all collections. */
+/** What is aimed for, beside what was measured over all collections. */
 export function printAims(collections: Collections, base: string, warm: string): void {
   const all = [...(collections[0]?.keys() ?? [])].map((name) => summaryOf(collections, name, base))
   const alone = all.filter(({ name }) => name !== base && name !== warm)
