@@ -7,7 +7,10 @@ import { seededRandom } from '../shared/random.js'
 
 export interface JudgedQuery {
   readonly query: string
+  /** The first stage's, best first. */
   readonly documents: readonly { readonly id: string; readonly text: string }[]
+  /** The first stage's, of each document. */
+  readonly scores: readonly number[]
   readonly grades: ReadonlyMap<string, number>
 }
 
@@ -42,6 +45,7 @@ async function readCollection(folder: string, most: number, candidates: number):
     if (qrels.has(query.id) && run.has(query.id)) queries.push(query)
   const chosen = shuffled(queries).slice(0, most)
   const idsOf = ({ id }: Query) => (run.get(id)?.docIds ?? []).slice(0, candidates)
+  const scoresOf = ({ id }: Query) => (run.get(id)?.scores ?? []).slice(0, candidates)
   const texts = new Map<string, string>()
   const only = new Set(chosen.flatMap(idsOf))
   for await (const { id, text } of readCorpus(file('corpus.jsonl'), { only })) texts.set(id, text)
@@ -50,6 +54,7 @@ async function readCollection(folder: string, most: number, candidates: number):
     queries: chosen.map((query) => ({
       query: query.text,
       documents: idsOf(query).map((id) => ({ id, text: texts.get(id) ?? '' })),
+      scores: [...scoresOf(query)],
       grades: qrels.get(query.id) ?? new Map<string, number>(),
     })),
   }

@@ -1,30 +1,25 @@
 /**
- * Ranking quality of the models that ship: reranks BM25's first candidates and prints nDCG@10, MRR@10 and MAP.
+ * Ranking quality of the models that ship: reranks BM25's first 100 and prints nDCG@10, MRR@10 and MAP.
  *
  *     npm run bench:quality -- [--models small,nano,filter] [--dtypes int8,fp32] [--queries N] FOLDER…
  *
  * A folder holds BEIR's corpus.jsonl and queries.jsonl, qrels.tsv and the first stage as bm25.trec. training/evaluate.py prints
  * the same rows, and also that of all-MiniLM-L6-v2; it keeps scores, and its figures are those of the model cards.
  */
-import { existsSync, readFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { env } from 'onnxruntime-node'
+import { AVERAGE_PRECISION, mrr, ndcg } from '../producer/retrieval/measures.js'
 import { type Manifest, readManifest } from '../worker/model/model-folder.js'
 import { shippedFolder } from '../worker/model/model-reference.js'
+import { type Collection, readCollections } from './collections.js'
 import { printConditions } from './conditions.js'
 import { type Scorer, scorerOf } from './quality-scorer.js'
 
-interface Candidate {
-  readonly id: string
-  readonly text: string
-  readonly score: number
-}
-interface Task {
-  readonly query: string
-  readonly candidates: readonly Candidate[]
-  readonly grades: ReadonlyMap<string, number>
-}
+const CANDIDATES = 100
+const MEASURES = [ndcg(10), mrr(10), AVERAGE_PRECISION]
+/** Of reciprocal rank fusion, as a prefilter of several has it. */
+const K = 60
 
 const { values: options, positionals: folders } = parseArgs({
   allowPositionals: true,
@@ -35,67 +30,23 @@ const { values: options, positionals: folders } = parseArgs({
   },
 })
 
-function linesOf(file: string): string[] {
-  return readFileSync(file, 'utf8').trim().split('\n')
+/** Of each query, of each candidate. */
+type Scores = readonly (readonly number[])[]
+
+/** Places of a list's entries, best first; ties stay in the first stage's order. */
+function orderOf(scores: readonly number[]): number[] {
+  return scores.map((_, i) => i).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
 }
 
-/** Queries with judgements, at most `most` of them, evenly taken. */
-function readTasks(folder: string, most: number): Task[] {
-  const textOf = (name: string) =>
-    new Map(
-      linesOf(join(folder, name)).map((line) => {
-        const { _id: id, title, text } = JSON.parse(line) as { _id: string; title?: string; text: string }
-        return [id, `${title ?? ''} ${text}`.trim()] as const
-      }),
-    )
-  const [corpus, queries] = [textOf('corpus.jsonl'), textOf('queries.jsonl')]
-  const grades = new Map<string, Map<string, number>>()
-  for (const line of linesOf(join(folder, 'qrels.tsv')).slice(1)) {
-    const [query = '', document = '', grade] = line.split('\t')
-    grades.set(query, (grades.get(query) ?? new Map<string, number>()).set(document, Number(grade)))
-  }
-  const runs = new Map<string, Candidate[]>()
-  for (const line of linesOf(join(folder, 'bm25.trec'))) {
-    const [query = '', , id = '', , score] = line.split(/\s+/)
-    if (!grades.has(query)) continue
-    const run = runs.get(query) ?? []
-    run.push({ id, text: corpus.get(id) ?? '', score: Number(score) })
-    runs.set(query, run)
-  }
-  const all = [...runs].map(([id, candidates]) => ({
-    query: queries.get(id) ?? '',
-    candidates,
-    grades: grades.get(id) ?? new Map<string, number>(),
-  }))
-  const count = Math.min(most, all.length)
-  return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]).filter((task) => !!task)
-}
-
-function gain(grades: readonly number[]): number {
-  return grades.slice(0, 10).reduce((sum, grade, i) => sum + grade / Math.log2(i + 2), 0)
-}
-
-/** nDCG@10, MRR@10 and average precision of a list in the order of its scores; ties stay in the first stage's order. */
-function measures({ candidates, grades }: Task, scores: readonly number[]): number[] {
-  const order = scores.map((_, i) => i).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
-  const found = order.map((i) => Math.max(0, grades.get(candidates[i]?.id ?? '') ?? 0))
-  const ideal = gain([...grades.values()].sort((a, b) => b - a))
-  const hits = found.flatMap((grade, i) => (grade > 0 ? [i] : []))
-  const relevant = [...grades.values()].filter((grade) => grade > 0).length
-  const first = hits[0] ?? 10
-  const precision = hits.reduce((sum, at, i) => sum + (i + 1) / (at + 1), 0)
-  return [
-    ideal > 0 ? gain(found) / ideal : 0,
-    first < 10 ? 1 / (first + 1) : 0,
-    relevant > 0 ? precision / relevant : 0,
-  ]
-}
-
-function note(collection: string, row: string, tasks: readonly Task[], scores: readonly (readonly number[])[]): void {
-  const each = tasks.map((task, i) => measures(task, scores[i] ?? []))
-  const means = [0, 1, 2].map((m) => each.reduce((sum, values) => sum + (values[m] ?? 0), 0) / each.length)
-  const [ndcg, mrr, map] = means.map((mean) => mean.toFixed(4))
-  console.log(`${collection.padEnd(14)} ${row.padEnd(40)} nDCG@10 ${ndcg}  MRR@10 ${mrr}  MAP ${map}`)
+function print({ name, queries }: Collection, row: string, scores: Scores): void {
+  const rankings = queries.map(({ documents }, i) =>
+    orderOf(scores[i] ?? []).map((place) => documents[place]?.id ?? ''),
+  )
+  const means = MEASURES.map(({ name: measure, of }) => {
+    const values = queries.map(({ grades }, i) => of(rankings[i] ?? [], grades))
+    return `${measure} ${(values.reduce((sum, value) => sum + value, 0) / values.length).toFixed(4)}`
+  })
+  console.log(`${name.padEnd(14)} ${row.padEnd(44)} ${means.join('  ')}`)
 }
 
 function standard(scores: readonly number[]): number[] {
@@ -108,6 +59,15 @@ function standard(scores: readonly number[]): number[] {
 function fused(model: readonly number[], first: readonly number[], weight: number): number[] {
   const [a, b] = [standard(model), standard(first)]
   return a.map((score, i) => score + weight * (b[i] ?? 0))
+}
+
+/** Several first stages by their ranks. */
+function ranksFused(lists: readonly (readonly number[])[]): number[] {
+  const [first = []] = lists
+  const places = lists.map((scores) => new Map(orderOf(scores).map((entry, place) => [entry, place])))
+  return first.map((_, i) =>
+    places.reduce((sum, place) => sum + (K + 1) / (K + 1 + (place.get(i) ?? 0)) / lists.length, 0),
+  )
 }
 
 async function openScorers(): Promise<[Manifest, string, Scorer][]> {
@@ -125,41 +85,45 @@ async function openScorers(): Promise<[Manifest, string, Scorer][]> {
   return scorers
 }
 
+/** [exits][queries][candidates] */
+async function scoresOf({ queries }: Collection, scorer: Scorer): Promise<Scores[]> {
+  const lists: number[][][] = []
+  for (const { query, documents } of queries)
+    lists.push(
+      await scorer.score(
+        query,
+        documents.map(({ text }) => text),
+      ),
+    )
+  return scorer.labels.map((_, exit) => lists.map((list) => list[exit] ?? []))
+}
+
 async function main(): Promise<void> {
   env.logLevel = 'fatal'
   printConditions('ranking quality, BM25 first', { models: options.models, dtypes: options.dtypes })
   if (folders.length === 0) console.log('# skipped: no collection named')
   const scorers = await openScorers()
-  for (const folder of folders) {
-    if (!existsSync(join(folder, 'bm25.trec'))) {
-      console.log(`# skipped: ${folder} has no bm25.trec`)
-      continue
-    }
-    const [collection, tasks] = [basename(folder), readTasks(folder, Number(options.queries))]
-    const firsts = new Map([['bm25', tasks.map(({ candidates }) => candidates.map(({ score }) => score))]])
-    note(collection, `BM25, ${tasks.length} queries`, tasks, firsts.get('bm25') ?? [])
+  for (const collection of await readCollections(folders, Number(options.queries), CANDIDATES)) {
+    const bm25 = collection.queries.map(({ scores }) => scores)
+    const firsts = new Map<string, Scores>([['bm25', bm25]])
+    print(collection, `BM25, ${collection.queries.length} queries`, bm25)
     for (const [manifest, dtype, scorer] of scorers) {
-      const lists: number[][][] = []
-      for (const { query, candidates } of tasks)
-        lists.push(
-          await scorer.score(
-            query,
-            candidates.map(({ text }) => text),
-          ),
+      const exits = await scoresOf(collection, scorer)
+      exits.forEach((scores, exit) => {
+        print(collection, `${manifest.name} ${dtype}${scorer.labels[exit]}`, scores)
+      })
+      const last = exits.at(-1) ?? []
+      if (manifest.kind === 'bi-encoder') {
+        firsts.set(manifest.name, last)
+        firsts.set(
+          `bm25+${manifest.name}`,
+          last.map((list, i) => ranksFused([bm25[i] ?? [], list])),
         )
-      for (const [exit, label] of scorer.labels.entries())
-        note(
-          collection,
-          `${manifest.name} ${dtype}${label}`,
-          tasks,
-          lists.map((list) => list[exit] ?? []),
-        )
-      const last = lists.map((list) => list.at(-1) ?? [])
-      if (manifest.kind === 'bi-encoder') firsts.set(manifest.name, last)
+      }
       for (const [first, weight] of Object.entries(manifest.fusion?.weights ?? {})) {
         const theirs = firsts.get(first)
         const scores = last.map((list, i) => fused(list, theirs?.[i] ?? [], weight))
-        if (theirs) note(collection, `${manifest.name} ${dtype} + ${weight} ${first}`, tasks, scores)
+        if (theirs) print(collection, `${manifest.name} ${dtype} + ${weight} ${first}`, scores)
       }
     }
   }
