@@ -22,7 +22,7 @@ export async function prepareTuning(
   queries: readonly TuningQuery[],
 ): Promise<Prepared> {
   const source = modelSource(options)
-  const [first = ''] = wanted.models
+  const [first = '', ...others] = wanted.models
   const opened: Model[] = []
   for (const dtype of wanted.dtypes) opened.push(await source.openModel(first, dtype))
   const [model] = opened
@@ -35,9 +35,11 @@ export async function prepareTuning(
     opened.map(of).reduce((all, list) => all.filter((value) => list.includes(value)))
   const layers = inEach(({ exits }) => exits.slice(0, -1).map(({ layer }) => layer))
   const confidences = inEach(({ exits: [exit] }) => exit?.margins.map(({ confidence }) => confidence) ?? [])
+  const learned: Record<string, string[]> = { [first]: Object.keys(model.fusion) }
+  for (const other of others) learned[other] = Object.keys((await source.openModel(other, 'auto')).fusion)
   const configurations = configurationsOf({
     ...wanted,
-    learned: Object.keys(model.fusion),
+    learned,
     exits: [...layers.map((layer) => `after:${layer}` as const), ...confidences.map((confidence) => ({ confidence }))],
     longTokens: quantile(lengths, 0.9),
   })

@@ -21,8 +21,8 @@ export interface Choices {
   readonly dtypes: readonly Dtype[]
   /** Bi-encoders to filter with, besides BM25. */
   readonly filters: readonly string[]
-  /** Filters that the first model brings learned weights for. */
-  readonly learned: readonly string[]
+  /** By model: filters that it brings learned weights for. */
+  readonly learned: Readonly<Record<string, readonly string[]>>
   /** Ways to leave the first model early, in each of the number formats. */
   readonly exits: readonly Exit[]
   /** Candidates of a query. */
@@ -77,7 +77,7 @@ export function configurationsOf(choices: Choices): Configuration[] {
 }
 
 function* alone(choices: Choices): Iterable<Ways> {
-  const { models, dtypes, exits, learned } = choices
+  const { models, dtypes, exits } = choices
   const [model = '', ...others] = models
   const [dtype = 'fp32'] = dtypes
   for (const type of dtypes) yield { model, dtype: type }
@@ -89,15 +89,33 @@ function* alone(choices: Choices): Iterable<Ways> {
   for (const exit of exits) yield { model, dtype, exit }
   const half = Math.ceil(choices.depth / 2)
   for (const sieve of sieves(choices)) {
-    yield { model, dtype, sieve: { keep: half, model: sieve }, fuse: learned.includes(sieve) ? 'learned' : BY_SCORE }
+    for (const [using, type] of [
+      [model, dtype] as const,
+      ...others.map((other) => [other, cheapest(choices)] as const),
+    ])
+      yield {
+        model: using,
+        dtype: type,
+        sieve: { keep: half, model: sieve },
+        fuse: fusionsOf(using, sieve, choices)[0],
+      }
   }
+}
+
+/** Ways to fuse a model with a filter, the likeliest first. */
+function fusionsOf(
+  model: string,
+  filter: string,
+  { learned }: Choices,
+): [NonNullable<Ways['fuse']>, ...(typeof BY_SCORE)[]] {
+  return learned[model]?.includes(filter) ? ['learned', BY_SCORE] : [BY_SCORE]
 }
 
 /** Several ways together, each of them or not by chance. */
 function drawn(choices: Choices, random: () => number): Ways {
   const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(random() * list.length)]
   const maybe = <T>(chance: number, list: readonly T[]): T | undefined => (random() < chance ? pick(list) : undefined)
-  const { models, learned, exits } = choices
+  const { models, exits } = choices
   const keeps = keepsOf(choices)
   const [model = '', ...others] = models
   const using = maybe(0.15, others) ?? model
@@ -110,7 +128,7 @@ function drawn(choices: Choices, random: () => number): Ways {
     tokens: maybe(0.4, lengthsOf(choices)),
     sieve: sieve === undefined ? undefined : { keep, model: sieve },
     cascade: cheaper === undefined ? undefined : { keep: second, model: cheaper },
-    fuse: sieve === undefined ? undefined : maybe(0.4, learned.includes(sieve) ? ['learned', BY_SCORE] : [BY_SCORE]),
+    fuse: sieve === undefined ? undefined : maybe(0.4, fusionsOf(using, sieve, choices)),
     exit: maybe(0.2, exits),
   }
 }
@@ -123,8 +141,7 @@ function isSensible({ model, sieve, cascade, fuse, exit }: Ways, { models, depth
   if (cascade && (!isFirst || cascade.keep >= (sieve?.keep ?? depth))) return false
   // Of few candidates nearly all reach the first ten, and fusion needs the rank of each.
   const byConfidence = typeof exit === 'object'
-  if (exit && (!isFirst || (byConfidence && (fuse !== undefined || shown < 2 * FIRST)))) return false
-  return fuse !== 'learned' || isFirst
+  return !exit || (isFirst && !(byConfidence && (fuse !== undefined || shown < 2 * FIRST)))
 }
 
 function configurationFrom({ model, dtype, tokens, sieve, cascade, fuse, exit }: Ways): Configuration {

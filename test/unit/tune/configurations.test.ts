@@ -10,7 +10,7 @@ const CHOICES: Choices = {
   models: ['rankmill-small', 'rankmill-nano'],
   dtypes: ['fp32', 'int8'],
   filters: ['rankmill-filter'],
-  learned: ['bm25'],
+  learned: { 'rankmill-small': ['bm25'], 'rankmill-nano': ['bm25', 'bm25+rankmill-filter'] },
   exits: ['after:2', { confidence: 0.9 }],
   depth: 100,
   longTokens: 200,
@@ -32,6 +32,8 @@ it('has each way alone, then many together, all of them once', () => {
       'rankmill-small, fp32, best 30 by rankmill-nano',
       'rankmill-small, fp32, exit 0.9',
       'rankmill-small, fp32, best 50 by bm25, fused learned',
+      'rankmill-nano, int8, best 50 by bm25+rankmill-filter, fused learned',
+      'rankmill-nano, int8, best 50 by rankmill-filter, fused 0.7',
       'rankmill-small, int8, best 10 by bm25',
     ]),
   )
@@ -49,7 +51,7 @@ it('gives requests that are accepted, and flags that say the same', () => {
         depth,
         longTokens,
         most: 60,
-        ...(few ? { filters: [], exits: [], learned: [] } : {}),
+        ...(few ? { filters: [], exits: [], learned: {} } : {}),
       }
       for (const { fields } of configurationsOf(choices)) {
         const request = parseRequest({ query: 'q', documents, ...fields }, SCHEMA, () => 'id')
