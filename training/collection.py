@@ -59,30 +59,30 @@ def write_held_out():
     import bm25s
     import Stemmer
 
-    from encode import load_lists
+    from encode import split
     if all((CACHE / half / 'bm25.trec').exists() for half in HALVES):
         return
-    items = json.loads((CACHE / 'data/items.json').read_text())
-    *_, held = load_lists()
+    passages = [passage for _, passage in json.loads((CACHE / 'data/passages.json').read_text())]
+    lists = [(source, query, own) for source, query, own, *_ in json.loads((CACHE / 'data/lists.json').read_text())]
+    held = split(lists, own=lambda one: one[2])[1]
     stemmer, index = Stemmer.Stemmer('english'), bm25s.BM25(k1=.9, b=.4)
-    words = lambda texts: bm25s.tokenize(texts, stemmer=stemmer, stopwords='en', show_progress=False)
-    index.index(words([p for _, _, p in items]), show_progress=False)
-    found, scores = index.retrieve(bm25s.tokenize([items[own][1] for _, own, *_ in held], stemmer=stemmer, stopwords='en', show_progress=False, return_ids=False),
-                                   k=DEPTH, show_progress=False)
+    words = lambda texts, **how: bm25s.tokenize(texts, stemmer=stemmer, stopwords='en', show_progress=False, **how)
+    index.index(words(passages), show_progress=False)
+    found, scores = index.retrieve(words([query for _, query, _ in held], return_ids=False), k=DEPTH, show_progress=False)
     for h, half in enumerate(HALVES):
         folder = CACHE / half
         folder.mkdir(exist_ok=True)
         # A query whose own passage is not among the candidates says nothing.
-        rows = [i for i in range(h, len(held), 2) if held[i][1] in found[i]]
+        rows = [i for i in range(h, len(held), 2) if held[i][2] in found[i]]
         wanted = sorted({int(j) for i in rows for j in found[i]})
         with open(folder / 'corpus.jsonl', 'w') as file:
-            file.writelines(json.dumps({'_id': f'd{j}', 'title': '', 'text': items[j][2]}) + '\n' for j in wanted)
+            file.writelines(json.dumps({'_id': f'd{j}', 'title': '', 'text': passages[j]}) + '\n' for j in wanted)
         with open(folder / 'queries.jsonl', 'w') as file:
-            file.writelines(json.dumps({'_id': f'q{held[i][1]}', 'text': items[held[i][1]][1]}) + '\n' for i in rows)
+            file.writelines(json.dumps({'_id': f'q{i}', 'text': held[i][1]}) + '\n' for i in rows)
         with open(folder / 'qrels.tsv', 'w') as file:
-            file.writelines(['query-id\tcorpus-id\tscore\n', *(f'q{held[i][1]}\td{held[i][1]}\t1\n' for i in rows)])
+            file.writelines(['query-id\tcorpus-id\tscore\n', *(f'q{i}\td{held[i][2]}\t1\n' for i in rows)])
         with open(folder / 'bm25.trec', 'w') as file:
-            file.writelines(f'q{held[i][1]} Q0 d{j} {rank} {score:.5f} bm25\n' for i in rows
+            file.writelines(f'q{i} Q0 d{j} {rank} {score:.5f} bm25\n' for i in rows
                             for rank, (j, score) in enumerate(zip(found[i], scores[i]), 1) if score > 0)
         print(half, len(rows), 'queries,', len(wanted), 'passages')
 

@@ -106,7 +106,7 @@ class MiniLM(BiEncoder):
 
     def __call__(self, query, documents):
         new = [t for t in dict.fromkeys([query, *documents]) if t not in self.known]
-        self.known.update(zip(new, self.encoder(new, self.longest, BATCH)))
+        self.known.update(zip(new, self.encoder(new, self.longest)))
         return np.array([[self.known[d] @ self.known[query] for d in documents]])
 
 
@@ -148,6 +148,12 @@ def learn_fusion(collection, model, first):
     return round(best[1], 2)
 
 
+def ranks_fused(*firsts):
+    """Several first stages by their ranks, as a prefilter of several has it."""
+    place = lambda scores: np.argsort(np.argsort(-np.array(scores), kind='stable'))
+    return {q: np.mean([61 / (61 + place(first[q])) for first in firsts], 0) for q in firsts[0]}
+
+
 def fused(model, first, weight):
     model, first = standard(model), standard(first)
     return {q: model[q] + weight * first[q] for q in model}
@@ -183,6 +189,7 @@ def evaluate(collection, models, longest, weights, note):
                 crossed[name] = scores
             elif name == 'rankmill-filter int8':
                 firsts['rankmill-filter'] = scores
+                firsts['bm25+rankmill-filter'] = ranks_fused(bm25, scores)
     learned = {}
     for name, scores in crossed.items():
         base = name.split(' ')[0]
@@ -218,7 +225,7 @@ def main():
     models, weights = models_of(options), {}
     if options.no_held_out:
         print('# skipped: the held-out part of the training domains; --no-held-out')
-    elif (CACHE / 'data/teach.json').exists():
+    elif (CACHE / 'data/lists.json').exists():
         write_held_out()
         learned = evaluate(Collection(CACHE / HALVES[0], options.queries), models, options.tokens, None, lambda *_: None)
         for name, found in learned.items():

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quantize import by_column
+
 OPSET = [helper.make_opsetid('', 17), helper.make_opsetid('com.microsoft', 1)]
 CONTRIB = {'MatMulIntegerToFloat', 'MultiHeadAttention', 'SkipLayerNormalization', 'BiasGelu', 'Gelu'}
 GELU_LEAST = 0.17  # no value of GELU is below minus this
@@ -81,9 +83,8 @@ class Graph:
             self.weights[name + '.smooth'] = smooth
             x, shift = self.op('Mul', x, name + '.smooth'), 0
             w = w / smooth[:, None]
-        columns = np.maximum(np.abs(w).max(0), 1e-8) / 127
-        w = np.clip(np.round(w / columns), -127, 127).astype(np.int8)
-        self.weights[name + '.q'], self.weights[name + '.scale'] = w, columns.astype(np.float32)
+        w, columns = by_column(w)
+        self.weights[name + '.q'], self.weights[name + '.scale'] = w, columns
         q, scale = self.by_row(x, shift)
         y = self.op('MatMulIntegerToFloat', q, name + '.q', self.constant(1), name + '.scale', self.constant(0 if shift else 128, np.uint8))
         bias = self.state[name + '.bias'] - shift * columns * w.astype(np.float32).sum(0)

@@ -7,7 +7,7 @@ shipped, and kept in the int8 file, so that int8 too can be made again without a
 import torch
 
 STRENGTH = 0.6
-KINDS = ('qkv', 'up')  # those that read a layer normalisation's output
+KINDS = ('qkv', 'up')  # those that read hidden states
 
 
 def measure(model, batches):
@@ -20,8 +20,9 @@ def measure(model, batches):
             largest[name] = torch.maximum(largest.get(name, seen), seen)
         return hook
 
-    groups = {'layers': model.layers, 'branches': getattr(model, 'branches', ())}
-    linears = {f'{group}.{i}.{kind}': getattr(layer, kind) for group, members in groups.items() for i, layer in enumerate(members) for kind in KINDS}
+    groups = {'layers': model.layers, 'heads': getattr(model, 'heads', ())}
+    linears = {f'{group}.{i}.{kind}': getattr(part, kind) for group, parts in groups.items() for i, part in enumerate(parts)
+               for kind in KINDS if hasattr(part, kind)}
     hooks = [linear.register_forward_hook(watch(name)) for name, linear in linears.items()]
     with torch.no_grad():
         for batch in batches:

@@ -1,6 +1,7 @@
-"""Learns by how much a candidate may be behind at an exit and still be among the first in the end; writes it to rankmill.json.
+"""Learns by how much a candidate may be behind at an exit and still be among the first in the end, and how the scores of smaller
+models compare with those of the model; writes both to rankmill.json.
 
-    python margins.py [--model small] [--dtype int8] [--queries N]
+    python margins.py [--model small] [--smaller nano] [--dtype int8] [--queries N]
 
 Reads the scores of all stages over the lists of .cache/heldout-weights, which no model was trained on and no figure is taken from
 (evaluate.py makes them, and keeps the scores). For each exit but the last:
@@ -10,6 +11,7 @@ margins      by confidence c: of the candidates that are among the first k in th
              where those leave that are further than the margin behind the k-th. Each exit may lose the same share. The widest
              over k = 1, 3, 5, 10, 20 counts, as far as there are enough candidates to tell; a confidence that no k can tell is left out; a
              higher one never has the narrower margin.
+calibrations of a smaller model: the line that brings its logits nearest to the model's
 """
 import argparse
 import json
@@ -64,22 +66,35 @@ def learn(lists):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('--model', default='small')
+    options.add_argument('--smaller', nargs='*', default=['nano'])
     options.add_argument('--dtype', default='int8')
     options.add_argument('--queries', type=int, help='at most so many, evenly taken')
     options = options.parse_args()
     from collection import HALVES, Collection
     from evaluate import CrossEncoder, scores_of
     from settings import CACHE, MODELS
-    folder = MODELS / f'rankmill-{options.model}'
-    model = CrossEncoder(folder, options.dtype, 512)
-    if len(model.exits) < 2:
-        raise SystemExit(f'{folder} has no exits')
-    lists = list(scores_of(Collection(CACHE / HALVES[0], options.queries), model, 512).values())
-    manifest = json.loads((folder / 'rankmill.json').read_text())
+    collection = Collection(CACHE / HALVES[0], options.queries)
+
+    def read(name):
+        folder = MODELS / f'rankmill-{name}'
+        model = CrossEncoder(folder, options.dtype, 512)
+        return folder / 'rankmill.json', list(scores_of(collection, model, 512).values())
+
+    file, lists = read(options.model)
+    if len(lists[0]) < 2:
+        raise SystemExit(f'{file.parent} has no exits')
+    manifest = json.loads(file.read_text())
     for exit, learned in zip(manifest['exits'], learn(lists)):
         exit.update(learned)
         print(f'layer {exit["layer"]}', learned)
-    (folder / 'rankmill.json').write_text(json.dumps(manifest, indent=2) + '\n')
+    file.write_text(json.dumps(manifest, indent=2) + '\n')
+    for name in options.smaller:
+        other, theirs = read(name)
+        scale, offset = calibration([s[-1] for s in theirs], [s[-1] for s in lists])
+        smaller = json.loads(other.read_text())
+        smaller['calibrations'] = {manifest['name']: {'scale': round(scale, 4), 'offset': round(offset, 4)}}
+        other.write_text(json.dumps(smaller, indent=2) + '\n')
+        print(name, smaller['calibrations'])
 
 
 if __name__ == '__main__':

@@ -137,6 +137,15 @@ def skip_norm(g, x, skip, norm, bias):
     return g.op('Add', g.op('Mul', g.op('Mul', centred, inverse), g.weight(norm + '.weight')), g.weight(norm + '.bias'))
 
 
+def adapted(g, name, x):
+    """What an early exit's head sees."""
+    if name + 'up.weight' not in g.state:
+        return x
+    up, up_bias = g.linear(x, name + 'up')
+    down, down_bias = g.linear(g.op('BiasGelu', up, up_bias), name + 'down')
+    return g.op('Add', g.op('Add', down, down_bias), x)
+
+
 def head(g, k, x, query, passage, content, features, weight, out):
     name = f'heads.{k}.'
     segments = g.op('Concat', g.op('Unsqueeze', query, g.axes(1)), g.op('Unsqueeze', passage, g.axes(1)), axis=1)
@@ -181,10 +190,8 @@ def write_cross_encoder(path, state, exits, dtype='fp32', first=0, last=None, ev
         x = layer(g, f'layers.{i}.', x, gates(g, f'layers.{i}.', flat, shape))
         if i + 1 == last or (every and i + 1 in exits):
             out = f'logits_{i + 1}' if every else 'logits'
-            seen, k = x, exits.index(i + 1)
-            if f'branches.{k}.gate' in g.state:
-                seen = layer(g, f'branches.{k}.', x, gates(g, f'branches.{k}.', flat, shape))
-            head(g, k, in_heads(g, seen), query, passage, content, features, weight, out)
+            k = exits.index(i + 1)
+            head(g, k, in_heads(g, adapted(g, f'heads.{k}.', x)), query, passage, content, features, weight, out)
             outputs.append((out, F32, ['n', 1]))
     if last != exits[-1]:
         for source, value in zip((in_heads(g, x), features, weight), carried(last)):

@@ -19,7 +19,7 @@ from master import DTYPES, stage_file, write_graphs
 from model import INNER, BiEncoder, CrossEncoder
 from settings import CACHE, MODELS, base_folder
 
-VERSION = '0.2.0'
+VERSION = '0.3.0'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
@@ -51,36 +51,31 @@ def write_sentence_transformers(folder):
     write_json(folder / 'config_sentence_transformers.json', {'similarity_fn_name': 'cosine'})
 
 
-def with_exits(trained, checkpoint):
-    """The state and exits of a cross-encoder, with the exits that exits.py trained on it in place of its own."""
-    if not checkpoint.exists():
-        return trained['average'], list(trained['exits']), 0
-    own = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    before, after = (f'heads.{len(e) - 1}.' for e in (trained['exits'], own['exits']))
-    state = {name.replace(before, after): value for name, value in trained['average'].items() if not name.startswith('heads.') or name.startswith(before)}
-    return {**state, **own['exits_state']}, list(own['exits']), own['branch']
-
-
-def finish(state, exits, layers, inner, branch):
+def finish(state, exits, layers, inner):
     """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels.
 
     The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
     """
-    passages, queries, train, held = load_lists()
-    model = CrossEncoder(layers, tuple(exits), inner, branch)
+    passages, train, held = load_lists()
+    model = CrossEncoder(layers, tuple(exits), inner)
     model.load_state_dict(state)
     model.eval()
     with torch.no_grad():
-        batches = [batch_of(held[a:a + 10], passages, queries, 8, 160, random.Random(a)) for a in range(0, 100, 10)]
+        batches = [batch_of(held[a:a + 10], passages, 8, 160, random.Random(a)) for a in range(0, 100, 10)]
         for k, scores in enumerate(zip(*(model(*(t.cpu() for t in batch[:3])) for batch in batches))):
             lists = torch.cat(scores).view(-1, 8)
             shift = (lists[:, 0].mean() + lists[:, 1:].mean()) / 2
             state[f'heads.{k}.linear.bias'] -= shift
             print(f'exit {exits[k]}: own {lists[:, 0].mean():.2f}, others {lists[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
-    state.update(measure(model, [batch_of(train[a:a + 3], passages, queries, 6, 160, random.Random(a))[:3] for a in range(0, 36, 3)]))
+    state.update(measure(model, [batch_of(train[a:a + 3], passages, 6, 160, random.Random(a))[:3] for a in range(0, 36, 3)]))
 
 
-def trained_state(name, checkpoint):
+def figures_of(trained, unit):
+    """What a model was trained on, and what the one before, that it went on from."""
+    return {'step': trained['step'], unit: trained['seen'], **({'after': trained['after']} if trained.get('after') else {})}
+
+
+def trained_state(checkpoint):
     """(kind, state, layers, inner, exits, training figures) of a checkpoint of filter.py or train.py."""
     trained = torch.load(checkpoint, map_location='cpu', weights_only=False)
     inner = trained.get('inner', INNER)
@@ -92,11 +87,11 @@ def trained_state(name, checkpoint):
         model.embedding.freeze()
         passages, *_ = load_lists()
         smooth = measure(model, [texts_of(passages[a:a + 16], 160) for a in range(0, 160, 16)])
-        return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], {'step': trained['step'], 'texts': trained['texts']}
+        return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], figures_of(trained, 'texts')
     layers = trained['layers']
-    state, exits, branch = with_exits(trained, CACHE / f'{name}-exits.pt')
-    finish(state, exits, layers, inner, branch)
-    return 'cross-encoder', state, layers, inner, exits, {'step': trained['step'], 'pairs': trained['pairs']}
+    state, exits = trained['average'], list(trained['exits'])
+    finish(state, exits, layers, inner)
+    return 'cross-encoder', state, layers, inner, exits, figures_of(trained, 'pairs')
 
 
 def manifest_of(folder, name, kind, exits, training, old):
@@ -108,9 +103,8 @@ def manifest_of(folder, name, kind, exits, training, old):
     if len(exits) > 1:
         manifest['exits'] = [{'layer': e, 'files': {d: stage_file(e, d) for d in ('fp32', 'int8')}} for e in exits]
     manifest['sha256'] = {f'onnx/{p.name}': hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('onnx/*.onnx'))}
-    if 'fusion' in old:
-        manifest['fusion'] = old['fusion']
-    return manifest
+    # Learned after shipping, and again after the next time.
+    return {**manifest, **{key: old[key] for key in ('fusion', 'calibrations') if key in old}}
 
 
 def main():
@@ -120,7 +114,7 @@ def main():
     options.add_argument('--folder', type=Path)
     options = options.parse_args()
     folder = options.folder or MODELS / f'rankmill-{options.name}'
-    kind, state, layers, inner, exits, training = trained_state(options.name, options.checkpoint or CACHE / f'{options.name}.pt')
+    kind, state, layers, inner, exits, training = trained_state(options.checkpoint or CACHE / f'{options.name}.pt')
     shutil.rmtree(folder / 'onnx', ignore_errors=True)
     write_graphs(folder, state, kind, layers, exits)
     # The tokeniser without the padding and truncation that sentence-transformers saves in it: loaders set their own.
