@@ -45,6 +45,8 @@ export const ROWS: readonly string[] = [
   'max:128',
   'windows',
   'snippet max:128',
+  'exit:0.7',
+  'exit:0.8',
   'exit:0.9',
   'exit:0.99',
   'exit:after:2',

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-CONFIDENCES = (0.9, 0.95, 0.99, 0.999)
+CONFIDENCES = (0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 FIRST = (1, 3, 5, 10, 20)
 ENOUGH = 2  # candidates that may be lost of those looked at
 
