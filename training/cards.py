@@ -38,7 +38,7 @@ and sentence-transformers' ONNX backend run the same folder. Inside it is not pl
 Scoring may stop early: `onnx/stage_N.onnx` are consecutive stages that end after layer N, each of the early ones with a head and a small
 adapter of its own. Each gives `logits`, and all but the last hand on
 `hidden_states_N`, `overlap_N` and `query_weights_N`. The last stage's logits are the whole model's."""),
-    'nano': ('text-ranking', """A cross-encoder for reranking English passages at a fifth of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
+    'nano': ('text-ranking', """A cross-encoder for reranking English passages at a quarter of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
 as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of
 [rankmill-small](../rankmill-small/README.md); it has no exits."""),
     'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons, distilled from four larger bi-encoders (384 numbers, mean
