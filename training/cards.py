@@ -139,7 +139,8 @@ base_model: sentence-transformers/all-MiniLM-L6-v2
 ## Quality
 
 BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training, though the choice of teachers was
-checked on them; `heldout` are queries of the training domains that were kept out of training (`npm run bench:quality`; all measures in
+checked on them; `heldout` are queries of the training domains that this version was not trained on, though one that
+it went on from may have seen some (`npm run bench:quality`; all measures in
 [training/results.json](../../training/results.json)). A row with `+` adds the first stage's score, both z-scored over the list, with
 the weight in `rankmill.json`.
 
