@@ -2,7 +2,7 @@
  * Whether what `rankmill tune` recommends on one collection holds on another: tunes on each, and tries the recommendation
  * on the next, beside the full model, query by query in turn.
  *
- *   npm run bench:tune [-- --within 0.01 --sure 0.75 --seconds N --queries N --candidates N --configurations N] [DIR DIR…]
+ *   npm run bench:tune [-- --within 0.01 --sure 0.95 --min-queries N --seconds N --queries N --candidates N --configurations N] [DIR DIR…]
  *
  * DIR holds BEIR's corpus.jsonl and queries.jsonl, qrels.tsv, and the first stage as bm25.trec. --seconds bounds each tuning
  * and each trial.
@@ -11,7 +11,8 @@ import { parseArgs } from 'node:util'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { prepareTuning } from '../cli/tune-choices.js'
 import { RerankClient } from '../producer/client.js'
-import { type Measured, type TuningOptions, type TuningOutcome, tune } from '../producer/tune/tuning.js'
+import type { Measured } from '../producer/tune/measured.js'
+import { type TuningOptions, type TuningOutcome, tune } from '../producer/tune/tuning.js'
 import { type Options, resolveOptions } from '../shared/options.js'
 import { modelSource } from '../worker/model-source.js'
 import { RerankWorker } from '../worker/worker.js'
@@ -23,7 +24,8 @@ const { values: given, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     within: { type: 'string', default: '0.01' },
-    sure: { type: 'string', default: '0.75' },
+    sure: { type: 'string', default: '0.95' },
+    'min-queries': { type: 'string', default: '20' },
     seconds: { type: 'string', default: '600' },
     queries: { type: 'string', default: '60' },
     candidates: { type: 'string', default: '100' },
@@ -36,6 +38,7 @@ function tuningOptions(queries: number): TuningOptions {
   return {
     within,
     sure: Number(given.sure),
+    minQueries: Number(given['min-queries']),
     firstQueries: Math.min(6, queries),
     maxMs: 1000 * Number(given.seconds),
     now: () => performance.now(),

@@ -1,13 +1,12 @@
 /** What `rankmill tune` shows: a table and the frontier on a terminal, the same with a picture as a page. */
 import Table from 'cli-table3'
 import { quantile } from 'simple-statistics'
-import type { Measured, TuningOutcome } from '../producer/tune/tuning.js'
+import type { Measured } from '../producer/tune/measured.js'
+import type { TuningOutcome } from '../producer/tune/tuning.js'
 import { flagsOf } from './strategy-flags.js'
 
 const BAR_COLUMNS = 30
 const BUCKETS = [16, 32, 64, 128, 256, 512, Number.POSITIVE_INFINITY]
-/** Of fewer queries even an interval says little. */
-const FEW_QUERIES = 10
 const [WIDTH, HEIGHT, MARGIN] = [820, 460, 60]
 
 /** How long the documents are, in tokens of the first model. */
@@ -28,7 +27,8 @@ export function lengthHistogram(lengths: readonly number[]): string {
 }
 
 /** Fastest first. */
-export function outcomeTable({ measure, within, measured, baseline, recommended }: TuningOutcome): string {
+export function outcomeTable(outcome: TuningOutcome): string {
+  const { measure, measured, recommended } = outcome
   const table = new Table({
     head: ['', 'configuration', 'candidates/s', 'times', measure, 'of full', '95 % interval', 'skipped', 'queries'],
     colAligns: ['left', 'left', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
@@ -62,31 +62,37 @@ export function outcomeTable({ measure, within, measured, baseline, recommended 
     'Nothing is both faster and better than these (quality of the full order, speed):',
     ...frontier,
     '',
-    verdict({ within, baseline, recommended }),
+    verdict(outcome),
     `  flags: ${flagsOf(recommended.configuration.fields)}`,
     '',
   ].join('\n')
 }
 
-function verdict({
-  within,
-  baseline,
-  recommended,
-}: Pick<TuningOutcome, 'within' | 'baseline' | 'recommended'>): string {
+function verdict({ within, sure, minQueries, baseline, recommended, probable }: TuningOutcome): string {
+  const bolder = probable
+    ? ` Faster, and good enough on these queries, but in only ${percent(probable.confidence)} of resamplings: ` +
+      `${probable.configuration.name}, ${probable.speedup.toFixed(1)} times at ${percent(probable.qualityShare)}.`
+    : ''
+  if (baseline.queries < minQueries)
+    return (
+      `→ ${baseline.queries} queries were seen, and a recommendation needs ${minQueries} (--min-queries): stay with ` +
+      `${baseline.configuration.name}; --sample and --max-seconds decide how many are seen.`
+    )
   if (recommended === baseline)
-    return `→ Nothing faster surely keeps ${percent(1 - within)} of the quality: stay with ${baseline.configuration.name}.`
-  const few =
-    recommended.queries < FEW_QUERIES ? ' So few say little: --sample and --max-seconds decide how many are seen.' : ''
+    return (
+      `→ Nothing faster keeps ${percent(1 - within)} of the quality in ${percent(sure)} of resamplings of the ` +
+      `${baseline.queries} queries: stay with ${baseline.configuration.name}.${bolder}`
+    )
   return (
     `→ ${recommended.configuration.name}: ${recommended.speedup.toFixed(1)} times the candidates a second at ` +
     `${percent(recommended.qualityShare)} of the quality. That it keeps ${percent(1 - within)} holds in ` +
-    `${percent(recommended.confidence)} of resamplings of the ${recommended.queries} queries.${few}`
+    `${percent(recommended.confidence)} of resamplings of the ${recommended.queries} queries.${bolder}`
   )
 }
 
 /** A page that stands alone. */
 export function tuneHtml(outcome: TuningOutcome, { corpus, queries }: { corpus: string; queries: string }): string {
-  const { measure, measured, recommended, baseline, within } = outcome
+  const { measure, measured, recommended, baseline } = outcome
   const rows = measured.map((m) => {
     const cells = [
       m.configuration.name,
@@ -112,7 +118,7 @@ th:first-child, td:first-child { text-align: left }
 svg text { font: 12px system-ui, sans-serif; fill: #444 }
 </style>
 <h1>Ways to rerank</h1>
-<p>${html(verdict({ within, baseline, recommended }))}</p>
+<p>${html(verdict(outcome))}</p>
 <p><code>${html(flagsOf(recommended.configuration.fields))}</code></p>
 ${picture(outcome)}
 <p>Each point is a configuration: to the right faster, up better. The line joins those that nothing beats in both; the ring is

@@ -213,8 +213,10 @@ def candidates_of(rng, own, teacher, lexical):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('--items', type=int, help='no more than so many passages, for a quick trial')
-    rng = random.Random(SEED)
-    items = choose_passages(rng)[:options.parse_args().items]
+    options.add_argument('--seed', type=int, default=SEED, help='another one draws other passages, for weights that go on')
+    options = options.parse_args()
+    rng = random.Random(options.seed)
+    items = choose_passages(rng)[:options.items]
     passages = [p for _, _, p in items]
     counts = {}
     for passage in passages:

@@ -28,6 +28,7 @@ interface TuneFlags {
   depth: number
   within: number
   sure: number
+  minQueries: number
   configurations: number
   maxSeconds: number
   dtypes: string
@@ -61,7 +62,12 @@ export function tuneCommand(): Command {
     .addOption(
       new Option('--sure <share>', 'in how many resamplings of the queries the quality must be kept')
         .argParser(shareArgument)
-        .default(0.75, '75%'),
+        .default(0.95, '95%'),
+    )
+    .addOption(
+      new Option('--min-queries <n>', 'of fewer queries seen nothing is recommended but the full model')
+        .argParser(numberArgument(1))
+        .default(20),
     )
     .addOption(
       new Option('--configurations <n>', 'ways to try at most; each way alone is always tried')
@@ -118,7 +124,7 @@ async function measure(
   options: Options,
   configurations: readonly Configuration[],
   queries: readonly TuningQuery[],
-  { within, sure, maxSeconds, workers }: TuneFlags,
+  { within, sure, minQueries, maxSeconds, workers }: TuneFlags,
 ): Promise<TuningOutcome> {
   const stopping = new AbortController()
   const session = await openSession(options, {
@@ -137,6 +143,7 @@ async function measure(
     return await tune(client, configurations, queries, {
       within,
       sure,
+      minQueries,
       firstQueries: FIRST_QUERIES,
       maxMs: maxSeconds * 1000,
       now: () => performance.now(),

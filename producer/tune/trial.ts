@@ -19,6 +19,8 @@ export interface TuningQuery {
 export interface Trial {
   /** nDCG@10, or the share of the full order's first 10 that are among the first 10. */
   readonly quality: number
+  /** The share of the full order's first 10 that are among the first 10: how far it follows the full order, good or not. */
+  readonly overlap: number
   readonly ms: number
   /** Tokens that went through the model. */
   readonly tokens: number
@@ -49,8 +51,10 @@ export async function tryOut(
   })
   const first = order.slice(0, FIRST)
   const { tokens, prefiltered, cascaded, exited_early } = result.usage
+  const overlap = overlapOf(first, full ?? first)
   return {
-    quality: qualityOf(order, grades, full ?? first),
+    quality: grades ? MEASURE.of(order, grades) : overlap,
+    overlap,
     ms,
     tokens,
     skipped: prefiltered + exited_early + (cascaded ?? 0),
@@ -58,8 +62,7 @@ export async function tryOut(
   }
 }
 
-function qualityOf(order: readonly string[], grades: TuningQuery['grades'], full: readonly string[]): number {
-  if (grades) return MEASURE.of(order, grades)
+function overlapOf(first: readonly string[], full: readonly string[]): number {
   const wanted = new Set(full)
-  return wanted.size === 0 ? 1 : order.slice(0, FIRST).filter((id) => wanted.has(id)).length / wanted.size
+  return wanted.size === 0 ? 1 : first.filter((id) => wanted.has(id)).length / wanted.size
 }

@@ -5,8 +5,8 @@
  * configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
  */
 import { mean } from 'simple-statistics'
-import { interval, resampledRatios } from './bootstrap.js'
 import type { Configuration } from './configurations.js'
+import { type Measured, measure } from './measured.js'
 import { type Trial, type TuningClient, type TuningQuery, tryOut } from './trial.js'
 
 export interface TuningOptions {
@@ -14,6 +14,8 @@ export interface TuningOptions {
   readonly within: number
   /** What is recommended keeps the quality in at least this share of the resamplings. */
   readonly sure: number
+  /** Of fewer queries nothing is recommended but the first configuration: resampling them knows no query unlike them. */
+  readonly minQueries: number
   /** Queries of the first round. */
   readonly firstQueries: number
   /** Time for measuring, loading the models included; a query that is begun is finished, in every configuration. */
@@ -31,38 +33,19 @@ export interface TuningProgress {
   readonly done: number
 }
 
-export interface Measured {
-  readonly configuration: Configuration
-  readonly queries: number
-  /** Mean over the queries. */
-  readonly quality: number
-  /** Of the first configuration's quality on the same queries. */
-  readonly qualityShare: number
-  /** 95 % of the resampled shares lie in it (paired bootstrap over queries). */
-  readonly interval: readonly [low: number, high: number]
-  /** Share of the resamples in which the quality is kept. */
-  readonly confidence: number
-  readonly candidatesPerSecond: number
-  /** Candidates a second, of the first configuration's on the same queries. */
-  readonly speedup: number
-  readonly msPerRequest: number
-  readonly tokensPerRequest: number
-  /** Share of the candidates that the model did not score. */
-  readonly skipped: number
-  /** Nothing that was measured is both faster and better. */
-  readonly onFrontier: boolean
-}
-
 export interface TuningOutcome {
   readonly measure: 'nDCG@10' | 'overlap@10 with the full order'
   readonly within: number
   readonly sure: number
+  readonly minQueries: number
   /** Fastest first: those that stayed to the end, and the first configuration of all. */
   readonly measured: readonly Measured[]
   /** Those that left before, on the queries they saw; fastest first. */
   readonly dropped: readonly Measured[]
   readonly baseline: Measured
   readonly recommended: Measured
+  /** The fastest that kept the quality on these queries, where it is not sure enough to be recommended. */
+  readonly probable?: Measured
 }
 
 /** @throws RankmillError what a request ends with; the signal's reason */
@@ -74,7 +57,7 @@ export async function tune(
 ): Promise<TuningOutcome> {
   const [first, ...others] = configurations
   if (!first || queries.length === 0) throw new RangeError('tune: needs a configuration and a query')
-  const { firstQueries, maxMs, now, signal, onProgress, within } = options
+  const { firstQueries, maxMs, now, signal, onProgress } = options
   const deadline = now() + maxMs
   const trials = new Map<Configuration, Trial[]>(configurations.map((configuration) => [configuration, []]))
   await warmUp(client, configurations, queries, signal)
@@ -90,7 +73,7 @@ export async function tune(
       onProgress({ round, configurations: left.length + 1, queries: to - from, done: next - from })
     } while (next < to && now() < end)
     if (now() >= deadline) break
-    if (next < queries.length) left = betterHalf(first, left, trials, within)
+    if (next < queries.length) left = betterHalf(first, left, trials, options)
   }
   return outcomeOf(first, left, trials, queries, options)
 }
@@ -127,24 +110,29 @@ async function tryAll(
 }
 
 /**
- * Those that may still be the recommendation first, the fastest before the others; then the best of the rest. Whoever is
- * surely too bad, by the upper end of its interval, goes in any case.
+ * Those that nothing beats in both speed and nearness to the full order: on few queries what is fast is soon lucky, while what
+ * hardly changes the order cannot be far off, and must still be there when the luck ends. Then, up to half of all, the fastest
+ * that keep the quality, and the best of the rest. Whoever is surely too bad, by the upper end of its interval, goes in any
+ * case, once it has seen enough queries.
  */
 function betterHalf(
   first: Configuration,
   others: readonly Configuration[],
   trials: ReadonlyMap<Configuration, Trial[]>,
-  within: number,
+  { within, firstQueries }: Pick<TuningOptions, 'within' | 'firstQueries'>,
 ): Configuration[] {
   const measured = others
     .map((configuration) => measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], 0, within))
-    .filter(({ interval }) => interval[1] >= 1 - within)
+    .filter(({ interval, queries }) => queries < firstQueries || interval[1] >= 1 - within)
+  const isBeaten = (m: Measured) => measured.some((o) => o.speedup > m.speedup && o.overlap >= m.overlap)
   const keeps = (m: Measured) => m.qualityShare >= 1 - within
-  measured.sort((a, b) => {
+  const [ladder, rest] = [measured.filter((m) => !isBeaten(m)), measured.filter(isBeaten)]
+  rest.sort((a, b) => {
     if (keeps(a) !== keeps(b)) return keeps(a) ? -1 : 1
     return keeps(a) ? b.speedup - a.speedup : b.qualityShare - a.qualityShare
   })
-  return measured.slice(0, Math.ceil(others.length / 2)).map(({ configuration }) => configuration)
+  const places = Math.max(0, Math.ceil(others.length / 2) - ladder.length)
+  return [...ladder, ...rest.slice(0, places)].map(({ configuration }) => configuration)
 }
 
 function outcomeOf(
@@ -152,7 +140,7 @@ function outcomeOf(
   left: readonly Configuration[],
   trials: ReadonlyMap<Configuration, Trial[]>,
   queries: readonly TuningQuery[],
-  { within, sure }: Pick<TuningOptions, 'within' | 'sure'>,
+  { within, sure, minQueries }: Pick<TuningOptions, 'within' | 'sure' | 'minQueries'>,
 ): TuningOutcome {
   const depth = mean(queries.map(({ documents }) => documents.length))
   const measureAll = (configurations: readonly Configuration[]) =>
@@ -171,43 +159,21 @@ function outcomeOf(
     ),
   }))
   const baseline = measured.find(({ configuration }) => configuration === first)
-  const recommended = measured.find((m) => m === baseline || (m.qualityShare >= 1 - within && m.confidence >= sure))
+  const keeps = (m: Measured) => m.qualityShare >= 1 - within
+  const isSure = (m: Measured) => m.queries >= minQueries && m.confidence >= sure
+  const recommended = measured.find((m) => m === baseline || (keeps(m) && isSure(m)))
   if (!baseline || !recommended) throw new RangeError('tune: nothing was measured')
   const measureName = queries.some(({ grades }) => grades) ? 'nDCG@10' : 'overlap@10 with the full order'
-  return { measure: measureName, within, sure, measured, dropped, baseline, recommended }
-}
-
-/** Over the queries that both have seen: the same ones, in the same order. */
-function measure(
-  configuration: Configuration,
-  trials: readonly Trial[],
-  firstTrials: readonly Trial[],
-  depth: number,
-  within: number,
-): Measured {
-  const base = firstTrials.slice(0, trials.length)
-  const quality = mean(trials.map((trial) => trial.quality))
-  const baseQuality = mean(base.map((trial) => trial.quality))
-  const seconds = sum(trials, ({ ms }) => ms) / 1000
-  const baseSeconds = sum(base, ({ ms }) => ms) / 1000
-  const qualities = (list: readonly Trial[]) => list.map((trial) => trial.quality)
-  const shares = resampledRatios([{ own: qualities(trials), base: qualities(base) }])
+  const probable = measured.find((m) => m === recommended || keeps(m))
   return {
-    configuration,
-    queries: trials.length,
-    quality,
-    qualityShare: baseQuality === 0 ? 1 : quality / baseQuality,
-    interval: interval(shares),
-    confidence: shares.filter((value) => value >= 1 - within).length / shares.length,
-    candidatesPerSecond: (trials.length * depth) / seconds,
-    speedup: baseSeconds / seconds,
-    msPerRequest: (seconds * 1000) / trials.length,
-    tokensPerRequest: Math.round(sum(trials, ({ tokens }) => tokens) / trials.length),
-    skipped: depth === 0 ? 0 : sum(trials, ({ skipped }) => skipped) / (trials.length * depth),
-    onFrontier: false,
+    measure: measureName,
+    within,
+    sure,
+    minQueries,
+    measured,
+    dropped,
+    baseline,
+    recommended,
+    ...(probable && probable !== recommended ? { probable } : {}),
   }
-}
-
-function sum(trials: readonly Trial[], of: (trial: Trial) => number): number {
-  return trials.reduce((total, trial) => total + of(trial), 0)
 }

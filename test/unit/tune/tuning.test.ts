@@ -1,5 +1,5 @@
 /** What is dropped, kept and recommended, with a client whose answers and times are known. */
-import { expect, it } from 'vitest'
+import { afterEach, expect, it, vi } from 'vitest'
 import type { Configuration } from '../../../producer/tune/configurations.js'
 import type { TuningClient, TuningQuery } from '../../../producer/tune/trial.js'
 import { type TuningOptions, tune } from '../../../producer/tune/tuning.js'
@@ -15,6 +15,7 @@ const named = (name: string): Configuration => ({ name, fields: { model: name } 
 const OPTIONS: TuningOptions = {
   within: 0.05,
   sure: 0.75,
+  minQueries: 20,
   firstQueries: 6,
   maxMs: Number.POSITIVE_INFINITY,
   now: () => 0,
@@ -22,18 +23,36 @@ const OPTIONS: TuningOptions = {
   onProgress: () => undefined,
 }
 
+afterEach(() => {
+  vi.useRealTimers()
+})
+
 /** Puts the relevant document where `place` says for the query; counts what it is asked. */
 function clientOf(place: (model: string, query: number) => number, asked: string[] = []): TuningClient {
+  return answering((model, query) => {
+    asked.push(model)
+    const order = IDS.slice(1)
+    order.splice(place(model, query), 0, 'd0')
+    return order
+  })
+}
+
+function answering(orderOf: (model: string, query: number) => string[]): TuningClient {
   return {
-    rerank: async ({ model, query }) => {
-      asked.push(model ?? '')
-      const order = IDS.slice(1)
-      order.splice(place(model ?? '', Number(query)), 0, 'd0')
+    rerank: async ({ model = '', query }) => {
+      const results = orderOf(model, Number(query)).map((id, index) => ({ id, index, relevance_score: 0 }))
       const usage = { pairs: 20, scored: 20, cached: 0, prefiltered: 0, exited_early: 0, tokens: 1, truncated: 0 }
-      return {
-        results: order.map((id, index) => ({ id, index, relevance_score: 0 })),
-        usage,
-      } as unknown as RerankResult
+      return { results, usage } as unknown as RerankResult
+    },
+  }
+}
+
+/** On a clock that only its answers move. */
+function takingTime(client: TuningClient, ms: (model: string) => number): TuningClient {
+  return {
+    rerank: (input, wait) => {
+      vi.advanceTimersByTime(ms(input.model ?? ''))
+      return client.rerank(input, wait)
     },
   }
 }
@@ -80,4 +99,37 @@ it('recommends nothing that keeps the quality in too few of the resamplings', as
   expect(risky.confidence).toBeGreaterThan(0.5)
   expect(risky.confidence).toBeLessThan(1)
   expect((await run(1)).recommended.configuration.name).toBe('full')
+})
+
+it('recommends nothing of fewer queries than asked for, and names what was good on them', async () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  const client = takingTime(
+    clientOf(() => 0),
+    (model) => (model === 'full' ? 100 : 50),
+  )
+  const run = (minQueries: number) =>
+    tune(client, [named('full'), named('same')], QUERIES.slice(0, 8), { ...OPTIONS, minQueries })
+  const few = await run(9)
+  expect(few.recommended.configuration.name).toBe('full')
+  expect(few.probable?.configuration.name).toBe('same')
+  const enough = await run(8)
+  expect(enough.recommended).toMatchObject({ configuration: { name: 'same' }, queries: 8, speedup: 2 })
+  expect(enough.probable).toBeUndefined()
+})
+
+it('still has what is slow and close to the full order when what was fast turns out to have been lucky', async () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  const shuffled = [...IDS.slice(10), ...IDS.slice(1, 10)]
+  const lucky = Array.from({ length: 24 }, (_, i) => named(`lucky-${i}`))
+  const follows = (model: string) => model === 'full' || model === 'close'
+  const client = takingTime(
+    answering((model, query) => {
+      if (follows(model)) return IDS
+      return query < 6 ? ['d0', ...shuffled] : [...shuffled, 'd0']
+    }),
+    (model) => (model === 'full' ? 100 : model === 'close' ? 50 : 1),
+  )
+  const { recommended, dropped } = await tune(client, [named('full'), named('close'), ...lucky], QUERIES, OPTIONS)
+  expect(recommended).toMatchObject({ configuration: { name: 'close' }, queries: 24, overlap: 1, speedup: 2 })
+  expect(dropped.length).toBeGreaterThan(20)
 })
