@@ -45,11 +45,10 @@ as rankmill-filter's and learn to look across the two texts. Inputs, outputs and
 pooling, normalised; compare by cosine), at a quarter of all-MiniLM-L6-v2's work. A plain BERT encoder: sentence-transformers (ONNX backend) and
 transformers.js load it. Graphs give `last_hidden_state`, and `sentence_embedding [n, 384]`, already pooled and normalised."""),
 }
-TEACHERS = 'all-MiniLM-L6-v2, all-mpnet-base-v2, bge-small-en-v1.5, e5-small-v2'
 TRAINED = {
-    'small': f'Listwise, against the sum of {TEACHERS} and BM25, {{pairs:,}} pairs.',
-    'nano': f'Listwise, against the sum of {TEACHERS} and BM25, {{pairs:,}} pairs, from rankmill-filter\'s weights.',
-    'filter': f'To be near all-MiniLM-L6-v2\'s embeddings of {{texts:,}} texts, and to order lists as the sum of {TEACHERS} does.',
+    'small': 'Listwise, against the sum of {teachers}, {pairs:,} pairs.',
+    'nano': 'Listwise, against the sum of {teachers}, {pairs:,} pairs, from rankmill-filter\'s weights.',
+    'filter': 'To be near all-MiniLM-L6-v2\'s embeddings of {texts:,} texts, and to order lists as the sum of {teachers} does.',
 }
 WHAT = {
     'model_int8.onnx': 'int8, one scale a token, so that a score does not depend on the rest of its batch; the default on a CPU; complete in itself',
@@ -99,14 +98,17 @@ def speed_table(results, name):
     return '\n'.join(lines + [f'| {row} | {found["ms"]:.2f} |' for row, found in speed.items()])
 
 
+def listed(names):
+    return ', '.join(names[:-1]) + ' and ' + names[-1]
+
+
 def went_on(training):
-    """Of a training that began with the version before."""
+    """Of a training that began with the version before, and that one perhaps with the one before it."""
     after = training.get('after')
     if not after:
         return ''
     unit = 'texts' if 'texts' in after else 'pairs'
-    return f' It went on from version {after["version"]}, which had seen {after[unit]:,} {unit}' + (
-        ' with all-MiniLM-L6-v2, bge-small-en-v1.5 and BM25 as teachers.' if after['version'] == '0.2.0' else '.')
+    return f' It went on from version {after["version"]}, which had seen {after[unit]:,} {unit} with {listed(after["teachers"])}.{went_on(after)}'
 
 
 def write_card(folder):
@@ -154,7 +156,7 @@ the weight in `rankmill.json`.
 
 ## Training
 
-{TRAINED[name].format(**manifest['training'])}{went_on(manifest['training'])} Queries and passages were made from Debian 12 packages:
+{TRAINED[name].format(**{**manifest['training'], 'teachers': listed(manifest['training']['teachers'])})}{went_on(manifest['training'])} Queries and passages were made from Debian 12 packages:
 
 {SOURCES}
 

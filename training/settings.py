@@ -8,6 +8,8 @@ HERE = Path(__file__).parent
 CACHE = HERE / '.cache'
 MODELS = HERE.parent / 'models'
 SEED = 20
+# What the students are taught by, as the cards name it.
+TAUGHT_BY = ('all-MiniLM-L6-v2', 'all-mpnet-base-v2', 'bge-small-en-v1.5', 'e5-small-v2', 'BM25')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 

@@ -17,9 +17,9 @@ from filter import texts_of
 from int8 import measure
 from master import DTYPES, stage_file, write_graphs
 from model import INNER, BiEncoder, CrossEncoder
-from settings import CACHE, MODELS, base_folder
+from settings import CACHE, MODELS, TAUGHT_BY, base_folder
 
-VERSION = '0.3.0'
+VERSION = '0.4.0'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
@@ -72,7 +72,7 @@ def finish(state, exits, layers, inner):
 
 def figures_of(trained, unit):
     """What a model was trained on, and what the one before, that it went on from."""
-    return {'step': trained['step'], unit: trained['seen'], **({'after': trained['after']} if trained.get('after') else {})}
+    return {'step': trained['step'], unit: trained['seen'], 'teachers': list(TAUGHT_BY), **({'after': trained['after']} if trained.get('after') else {})}
 
 
 def trained_state(checkpoint):
