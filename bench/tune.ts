@@ -2,11 +2,12 @@
  * Whether what `rankmill tune` recommends on one collection holds on another: tunes on each, and tries the recommendation
  * on the next, beside the full model, query by query in turn.
  *
- *   npm run bench:tune [-- --within 0.01 --sure 0.95 --min-queries N --seconds N --queries N --candidates N --configurations N] [DIR DIR…]
+ *   npm run bench:tune [-- --within 0.01 --sure 0.95 --min-queries N --seconds N --queries N --candidates N --configurations N] [--json FILE] [DIR DIR…]
  *
  * DIR holds BEIR's corpus.jsonl and queries.jsonl, qrels.tsv, and the first stage as bm25.trec. --seconds bounds each tuning
- * and each trial.
+ * and each trial; --json keeps every outcome, a line each.
  */
+import { appendFile, rm } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { prepareTuning } from '../cli/tune-choices.js'
@@ -30,6 +31,7 @@ const { values: given, positionals } = parseArgs({
     queries: { type: 'string', default: '60' },
     candidates: { type: 'string', default: '100' },
     configurations: { type: 'string', default: '60' },
+    json: { type: 'string' },
   },
 })
 const [within, candidates] = [Number(given.within), Number(given.candidates)]
@@ -115,10 +117,12 @@ async function main(): Promise<void> {
   let worker: RerankWorker | undefined
   try {
     worker = await RerankWorker.start(options, modelSource(options))
+    if (given.json) await rm(given.json, { force: true })
     printConditions('recommendations of tune on other collections', { ...given })
     for (const [i, collection] of collections.entries()) {
       const other = collections[(i + 1) % collections.length] ?? collection
       const outcome = await tuneOn(collection, options, client)
+      if (given.json) await appendFile(given.json, `${JSON.stringify({ collection: collection.name, ...outcome })}\n`)
       const { recommended } = outcome
       console.log(`\n${collection.name} -> ${other.name}: ${recommended.configuration.name}`)
       print(collection.name, recommended)
