@@ -102,17 +102,18 @@ def listed(names):
     return ', '.join(names[:-1]) + ' and ' + names[-1]
 
 
-def went_on(training):
+def went_on(training, who='It'):
     """Of a training that began with the version before, and that one perhaps with the one before it."""
     after = training.get('after')
     if not after:
         return ''
     unit = 'texts' if 'texts' in after else 'pairs'
-    return f' It went on from version {after["version"]}, which had seen {after[unit]:,} {unit} with {listed(after["teachers"])}.{went_on(after)}'
+    return f' {who} went on from version {after["version"]}, which had seen {after[unit]:,} {unit} with {listed(after["teachers"])}.' + went_on(after, 'That one')
 
 
 def write_card(folder):
     manifest = json.loads((folder / 'rankmill.json').read_text())
+    latest = json.loads((MODELS / 'rankmill-small/rankmill.json').read_text())['version']
     path = HERE / 'results.json'
     results = json.loads(path.read_text()) if path.exists() else {}
     name = manifest['name'].removeprefix('rankmill-')
@@ -140,9 +141,9 @@ base_model: sentence-transformers/all-MiniLM-L6-v2
 
 ## Quality
 
-BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training, though the choice of teachers was
-checked on them; `heldout` are queries of the training domains that this version was not trained on, though one that
-it went on from may have seen some (`npm run bench:quality`; all measures in
+BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training, though the choice of teachers and
+how far the layers went back (training/README.md) were checked on them; `heldout` are queries of the training domains that the training of rankmill-small {latest} left out; the versions
+that it went on from, and the other models, may have seen some (`npm run bench:quality`; all measures in
 [training/results.json](../../training/results.json)). A row with `+` adds the first stage's score, both z-scored over the list, with
 the weight in `rankmill.json`.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from collection import HALVES, Collection, write_held_out
+from collection import DEPTH, HALVES, Collection, write_held_out
 from evaluate import batches, padded, session, tokenizer_of
 from graph import Int8
 from master import read_state
@@ -45,8 +45,11 @@ def ranks(values):
 
 class Task:
     def __init__(self, folder, queries):
-        collection, tokenizer = Collection(CACHE / HALVES[1], queries), tokenizer_of(folder, TOKENS)
-        self.lists = [tokenizer.encode_batch([(collection.queries[q], collection.documents[d]) for d, _ in run]) for q, run in collection.run.items()]
+        collection, tokenizer = Collection(CACHE / HALVES[1]), tokenizer_of(folder, TOKENS)
+        # A short list has no ranks to compare.
+        full = [(q, run) for q, run in collection.run.items() if len(run) == DEPTH]
+        self.lists = [tokenizer.encode_batch([(collection.queries[q], collection.documents[d]) for d, _ in run])
+                      for q, run in (full[i * len(full) // queries] for i in range(min(queries, len(full))))]
 
     def run(self, path):
         """Scores by list, CPU milliseconds a pair, and how far a score moves between alone and a padded batch of eight."""

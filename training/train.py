@@ -45,6 +45,17 @@ def trained_bi_encoder(name):
     return model
 
 
+def go_back(model, share):
+    """Moves the layers by a share towards all-MiniLM-L6-v2's: what was learned on one domain holds better on others so (WiSE-FT, Wortsman 2022)."""
+    base = CrossEncoder(len(model.layers), model.exits)
+    start_from(base, base_weights())
+    with torch.no_grad():
+        for layer, before in zip(model.layers, base.layers):
+            for (name, own), old in zip(layer.named_parameters(), before.parameters()):
+                if name != 'gate':
+                    own.lerp_(old, share)
+
+
 def held_out(model, lists, passages):
     """Exit by exit: mean rank correlation with the teacher, how often the best candidate is the same, and with the last exit."""
     model.eval()
@@ -84,6 +95,7 @@ def main():
     options.add_argument('--exits', default='2,4,6')
     options.add_argument('--start', help='name of a trained bi-encoder of the same shape; default all-MiniLM-L6-v2')
     options.add_argument('--go-on', action='store_true', help='begin with the weights that ship instead')
+    options.add_argument('--back', type=float, default=0, help="share by which the layers first go back to all-MiniLM-L6-v2's")
     options.add_argument('--rate', type=float, default=1e-4, help='learning rate of the last layer')
     options.add_argument('--threads', type=int, default=2)
     options = options.parse_args()
@@ -94,6 +106,8 @@ def main():
     after = None
     if options.go_on:
         after = go_on_from_shipped(model, options.name)
+        if options.back:
+            go_back(model, options.back)
     elif options.start:
         model.load_state_dict(trained_bi_encoder(options.start).state_dict(), strict=False)
     else:

@@ -48,6 +48,9 @@ export interface TuningOutcome {
   readonly probable?: Measured
 }
 
+/** A change of the order that counts as none: one of the first ten, in one of ten queries. */
+const LEAST_CHANGE = 0.01
+
 /** @throws RankmillError what a request ends with; the signal's reason */
 export async function tune(
   client: TuningClient,
@@ -110,10 +113,10 @@ async function tryAll(
 }
 
 /**
- * Those that nothing beats in both speed and nearness to the full order: on few queries what is fast is soon lucky, while what
- * hardly changes the order cannot be far off, and must still be there when the luck ends. Then, up to half of all, the fastest
- * that keep the quality, and the best of the rest. Whoever is surely too bad, by the upper end of its interval, goes in any
- * case, once it has seen enough queries.
+ * A half of the places is for those that gain most speed for what of the full order they give up: on few queries what is fast
+ * is soon lucky, while what hardly changes the order cannot be far off, and must still be there when the luck ends. The
+ * other half is for the fastest that keep the quality, then for the best. Whoever is surely too bad, by the upper end of its
+ * interval, goes in any case, once it has seen enough queries.
  */
 function betterHalf(
   first: Configuration,
@@ -124,15 +127,16 @@ function betterHalf(
   const measured = others
     .map((configuration) => measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], 0, within))
     .filter(({ interval, queries }) => queries < firstQueries || interval[1] >= 1 - within)
-  const isBeaten = (m: Measured) => measured.some((o) => o.speedup > m.speedup && o.overlap >= m.overlap)
+  const places = Math.ceil(others.length / 2)
+  const gain = ({ speedup, overlap }: Measured) => Math.log(speedup) / (1 - overlap + LEAST_CHANGE)
+  const closest = [...measured].sort((a, b) => gain(b) - gain(a)).slice(0, Math.ceil(places / 2))
   const keeps = (m: Measured) => m.qualityShare >= 1 - within
-  const [ladder, rest] = [measured.filter((m) => !isBeaten(m)), measured.filter(isBeaten)]
+  const rest = measured.filter((m) => !closest.includes(m))
   rest.sort((a, b) => {
     if (keeps(a) !== keeps(b)) return keeps(a) ? -1 : 1
     return keeps(a) ? b.speedup - a.speedup : b.qualityShare - a.qualityShare
   })
-  const places = Math.max(0, Math.ceil(others.length / 2) - ladder.length)
-  return [...ladder, ...rest.slice(0, places)].map(({ configuration }) => configuration)
+  return [...closest, ...rest.slice(0, places - closest.length)].map(({ configuration }) => configuration)
 }
 
 function outcomeOf(
