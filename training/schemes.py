@@ -48,8 +48,9 @@ class Task:
         collection, tokenizer = Collection(CACHE / HALVES[1]), tokenizer_of(folder, TOKENS)
         # A short list has no ranks to compare.
         full = [(q, run) for q, run in collection.run.items() if len(run) == DEPTH]
+        count = min(queries, len(full))
         self.lists = [tokenizer.encode_batch([(collection.queries[q], collection.documents[d]) for d, _ in run])
-                      for q, run in (full[i * len(full) // queries] for i in range(min(queries, len(full))))]
+                      for q, run in (full[i * len(full) // count] for i in range(count))]
 
     def run(self, path):
         """Scores by list, CPU milliseconds a pair, and how far a score moves between alone and a padded batch of eight."""

@@ -98,7 +98,9 @@ def main():
     options.add_argument('--back', type=float, default=0, help="share by which the layers first go back to all-MiniLM-L6-v2's")
     options.add_argument('--rate', type=float, default=1e-4, help='learning rate of the last layer')
     options.add_argument('--threads', type=int, default=2)
-    options = options.parse_args()
+    parser, options = options, options.parse_args()
+    if options.back and not options.go_on:
+        parser.error('--back: only weights that ship can go back; give --go-on too')
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
     passages, train, held = load_lists()
