@@ -8,9 +8,7 @@ import { seededRandom } from '../shared/random.js'
 export interface JudgedQuery {
   readonly query: string
   /** The first stage's, best first. */
-  readonly documents: readonly { readonly id: string; readonly text: string }[]
-  /** The first stage's, of each document. */
-  readonly scores: readonly number[]
+  readonly documents: readonly { readonly id: string; readonly text: string; readonly score: number }[]
   readonly grades: ReadonlyMap<string, number>
 }
 
@@ -53,8 +51,7 @@ async function readCollection(folder: string, most: number, candidates: number):
     name: basename(folder),
     queries: chosen.map((query) => ({
       query: query.text,
-      documents: idsOf(query).map((id) => ({ id, text: texts.get(id) ?? '' })),
-      scores: [...scoresOf(query)],
+      documents: idsOf(query).map((id, i) => ({ id, text: texts.get(id) ?? '', score: scoresOf(query)[i] ?? 0 })),
       grades: qrels.get(query.id) ?? new Map<string, number>(),
     })),
   }

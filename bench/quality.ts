@@ -104,7 +104,7 @@ async function main(): Promise<void> {
   if (folders.length === 0) console.log('# skipped: no collection named')
   const scorers = await openScorers()
   for (const collection of await readCollections(folders, Number(options.queries), CANDIDATES)) {
-    const bm25 = collection.queries.map(({ scores }) => scores)
+    const bm25 = collection.queries.map(({ documents }) => documents.map(({ score }) => score))
     const firsts = new Map<string, Scores>([['bm25', bm25]])
     print(collection, `BM25, ${collection.queries.length} queries`, bm25)
     for (const [manifest, dtype, scorer] of scorers) {

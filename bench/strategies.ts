@@ -62,7 +62,7 @@ async function ask(client: RerankClient, corpus: string, block: readonly JudgedQ
   const startedAt = performance.now()
   const results = await Promise.all(
     block.map(({ query, documents }) => {
-      const named = { corpus, ids: documents.map(({ id }) => id) }
+      const named = { corpus, ids: documents.map(({ id }) => id), scores: documents.map(({ score }) => score) }
       const request = { query, documents: way.isEmbedded ? named : documents, ...way.fields }
       return client.rerank(request, { timeoutMs: 600_000 })
     }),

@@ -4,7 +4,7 @@
  * | part | field |
  * |---|---|
  * | `fp32`, `fp16`, `int8` | `strategy.dtype` |
- * | `bm25:30`, `filter:30`, `bm25+filter:30` | `strategy.prefilter` with its `keep`, which may be `auto` |
+ * | `bm25:30`, `first:30`, `filter:30`, `bm25+filter:30`, `first+filter:30` | `strategy.prefilter` with its `keep`, which may be `auto`; `first`: the first stage's scores |
  * | `nano:20` | `strategy.cascade`, in the order of the parts |
  * | `exit:after:4`, `exit:0.99`, `exit:auto` | `strategy.exit`; without a layer with a `top_n` of 10 |
  * | `fuse:rrf`, `fuse:learned`, `fuse:0.7`, `fuse:score:0.8` | `strategy.fuse` |
@@ -107,9 +107,9 @@ export function rowOf(name: string): Row {
     else if (word === 'nano') cascade.push(part)
     else if (word === 'embedded') isEmbedded = true
     else if (word === 'fuse') flags.fuse = value
-    else if (/^(bm25|filter)(\+(bm25|filter))?$/.test(word)) {
+    else if (/^(bm25|first|filter)(\+(bm25|filter))?$/.test(word)) {
       flags.prefilter = value === 'auto' ? value : Number(value)
-      flags.prefilterModel = word.replace('filter', FILTER)
+      flags.prefilterModel = word.replace('filter', FILTER).replace('first', 'first-stage')
       if (word.includes('filter')) needs.add(FILTER)
     } else if (word === 'exit') {
       flags.exit = value

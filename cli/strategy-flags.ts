@@ -34,7 +34,7 @@ export function addStrategyFlags(command: Command): Command {
     )
     .option(
       '--prefilter-model <name>',
-      'the filter: bm25 (default), a bi-encoder that the workers serve, or both ranks fused (bm25+filter)',
+      'the filter: bm25 (default), first-stage (the scores that the documents bring along), a bi-encoder that the workers serve, or several with their ranks fused (first-stage+filter)',
     )
     .option(
       '--cascade <stages>',

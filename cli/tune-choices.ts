@@ -40,6 +40,7 @@ export async function prepareTuning(
   const configurations = configurationsOf({
     ...wanted,
     learned,
+    hasFirstStage: queries.every(({ documents }) => documents.every(({ score }) => score !== undefined)),
     exits: [...layers.map((layer) => `after:${layer}` as const), ...confidences.map((confidence) => ({ confidence }))],
     longTokens: quantile(lengths, 0.9),
   })

@@ -13,7 +13,6 @@ import { afterMs } from '../shared/long-timer.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import { connectProducer, reaching } from '../shared/redis.js'
 import {
-  type Document,
   parseRequest,
   type RequestSchema,
   type RerankInput,
@@ -25,7 +24,7 @@ import { Scripts } from '../shared/scripts.js'
 import type { WorkerInfo } from '../shared/worker-info.js'
 import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
-import { checkPassage } from './corpora/passage-lines.js'
+import { checkPassage, type Passage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
 import { type RequestMeta, Submission } from './submission.js'
 
@@ -206,7 +205,7 @@ export class RerankClient {
    */
   async putCorpus(
     name: string,
-    passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>,
+    passages: AsyncIterable<Passage> | Iterable<Passage>,
     options: PutOptions = {},
   ): Promise<CorpusInfo> {
     const { redis } = await this.#connect()
@@ -287,7 +286,7 @@ export class RerankClient {
     ])
   }
 
-  async *#checkedPassages(passages: AsyncIterable<Required<Document>> | Iterable<Required<Document>>) {
+  async *#checkedPassages(passages: AsyncIterable<Passage> | Iterable<Passage>) {
     let place = 0
     for await (const passage of passages) {
       const source = `passages.${place++}`

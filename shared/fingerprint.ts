@@ -14,8 +14,11 @@ export function fingerprintOf(request: RerankRequest): string {
   hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {
-    const { corpus, version, ids, missing } = documents
-    hash.update(JSON.stringify([corpus, version, missing, ids]))
-  } else for (const { id, text } of documents) hash.update(JSON.stringify([id ?? null, text]))
+    const { corpus, version, ids, missing, scores } = documents
+    hash.update(JSON.stringify([corpus, version, missing, ids, ...(scores ? [scores] : [])]))
+  } else {
+    for (const { id, text, score } of documents)
+      hash.update(JSON.stringify([id ?? null, text, ...(score === undefined ? [] : [score])]))
+  }
   return hash.digest('hex').slice(0, 32)
 }

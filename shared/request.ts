@@ -2,7 +2,14 @@
 import { z } from 'zod'
 import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from './errors.js'
-import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
+import {
+  FIRST_STAGE_FILTER,
+  fillStrategy,
+  type Strategy,
+  type StrategyInput,
+  strategySchema,
+  usesFirstStage,
+} from './strategy.js'
 
 /** Limits of a request, each an option of the producer. */
 export interface RequestLimits {
@@ -15,6 +22,8 @@ export interface RequestLimits {
 export interface Document {
   readonly id?: string
   readonly text: string
+  /** What the first stage gave it, higher being better; kept where the strategy looks at it. */
+  readonly score?: number
 }
 
 /** Passages stored before under a corpus's name, by their ids. */
@@ -26,6 +35,8 @@ export interface CorpusReference {
   readonly ids: readonly string[]
   /** What becomes of ids that the corpus lacks: the request fails, or goes on without them. */
   readonly missing: 'error' | 'skip'
+  /** What the first stage gave the document at the same place, higher being better; null where nothing looks at it. */
+  readonly scores: readonly number[] | null
 }
 
 /** A request, parsed: every field present, nothing left to default. */
@@ -51,12 +62,13 @@ export interface RerankInput {
   id?: string | undefined
   query: string
   documents:
-    | readonly (string | { id?: string | undefined; text: string })[]
+    | readonly (string | { id?: string | undefined; text: string; score?: number | undefined })[]
     | {
         corpus: string
         ids: readonly string[]
         version?: string | undefined
         missing?: 'error' | 'skip' | undefined
+        scores?: readonly number[] | undefined
       }
   model?: string | undefined
   topN?: number | undefined
@@ -183,15 +195,28 @@ export function requestSchema(limits: RequestLimits) {
   const inline = many(
     z.preprocess(
       (document) => (typeof document === 'string' ? { text: document } : document),
-      z.strictObject({ id: idSchema.optional(), text: textSchema(limits.maxDocumentBytes, 'document_too_long') }),
+      z.strictObject({
+        id: idSchema.optional(),
+        text: textSchema(limits.maxDocumentBytes, 'document_too_long'),
+        score: z.number().optional(),
+      }),
     ),
   )
-  const reference = z.strictObject({
-    corpus: z.string().refine(isCorpus, CORPUS_NAME_RULE),
-    version: z.string().min(1).max(64).nullish(),
-    ids: many(idSchema),
-    missing: z.enum(['error', 'skip']).nullish(),
-  })
+  const reference = z
+    .strictObject({
+      corpus: z.string().refine(isCorpus, CORPUS_NAME_RULE),
+      version: z.string().min(1).max(64).nullish(),
+      ids: many(idSchema),
+      missing: z.enum(['error', 'skip']).nullish(),
+      scores: z.array(z.number()).nullish(),
+    })
+    .refine(({ ids, scores }) => !scores || scores.length === ids.length, {
+      error: (issue) => {
+        const { ids, scores } = issue.input as { ids: unknown[]; scores: unknown[] }
+        return `must hold a number for each of the ${ids.length} ids, got ${scores.length}`
+      },
+      path: ['scores'],
+    })
   const fields = {
     id: idSchema.nullish(),
     query: textSchema(limits.maxQueryBytes, 'invalid_request').refine((q) => q.trim() !== '', 'must not be empty'),
@@ -226,30 +251,49 @@ export type RequestSchema = ReturnType<typeof requestSchema>
  */
 export function parseRequest(input: unknown, schema: RequestSchema, newId: () => string): RerankRequest {
   const named = renameAliases(input)
-  const documents = (named as { documents?: unknown } | null)?.documents
-  const isReference = typeof documents === 'object' && documents !== null && 'corpus' in documents
+  const given = (named as { documents?: unknown } | null)?.documents
+  const isReference = typeof given === 'object' && given !== null && 'corpus' in given
   const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
-  const documentCount = candidateCount(r.documents as RerankRequest['documents'])
+  const documents = filledReference(r.documents) as RerankRequest['documents']
+  const strategy = fillStrategy(r.strategy, candidateCount(documents), schema.maxPrefilterDocuments)
   return {
     id: r.id ?? newId(),
     query: r.query,
-    documents: filledReference(r.documents) as RerankRequest['documents'],
+    documents: withScores(documents, strategy),
     model: r.model ?? null,
     topN: r.topN ?? null,
     returnDocuments: r.returnDocuments ?? false,
     maxTokensPerDoc: r.maxTokensPerDoc ?? null,
     priority: r.priority ?? 0,
     deadlineMs: r.deadlineMs ?? null,
-    ...fillStrategy(r.strategy, documentCount, schema.maxPrefilterDocuments),
+    ...strategy,
   }
 }
 
 function filledReference(documents: object): object {
   if (!('corpus' in documents)) return documents
-  const { corpus, version, ids, missing } = documents as Partial<CorpusReference>
-  return { corpus, version: version ?? null, ids, missing: missing ?? 'error' }
+  const { corpus, version, ids, missing, scores } = documents as Partial<CorpusReference>
+  return { corpus, version: version ?? null, ids, missing: missing ?? 'error', scores: scores ?? null }
+}
+
+/** Documents with the scores of their first stage where the strategy looks at these, and without where they change nothing. */
+function withScores(documents: RerankRequest['documents'], strategy: Strategy): RerankRequest['documents'] {
+  const isUsed = usesFirstStage(strategy)
+  if (isCorpusReference(documents)) {
+    if (isUsed && documents.scores === null) throw scoreNeeded('documents.scores', 'one for each of the ids')
+    return isUsed ? documents : { ...documents, scores: null }
+  }
+  if (!isUsed) return documents.map(({ score: _, ...document }) => document)
+  const place = documents.findIndex(({ score }) => score === undefined)
+  if (place >= 0) throw scoreNeeded(`documents.${place}.score`, 'one of every document')
+  return documents
+}
+
+function scoreNeeded(param: string, what: string): RankmillError {
+  const message = `${param}: strategy.prefilter looks at "${FIRST_STAGE_FILTER}", which needs ${what}`
+  return new RankmillError('invalid_request', message, { param })
 }
 
 function renameAliases(input: unknown): unknown {

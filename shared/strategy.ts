@@ -10,8 +10,16 @@ export type LongDocuments = 'truncate' | 'windows' | 'snippet'
 export interface Prefilter {
   /** Candidates that the model scores: so many (1 or more), a share of all (below 1), or as many as seems safe. */
   readonly keep: number | 'auto'
-  /** `bm25`, a bi-encoder that the workers serve, or several with `+` between. */
+  /** `bm25`, `first-stage`, a bi-encoder that the workers serve, or several with `+` between. */
   readonly model: string
+}
+
+/** The name under which a prefilter looks at the scores that a request brings along. */
+export const FIRST_STAGE_FILTER = 'first-stage'
+
+/** Whether documents need the score that a first stage gave them. */
+export function usesFirstStage({ prefilter }: Pick<Strategy, 'prefilter'>): boolean {
+  return prefilter?.model.split('+').includes(FIRST_STAGE_FILTER) ?? false
 }
 
 /**

@@ -11,7 +11,7 @@ import type { Model } from './model/model.js'
 import type { ModelExit } from './model/model-exits.js'
 import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { fusedFilter } from './pipeline/fused-filter.js'
-import { BM25, type Filter } from './pipeline/prefilter.js'
+import { BM25, FIRST_STAGE, type Filter } from './pipeline/prefilter.js'
 import type { ScoringContext } from './pipeline/score-cache.js'
 import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
@@ -104,14 +104,15 @@ export class Scorers {
   }
 
   /**
-   * What `strategy.prefilter` may name: `bm25`, the bi-encoders of the option `filter`, and several of them with `+`
-   * between, whose ranks are fused.
+   * What `strategy.prefilter` may name: `bm25`, `first-stage`, the bi-encoders of the option `filter`, and several of
+   * them with `+` between, whose ranks are fused.
    *
    * @throws RankmillError `unknown_model` when the worker does not serve it, `invalid_request` when one comes twice; what
    *   opening it throws
    */
   async filter(name: string): Promise<Filter> {
-    if (name === BM25.name) return BM25
+    const known = [BM25, FIRST_STAGE].find((filter) => filter.name === name)
+    if (known) return known
     const full = fullName(name)
     const parts = name.split('+')
     if (parts.length > 1 && !this.#servedFilters.has(full)) {
@@ -123,7 +124,7 @@ export class Scorers {
     }
     const reference = this.#servedFilters.get(full)
     if (reference === undefined) {
-      const served = [BM25.name, ...this.#servedFilters.keys()].join(', ')
+      const served = [BM25.name, FIRST_STAGE.name, ...this.#servedFilters.keys()].join(', ')
       const message = `strategy.prefilter.model: "${name}" is not served here; served: ${served}`
       throw new RankmillError('unknown_model', message, { param: 'strategy.prefilter.model' })
     }
@@ -134,7 +135,7 @@ export class Scorers {
       opening.catch(() => this.#filters.delete(full))
     }
     const biEncoder = await opening
-    return { name: full, context: biEncoder.context, score: (...what) => biEncoder.score(...what) }
+    return { name: full, readsTexts: false, context: biEncoder.context, score: (...what) => biEncoder.score(...what) }
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,7 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
 import Table from 'cli-table3'
 import { Command, Option } from 'commander'
+import { z } from 'zod'
 import { RerankClient } from '../../producer/client.js'
 import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
 import { RankmillError } from '../../shared/errors.js'
@@ -13,6 +14,7 @@ import { addStrategyFlags, type StrategyFlags, strategyOf } from '../strategy-fl
 interface SourceDocument {
   readonly id?: string
   readonly text: string
+  readonly score?: number
   /** file:line */
   readonly source: string
 }
@@ -24,6 +26,9 @@ interface RerankFlags extends StrategyFlags {
   topN?: number
 }
 
+/** Other fields of the line are the caller's business. */
+const documentLine = z.object({ id: z.string().optional(), text: z.string(), score: z.number().optional() })
+
 export function rerankCommand(): Command {
   const command = new Command('rerank')
     .description('Rank documents for one query: a table on a terminal, JSON lines in a pipe.')
@@ -32,7 +37,7 @@ export function rerankCommand(): Command {
     .addOption(
       new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
     )
-    .option('--jsonl', 'each line is {"id": …, "text": …}')
+    .option('--jsonl', 'each line is {"id": …, "text": …, "score": …}; score: what the first stage gave it')
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
   addStrategyFlags(command)
@@ -51,7 +56,7 @@ async function run(command: Command, files: string[]): Promise<void> {
     const asTable = process.stdout.isTTY && !flags.json
     const result = await client.rerank({
       query: flags.query,
-      documents: documents.map(({ id, text }) => (id === undefined ? text : { id, text })),
+      documents: documents.map(({ source: _, ...document }) => document),
       model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
       topN: flags.topN ?? (asTable ? 10 : undefined),
       maxTokensPerDoc: flags.maxTokensPerDoc,
@@ -80,20 +85,20 @@ async function* readLines(input: Source, jsonl: boolean): AsyncGenerator<SourceD
   }
 }
 
-function parseLine(line: string, source: string): { id?: string; text: string } {
+function parseLine(text: string, source: string): Omit<SourceDocument, 'source'> {
   let parsed: unknown
   try {
-    parsed = JSON.parse(line)
+    parsed = JSON.parse(text)
   } catch (error) {
     throw new RankmillError('invalid_request', `${source}: not JSON: ${(error as Error).message}`, { param: source })
   }
-  const { id, text } = (parsed ?? {}) as { id?: unknown; text?: unknown }
-  if (typeof text !== 'string' || (id !== undefined && typeof id !== 'string')) {
-    throw new RankmillError('invalid_request', `${source}: must be {"id": "…", "text": "…"}, id optional`, {
-      param: source,
-    })
+  const line = documentLine.safeParse(parsed)
+  if (line.success) {
+    const { id, text, score } = line.data
+    return { text, ...(id === undefined ? {} : { id }), ...(score === undefined ? {} : { score }) }
   }
-  return id === undefined ? { text } : { id, text }
+  const message = `${source}: must be {"id": "…", "text": "…", "score": 1.5}, of which id and score are optional`
+  throw new RankmillError('invalid_request', message, { param: source })
 }
 
 function jsonLines(result: RerankResult, documents: readonly SourceDocument[]): string {

@@ -63,6 +63,11 @@ export async function* trecRequests(options: TrecRequestsOptions): AsyncGenerato
       { param: 'queries' },
     )
   const candidates = (queryId: string) => run.get(queryId)?.docIds.slice(0, depth) ?? []
+  const scoresOf = (queryId: string) => {
+    const { docIds, scores } = run.get(queryId) ?? { docIds: [], scores: [] }
+    const byId = new Map(docIds.map((id, i) => [id, scores[i] ?? 0]))
+    return (id: string) => byId.get(id) ?? 0
+  }
   const queryIds = [...run.keys()].filter((id) => texts.has(id))
   const store = 'file' in corpus ? await PassageStore.read(corpus.file, allOf(queryIds, candidates), options) : null
   try {
@@ -79,9 +84,10 @@ export async function* trecRequests(options: TrecRequestsOptions): AsyncGenerato
     for (const queryId of queryIds) {
       const docIds = present(queryId)
       if (docIds.length === 0) continue
+      const scoreOf = scoresOf(queryId)
       const documents = store
-        ? docIds.map((id) => ({ id, text: store.get(id) ?? '' }))
-        : { corpus: 'name' in corpus ? corpus.name : '', ids: docIds }
+        ? docIds.map((id) => ({ id, text: store.get(id) ?? '', score: scoreOf(id) }))
+        : { corpus: 'name' in corpus ? corpus.name : '', ids: docIds, scores: docIds.map(scoreOf) }
       yield { queryId, docIds, request: { ...request, query: texts.get(queryId) ?? '', documents } }
     }
   } finally {

@@ -2,7 +2,7 @@
 import type { Dtype } from '../../shared/dtype.js'
 import { seededRandom } from '../../shared/random.js'
 import type { RerankInput } from '../../shared/request.js'
-import type { StrategyInput } from '../../shared/strategy.js'
+import { FIRST_STAGE_FILTER, type StrategyInput } from '../../shared/strategy.js'
 
 /** Fields of a request that make it cheaper or better. */
 export type TunedFields = Pick<RerankInput, 'model' | 'maxTokensPerDoc' | 'topN' | 'strategy'>
@@ -21,6 +21,8 @@ export interface Choices {
   readonly dtypes: readonly Dtype[]
   /** Bi-encoders to filter with, besides BM25. */
   readonly filters: readonly string[]
+  /** Whether all documents bring along what their first stage gave them. */
+  readonly hasFirstStage: boolean
   /** By model: filters that it brings learned weights for. */
   readonly learned: Readonly<Record<string, readonly string[]>>
   /** Ways to leave the first model early, in each of the number formats. */
@@ -175,8 +177,10 @@ function cheapest({ dtypes }: Choices): Dtype {
   return dtypes.at(-1) ?? 'fp32'
 }
 
-function sieves({ filters }: Choices): string[] {
-  return ['bm25', ...filters, ...filters.map((filter) => `bm25+${filter}`)]
+/** Without a model: the first stage's scores where there are some, which say more than words counted among its candidates. */
+function sieves({ filters, hasFirstStage }: Choices): string[] {
+  const free = hasFirstStage ? FIRST_STAGE_FILTER : 'bm25'
+  return [free, ...filters, ...filters.map((filter) => `${free}+${filter}`)]
 }
 
 function lengthsOf({ longTokens }: Choices): number[] {

@@ -11,7 +11,8 @@ export interface TuningClient {
 
 export interface TuningQuery {
   readonly query: string
-  readonly documents: readonly { readonly id: string; readonly text: string }[]
+  /** `score`: the first stage's, where it is known of all. */
+  readonly documents: readonly { readonly id: string; readonly text: string; readonly score?: number }[]
   /** Grades by document; undefined where there are no judgements, and the full order is the measure. */
   readonly grades: ReadonlyMap<string, number> | undefined
 }

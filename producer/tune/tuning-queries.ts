@@ -2,7 +2,7 @@
 import MiniSearch from 'minisearch'
 import { RankmillError } from '../../shared/errors.js'
 import { readCorpus, readQrels, readQueries } from '../retrieval/beir.js'
-import { readTrecRun } from '../retrieval/trec-run.js'
+import { type Ranking, readTrecRun } from '../retrieval/trec-run.js'
 import type { TuningQuery } from './trial.js'
 
 export interface TuningFiles {
@@ -30,13 +30,14 @@ export async function readTuningQueries(
   for await (const { id, text } of readQueries(queries)) if (!judged || judged.has(id)) texts.set(id, text)
   const candidates =
     run === undefined ? await retrieve(corpus, texts, sample, depth) : await fromRun(run, texts, sample, depth)
-  const wanted = new Set([...candidates.values()].flat())
+  const wanted = new Set([...candidates.values()].flatMap(({ docIds }) => docIds))
   const passages = new Map<string, string>()
   for await (const { id, text } of readCorpus(corpus, { only: wanted })) passages.set(id, text)
-  const found = [...candidates].map(([id, docIds]): TuningQuery => {
-    const documents = docIds.flatMap((docId) => {
+  const found = [...candidates].map(([id, { docIds, scores }]): TuningQuery => {
+    const documents = docIds.flatMap((docId, i) => {
       const text = passages.get(docId)
-      return text === undefined ? [] : [{ id: docId, text }]
+      const score = scores[i]
+      return text === undefined ? [] : [{ id: docId, text, ...(score === undefined ? {} : { score }) }]
     })
     return { query: texts.get(id) ?? '', documents, grades: judged?.get(id) }
   })
@@ -52,18 +53,23 @@ async function fromRun(file: string, texts: ReadonlyMap<string, string>, sample:
     [...run.keys()].filter((id) => texts.has(id)),
     sample,
   )
-  return new Map(ids.map((id) => [id, run.get(id)?.docIds.slice(0, depth) ?? []]))
+  return new Map(
+    ids.map((id): [string, Ranking] => {
+      const { docIds, scores } = run.get(id) ?? { docIds: [], scores: [] }
+      return [id, { docIds: docIds.slice(0, depth), scores: scores.slice(0, depth) }]
+    }),
+  )
 }
 
 async function retrieve(corpus: string, texts: ReadonlyMap<string, string>, sample: number, depth: number) {
   const index = new MiniSearch<{ id: string; text: string }>({ fields: ['text'] })
   for await (const { id, text } of readCorpus(corpus)) index.add({ id, text })
   const ids = spread([...texts.keys()], sample)
-  const search = (id: string) =>
-    index
-      .search(texts.get(id) ?? '')
-      .slice(0, depth)
-      .map((hit) => String(hit.id))
+  const search = (id: string): Ranking => {
+    const hits = index.search(texts.get(id) ?? '').slice(0, depth)
+    // No scores: who reranks what this index finds has no first stage of their own whose scores could be sent along.
+    return { docIds: hits.map((hit) => String(hit.id)), scores: [] }
+  }
   return new Map(ids.map((id) => [id, search(id)]))
 }
 

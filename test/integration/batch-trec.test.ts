@@ -66,6 +66,20 @@ it('reranks the first candidates, keeps the rest below them, and says what that 
   expect(stdout).toMatch(/30 queries: \d+ won, \d+ lost, \d+ tied/)
 })
 
+it('knows what the first stage gave each candidate', async () => {
+  await stage().worker()
+  await writeCollection()
+  // The model sees the run's first two; the others follow in the run's order.
+  const { code } = await trec('--depth', String(DEPTH), '--prefilter', '2', '--prefilter-model', 'first-stage')
+  expect(code).toBe(0)
+  const run = await readTrecRun(join(folder, 'out.trec'))
+  for (let query = 0; query < QUERIES; query++) {
+    const [found, before] = [run.get(`q${query}`)?.docIds ?? [], docIdsOf(query)]
+    expect(found.slice(0, 2).sort()).toEqual(before.slice(0, 2).sort())
+    expect(found.slice(2)).toEqual(before.slice(2))
+  }
+})
+
 it('goes on after it was interrupted, to the same bytes', async () => {
   await stage().worker({ scoreCacheTtlMs: 0 })
   await writeCollection()

@@ -81,6 +81,23 @@ describe('corpus embed', () => {
     expect(JSON.parse(again.stdout)).toMatchObject({ passages: 300, embedded: 0 })
   })
 
+  it('serves a filter that reads the texts beside', async () => {
+    const count = 120
+    await corpus().writer.put('c', passages(count))
+    await stage().worker(FORGETFUL)
+    const reference = { corpus: 'c', ids: ids(count), scores: ids(count).map((_, i) => (i * 7) % 50) }
+    for (const model of [`bm25+${filter}`, `first-stage+${filter}`]) {
+      const more = { returnDocuments: true, strategy: { prefilter: { keep: 20, model }, fuse: { weight: 0.5 } } }
+      const before = await ask(reference, 20, more)
+      await embed()
+      const after = await ask(reference, 20, more)
+      expect(after.results).toEqual(before.results)
+      expect(after.usage).toMatchObject({ prefiltered: 100, embeddings_computed: 0, embeddings_reused: count })
+      const given = passages(count).map((passage, i) => ({ ...passage, score: reference.scores[i]! }))
+      expect((await ask(given, 20, more)).results).toEqual(before.results)
+    }
+  })
+
   it('never stands for a passage that has changed, in whatever layer; nor for another model', async () => {
     const { writer } = corpus()
     await writer.put('c', passages(60))

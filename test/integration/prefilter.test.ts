@@ -84,6 +84,37 @@ describe('a lexical prefilter', () => {
   })
 })
 
+describe('the first stage as a prefilter', () => {
+  const scored = DOCUMENTS.map((text, i) => ({ text, score: (i * 7) % 60 }))
+  const best = scored.map((_, i) => i).sort((a, b) => scored[b]!.score - scored[a]!.score)
+  const strategy = { prefilter: { keep: 5, model: 'first-stage' } }
+
+  it('leaves those with its highest scores to the model, and the rest in its order', async () => {
+    await stage().worker()
+    const client = stage().client()
+    const { results } = await client.rerank({ ...request, documents: scored, strategy })
+    expect(results.slice(0, 5).map(({ index }) => index)).toEqual(expect.arrayContaining(best.slice(0, 5)))
+    expect(results.slice(5).map(({ index }) => index)).toEqual(best.slice(5))
+    expect(results.slice(5).every(({ scored_by }) => scored_by === 'first-stage')).toBe(true)
+    await client.putCorpus(
+      'c',
+      DOCUMENTS.map((text, i) => ({ id: String(i), text })),
+    )
+    const documents = { corpus: 'c', ids: DOCUMENTS.map((_, i) => String(i)), scores: scored.map(({ score }) => score) }
+    const named = await client.rerank({ ...request, documents, strategy })
+    expect(named.results.map(({ id: _, ...row }) => row)).toEqual(results)
+  })
+
+  it('comes into the final order where fusion asks for it', async () => {
+    await stage().worker()
+    const fused = { prefilter: { keep: 60, model: 'first-stage' }, fuse: { weight: 0, by: 'score' } } as const
+    const { results } = await stage()
+      .client()
+      .rerank({ ...request, documents: scored, strategy: fused })
+    expect(results.map(({ index }) => index)).toEqual(best)
+  })
+})
+
 describe('fusion', () => {
   const rowsOf = async (strategy: object) =>
     (

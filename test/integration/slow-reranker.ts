@@ -81,7 +81,8 @@ export class SlowReranker {
   async rerank(input: RerankInput): Promise<SlowResult> {
     this.isClear = true
     const { query, topN = null, strategy = {} } = input
-    const documents = input.documents as string[]
+    const given = input.documents as { text: string; score: number }[]
+    const documents = given.map(({ text }) => text)
     const dtype = strategy.dtype as Dtype
     const { model } = this.modelOf(this.names.small, dtype)
     const read = documents.map((text) => this.reader.read(query, text, input))
@@ -94,7 +95,7 @@ export class SlowReranker {
     let prefiltered = 0
     if (prefilter) {
       if (!keepsAll(prefilter.keep, left.length, topN) || fuse !== 'none') {
-        const ranking = await this.filtered(filterName, query, documents)
+        const ranking = await this.filtered(filterName, query, given)
         const count = this.kept(prefilter.keep, ranking, topN)
         for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
         behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
@@ -284,9 +285,19 @@ export class SlowReranker {
   }
 
   /** All documents in the order of one filter, or of several by their ranks. */
-  private async filtered(name: string, query: string, documents: readonly string[]): Promise<Ranked[]> {
+  private async filtered(
+    name: string,
+    query: string,
+    given: readonly { text: string; score: number }[],
+  ): Promise<Ranked[]> {
+    const documents = given.map(({ text }) => text)
     const orders = await each(name.split('+'), async (part) => {
-      const scores = part === 'bm25' ? bm25(query, documents) : await this.cosines(query, documents)
+      const scores =
+        part === 'first-stage'
+          ? given.map(({ score }) => score)
+          : part === 'bm25'
+            ? bm25(query, documents)
+            : await this.cosines(query, documents)
       return this.rank(scores.map((score, index) => ({ index, score })))
     })
     const [only] = orders

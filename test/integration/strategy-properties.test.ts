@@ -10,7 +10,7 @@ import { SlowReranker, type SlowResult } from './slow-reranker.js'
 import { Stage } from './stage.js'
 
 const [NANO, FILTER] = ['rankmill-nano', 'rankmill-filter']
-const FILTERS = ['bm25', FILTER, `bm25+${FILTER}`]
+const FILTERS = ['bm25', FILTER, `bm25+${FILTER}`, 'first-stage', `first-stage+${FILTER}`]
 /** Of a pair: so that some of the documents are too long. */
 const MAX_TOKENS = 48
 /** fp32 and int8 logits alone and in company, and estimates, in the score after the sigmoid. */
@@ -99,9 +99,13 @@ const strategies = fc
     const stages = cascade.map(({ isOwn, keep }) => ({ isOwn: isOwn === 0, keep }))
     return { ...rest, ...(prefilter ? { prefilter } : {}), cascade: stages, fuse: fused, exit: left } as const
   })
+/** Some alike: ties go by index. */
+const firstStageScore = fc.oneof(fc.integer({ min: -3, max: 3 }), fc.double({ min: -9, max: 30, noNaN: true }))
 const requests = fc.record({
   query: fc.constantFrom(...QUERIES),
-  documents: fc.shuffledSubarray(DOCUMENTS, { minLength: 3, maxLength: 10 }),
+  documents: fc
+    .shuffledSubarray(DOCUMENTS, { minLength: 3, maxLength: 10 })
+    .chain((texts) => fc.tuple(...texts.map((text) => fc.record({ text: fc.constant(text), score: firstStageScore })))),
   topN: optional(count, 2),
   maxTokensPerDoc: optional(fc.constantFrom(3, 9, 25)),
   strategy: strategies,

@@ -15,7 +15,7 @@ export interface Candidate {
   /** Index in the whole request. */
   readonly index: number
   readonly document: Document
-  /** Where it is known already, the text may not have been read: '' until the candidate is kept. */
+  /** Where it is known already, the text may not have been read: '' until then. */
   readonly embedding?: Embedding
 }
 
@@ -68,9 +68,8 @@ export class CandidateLoader {
     if (!isCorpusReference(job.documents)) {
       return { candidates: job.documents.map((document, i) => ({ index: job.offset + i, document })), missing: [] }
     }
-    const { corpus, ids } = job.documents
     const texts = await this.#resolve(job.documents)
-    return chosen(job, corpus, ids, (i) => {
+    return chosen(job.offset, job.documents, (i) => {
       const text = texts[i]
       return text === undefined ? undefined : { text }
     })
@@ -91,7 +90,7 @@ export class CandidateLoader {
       const version = job.documents.version ?? (await this.#corpora.currentVersion(corpus))
       try {
         const entries = await this.#entries(corpus, version, context, ids)
-        return { version, ...chosen(job, corpus, ids, (i) => entries.get(ids[i] ?? '')) }
+        return { version, ...chosen(job.offset, job.documents, (i) => entries.get(ids[i] ?? '')) }
       } catch (error) {
         if (!isChanged(error) || job.documents.version || attempt === ATTEMPTS) throw error
       }
@@ -114,7 +113,7 @@ export class CandidateLoader {
       const text = byId.get(document.id ?? '')
       if (text === undefined)
         throw new RankmillError('internal', `documents.${index} is not in version ${version} any more`)
-      return { index, document: { ...document, text } }
+      return { index, embedding, document: { ...document, text } }
     })
   }
 
@@ -185,23 +184,22 @@ export class CandidateLoader {
 }
 
 function chosen(
-  job: RerankJob,
-  corpus: string,
-  ids: readonly string[],
+  offset: number,
+  { corpus, ids, scores, missing: onMissing }: CorpusReference,
   entryAt: (i: number) => { text: string; embedding?: Embedding } | undefined,
 ): LoadedCandidates {
   const candidates: Candidate[] = []
   const missing: MissingCandidate[] = []
   ids.forEach((id, i) => {
-    const [index, entry] = [job.offset + i, entryAt(i)]
+    const [index, entry, score] = [offset + i, entryAt(i), scores?.[i]]
     if (entry === undefined) missing.push({ index, id })
     else {
       const { text, embedding } = entry
-      candidates.push({ index, document: { id, text }, ...(embedding ? { embedding } : {}) })
+      const document = { id, text, ...(score === undefined ? {} : { score }) }
+      candidates.push({ index, document, ...(embedding ? { embedding } : {}) })
     }
   })
-  const skips = isCorpusReference(job.documents) && job.documents.missing === 'skip'
-  if (missing.length > 0 && !skips) throw missingDocuments(corpus, missing)
+  if (missing.length > 0 && onMissing === 'error') throw missingDocuments(corpus, missing)
   return { candidates, missing }
 }
 

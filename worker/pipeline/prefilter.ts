@@ -1,14 +1,17 @@
 /** Stage: which candidates the model scores, where the request wants a cheaper look at all of them first. */
+import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
-import type { Prefilter } from '../../shared/strategy.js'
+import { FIRST_STAGE_FILTER, type Prefilter } from '../../shared/strategy.js'
 import { bm25 } from './bm25.js'
 import type { Candidate } from './load-candidates.js'
 
 /** A cheap look at candidates: a score for each, higher is better. */
 export interface Filter {
   readonly name: string
-  /** What embeddings of passages depend on, where it looks at those: it then needs no text of candidates that have one. */
+  /** Whether it looks at the texts of all candidates; otherwise only of those that have no embedding. */
+  readonly readsTexts: boolean
+  /** What embeddings of passages depend on, where it looks at those. */
   readonly context?: string
   score(query: string, candidates: readonly Candidate[], signal: AbortSignal): Promise<Looked>
 }
@@ -22,9 +25,24 @@ export interface Looked {
 
 export const BM25: Filter = {
   name: 'bm25',
+  readsTexts: true,
   score: async (query, candidates, signal) => {
     const passages = candidates.map(({ document }) => document.text)
     return { scores: await bm25(query, passages, signal) }
+  },
+}
+
+/** What the request says that its first stage gave each document. */
+export const FIRST_STAGE: Filter = {
+  name: FIRST_STAGE_FILTER,
+  readsTexts: false,
+  score: async (_, candidates) => {
+    const scores = candidates.map(({ index, document: { score } }) => {
+      if (score !== undefined) return score
+      const message = `documents.${index}: has no score of a first stage`
+      throw new RankmillError('invalid_request', message, { param: `documents.${index}` })
+    })
+    return { scores }
   },
 }
 

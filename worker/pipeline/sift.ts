@@ -1,11 +1,11 @@
 /**
- * Stage: the candidates, and which of them the model scores. Where embeddings are stored beside a corpus and the filter
- * looks at no more, texts are read only of those that it keeps.
+ * Stage: the candidates, and which of them the model scores. Where embeddings are stored beside a corpus, the filter uses
+ * them; where it looks at no more, texts are read only of those that it keeps.
  */
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import type { MissingCandidate, RerankJob } from '../../shared/job.js'
 import { isCorpusReference } from '../../shared/request.js'
-import { type CandidateLoader, isChanged } from './load-candidates.js'
+import { type Candidate, type CandidateLoader, isChanged } from './load-candidates.js'
 import { type Filter, type Filtered, keepsAll, prefilter } from './prefilter.js'
 
 export interface Sifted {
@@ -54,17 +54,16 @@ async function siftEmbedded(
   for (let attempt = 1; ; attempt++) {
     const embedded = await metrics.time('load', () => loader.loadEmbedded(job, context))
     if (!embedded) return undefined
-    const { candidates, missing, version } = embedded
-    const { kept, rest, ...by } = await metrics.time('prefilter', () =>
-      prefilter(job, keep, filter, candidates, signal),
-    )
-    const fill = (those: typeof kept) => metrics.time('load', () => loader.fill(job, version, those))
+    const { missing, version } = embedded
+    const fill = (those: readonly Candidate[]) => metrics.time('load', () => loader.fill(job, version, those))
     try {
+      const candidates = filter.readsTexts ? await fill(embedded.candidates) : embedded.candidates
+      const look = () => prefilter(job, keep, filter, candidates, signal)
+      const { kept, rest, ...by } = await metrics.time('prefilter', look)
+      if (filter.readsTexts) return { filtered: { kept, rest, ...by }, missing }
       // What was left out is not read, but may be returned.
-      return {
-        filtered: { kept: await fill(kept), rest: job.returnDocuments ? await fill(rest) : rest, ...by },
-        missing,
-      }
+      const returned = job.returnDocuments ? await fill(rest) : rest
+      return { filtered: { kept: await fill(kept), rest: returned, ...by }, missing }
     } catch (error) {
       if (!isChanged(error) || documents.version || attempt === ATTEMPTS) throw error
     }

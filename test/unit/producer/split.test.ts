@@ -27,9 +27,9 @@ describe('splitRequest', () => {
     const ids = Array.from({ length: 10 }, (_, i) => `d${i}`)
     const jobs = splitRequest(request({ corpus: 'c', version: '7', ids, missing: 'skip' }), 4, 1000, 5000)
     expect(jobs.map((job) => job.documents)).toEqual([
-      { corpus: 'c', version: '7', ids: ids.slice(0, 3), missing: 'skip' },
-      { corpus: 'c', version: '7', ids: ids.slice(3, 6), missing: 'skip' },
-      { corpus: 'c', version: '7', ids: ids.slice(6), missing: 'skip' },
+      { corpus: 'c', version: '7', ids: ids.slice(0, 3), missing: 'skip', scores: null },
+      { corpus: 'c', version: '7', ids: ids.slice(3, 6), missing: 'skip', scores: null },
+      { corpus: 'c', version: '7', ids: ids.slice(6), missing: 'skip', scores: null },
     ])
     for (const job of jobs) expect(job).toMatchObject({ parts: 3, deadlineAt: 1050, resultTtlMs: 5000 })
   })

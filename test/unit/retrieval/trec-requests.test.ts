@@ -32,7 +32,7 @@ const options = (more: Partial<TrecRequestsOptions> = {}): TrecRequestsOptions =
   scratchFolder: folder,
   ...more,
 })
-const document = (id: string) => ({ id, text: `T${id} text ${id}` })
+const document = (id: string, score: number) => ({ id, text: `T${id} text ${id}`, score })
 
 describe('trecRequests', () => {
   it.each([
@@ -44,12 +44,12 @@ describe('trecRequests', () => {
       {
         queryId: 'q2',
         docIds: ['d3', 'd2'],
-        request: { topN: 5, model: 'm', query: 'query q2', documents: [document('d3'), document('d2')] },
+        request: { topN: 5, model: 'm', query: 'query q2', documents: [document('d3', 3), document('d2', 2)] },
       },
       {
         queryId: 'q1',
         docIds: ['d2'],
-        request: { topN: 5, model: 'm', query: 'query q1', documents: [document('d2')] },
+        request: { topN: 5, model: 'm', query: 'query q1', documents: [document('d2', 1)] },
       },
     ])
     expect(readdirSync(folder)).toEqual([])
@@ -60,7 +60,7 @@ describe('trecRequests', () => {
     expect(first).toEqual({
       queryId: 'q2',
       docIds: ['d3', 'd2', 'd1'],
-      request: { query: 'query q2', documents: { corpus: 'wiki', ids: ['d3', 'd2', 'd1'] } },
+      request: { query: 'query q2', documents: { corpus: 'wiki', ids: ['d3', 'd2', 'd1'], scores: [3, 2, 1] } },
     })
   })
 

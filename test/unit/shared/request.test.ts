@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { RankmillError } from '../../../shared/errors.js'
+import { fingerprintOf } from '../../../shared/fingerprint.js'
 import { parseRequest, requestSchema } from '../../../shared/request.js'
 
 const schema = requestSchema({
@@ -89,14 +90,50 @@ describe('parseRequest', () => {
     expect(filter({ keep: 1, model: 'some-filter' })).toEqual({ keep: 1, model: 'some-filter' })
   })
 
+  describe('scores of a first stage', () => {
+    const strategy = { prefilter: { model: 'bm25+first-stage' } }
+    const documents = [
+      { text: 'a', score: 2.5 },
+      { text: 'b', score: -1 },
+    ]
+    const reference = { corpus: 'c', ids: ['1', '2'], scores: [2.5, -1] }
+
+    it('are kept where the strategy looks at them, and part of what the request is', () => {
+      expect(parse({ query: 'q', documents, strategy }).documents).toEqual(documents)
+      expect(parse({ query: 'q', documents: reference, strategy }).documents).toMatchObject({ scores: [2.5, -1] })
+      const other = { query: 'q', documents: [documents[0], { text: 'b', score: 1 }], strategy }
+      expect(fingerprintOf(parse(other))).not.toBe(fingerprintOf(parse({ query: 'q', documents, strategy })))
+      const others = { query: 'q', documents: { ...reference, scores: [2.5, 1] }, strategy }
+      expect(fingerprintOf(parse(others))).not.toBe(fingerprintOf(parse({ ...others, documents: reference })))
+    })
+
+    it('are left out where they change nothing', () => {
+      expect(parse({ query: 'q', documents }).documents).toEqual([{ text: 'a' }, { text: 'b' }])
+      expect(parse({ query: 'q', documents: reference }).documents).toMatchObject({ scores: null })
+    })
+
+    it.each([
+      ['one is lacking', [documents[0], 'b'], 'documents.1.score', /"first-stage", which needs one of every document/],
+      ['they are lacking', { corpus: 'c', ids: ['1'] }, 'documents.scores', /"first-stage", which needs one for each/],
+      ['their number differs', { ...reference, scores: [1] }, 'documents.scores', /each of the 2 ids, got 1/],
+      ['one is no number', [{ text: 'a', score: 'b' }], 'documents.0.score', /expected number, .*got "b"/],
+      ['one is not finite', [{ text: 'a', score: Number.NaN }], 'documents.0.score', /expected number/],
+    ])('are refused where %s', (_, given, param, message) => {
+      const error = refusal({ query: 'q', documents: given, strategy })
+      expect(error).toMatchObject({ code: 'invalid_request', details: { param } })
+      expect(error.message).toMatch(message)
+    })
+  })
+
   it('takes passages of a corpus by their ids', () => {
     expect(parse({ query: 'q', documents: { corpus: 'c', ids: ['1', '2'] } }).documents).toEqual({
       corpus: 'c',
       version: null,
       ids: ['1', '2'],
       missing: 'error',
+      scores: null,
     })
-    const full = { corpus: 'file:/data/c', version: '7', ids: ['1'], missing: 'skip' }
+    const full = { corpus: 'file:/data/c', version: '7', ids: ['1'], missing: 'skip', scores: null }
     expect(parse({ query: 'q', documents: full }).documents).toEqual(full)
   })
 

@@ -10,6 +10,7 @@ const CHOICES: Choices = {
   models: ['rankmill-small', 'rankmill-nano'],
   dtypes: ['fp32', 'int8'],
   filters: ['rankmill-filter'],
+  hasFirstStage: false,
   learned: { 'rankmill-small': ['bm25'], 'rankmill-nano': ['bm25', 'bm25+rankmill-filter'] },
   exits: ['after:2', { confidence: 0.9 }],
   depth: 100,
@@ -17,7 +18,7 @@ const CHOICES: Choices = {
   most: 80,
 }
 const SCHEMA = requestSchema(resolveOptions({}, {}))
-const documents = Array.from({ length: 100 }, (_, i) => `document ${i}`)
+const documents = Array.from({ length: 100 }, (_, i) => ({ text: `document ${i}`, score: i }))
 
 it('has each way alone, then many together, all of them once', () => {
   const names = configurationsOf(CHOICES).map(({ name }) => name)
@@ -42,6 +43,13 @@ it('has each way alone, then many together, all of them once', () => {
   expect(configurationsOf(CHOICES).map(({ name }) => name)).toEqual(names)
 })
 
+it('looks at the first stage’s scores where there are some, instead of counting words', () => {
+  const sieves = configurationsOf({ ...CHOICES, hasFirstStage: true }).flatMap(
+    ({ fields }) => fields.strategy?.prefilter?.model ?? [],
+  )
+  expect(new Set(sieves)).toEqual(new Set(['first-stage', 'rankmill-filter', 'first-stage+rankmill-filter']))
+})
+
 it('gives requests that are accepted, and flags that say the same', () => {
   const depths = fc.integer({ min: 2, max: 100 })
   fc.assert(
@@ -51,7 +59,7 @@ it('gives requests that are accepted, and flags that say the same', () => {
         depth,
         longTokens,
         most: 60,
-        ...(few ? { filters: [], exits: [], learned: {} } : {}),
+        ...(few ? { filters: [], exits: [], learned: {} } : { hasFirstStage: true }),
       }
       for (const { fields } of configurationsOf(choices)) {
         const request = parseRequest({ query: 'q', documents, ...fields }, SCHEMA, () => 'id')
