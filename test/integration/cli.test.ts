@@ -85,6 +85,20 @@ describe('rankmill rerank', () => {
     expect(['a', 'b']).toContain(lines(out)[0].id)
   })
 
+  it('takes the scores of a first stage from JSON lines', async () => {
+    const first = ['--jsonl', '--prefilter', '1', '--prefilter-model', 'first-stage']
+    const input = '{"id":"a","text":"green pears","score":-1}\n{"id":"b","text":"red apples","score":2,"more":1}\n'
+    const { code, out } = await rankmill(['rerank', '-q', 'failed job', ...first, ...QUICK], { input })
+    expect(code).toBe(0)
+    expect(lines(out)).toMatchObject([
+      { id: 'b', scored_by: TINY_MODEL },
+      { id: 'a', scored_by: 'first-stage' },
+    ])
+    const lacking = await rankmill(['rerank', '-q', 'q', ...first, ...QUICK], { input: '{"text":"green pears"}\n' })
+    expect(lacking.code).toBe(2)
+    expect(lacking.err).toMatch(/documents\.0\.score: .*"first-stage"/)
+  })
+
   it('uses workers that are alive instead of starting its own', async () => {
     await stage().worker()
     const { code, out, err } = await rankmill(['rerank', '-q', 'job', join(folder, 'plain.txt'), '--no-embedded'])
