@@ -1,4 +1,4 @@
-/** What a caller asks and what comes back: schemas, limits and types, as on the wire (docs/api.md). */
+/** What a caller asks and what comes back: schemas, limits and types, as on the wire (README.md, docs/strategies.md). */
 import { z } from 'zod'
 import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from './errors.js'

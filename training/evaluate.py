@@ -229,6 +229,8 @@ def main():
         write_held_out()
         learned = evaluate(Collection(CACHE / HALVES[0], options.queries), models, options.tokens, None, lambda *_: None)
         for name, found in learned.items():
+            # BM25 over the whole collection is what requests bring along as their first stage's scores.
+            found.update({first.replace('bm25', 'first-stage'): weight for first, weight in found.items() if 'bm25' in first})
             file = MODELS / name / 'rankmill.json'
             manifest = json.loads(file.read_text())
             manifest['fusion'] = {'score': 'z(model) + weight * z(first stage), z over the list', 'weights': {**manifest.get('fusion', {}).get('weights', {}), **found}}

@@ -82,7 +82,9 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument('--name', default='filter')
     options.add_argument('--minutes', type=float, default=45)
-    options.add_argument('--go-on', action='store_true', help='begin with the weights that ship instead')
+    start = options.add_mutually_exclusive_group()
+    start.add_argument('--go-on', action='store_true', help='begin with the weights that ship instead')
+    start.add_argument('--start', help='begin with what distil.py trained: distilled')
     options.add_argument('--layers', default='0,5')
     options.add_argument('--inner', type=int, default=768)
     options.add_argument('--threads', type=int, default=2)
@@ -96,6 +98,10 @@ def main():
     model = narrowed(sources, options.inner, passages)
     after = go_on_from_shipped(model, 'filter') if options.go_on else None
     model.embedding.thaw()
+    if options.start:
+        begun = torch.load(CACHE / f'{options.start}.pt', map_location='cpu', weights_only=False)
+        model.load_state_dict(begun['average'])
+        after = {'texts of distil.py': begun['seen'], **({'after': begun['after']} if begun['after'] else {})}
     scale = torch.nn.Parameter(torch.tensor(14.0, device=DEVICE))
     table, gates = model.embedding.table, [layer.gate for layer in model.layers]
     rest = [p for p in model.parameters() if all(p is not q for q in (table, *gates))]
