@@ -41,14 +41,14 @@ adapter of its own. Each gives `logits`, and all but the last hand on
     'nano': ('text-ranking', """A cross-encoder for reranking English passages at a quarter of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
 as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of
 [rankmill-small](../rankmill-small/README.md); it has no exits."""),
-    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons, distilled from four larger bi-encoders (384 numbers, mean
+    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons, distilled from larger bi-encoders (384 numbers, mean
 pooling, normalised; compare by cosine), at a quarter of all-MiniLM-L6-v2's work. A plain BERT encoder: sentence-transformers (ONNX backend) and
 transformers.js load it. Graphs give `last_hidden_state`, and `sentence_embedding [n, 384]`, already pooled and normalised."""),
 }
 TRAINED = {
     'small': 'Listwise, against the sum of {teachers}, {pairs:,} pairs.',
     'nano': 'Listwise, against the sum of {teachers}, {pairs:,} pairs, from rankmill-filter\'s weights.',
-    'filter': 'To be near all-MiniLM-L6-v2\'s embeddings of {texts:,} texts, and to order lists as the sum of {teachers} does.',
+    'filter': 'To be near all-MiniLM-L6-v2\'s embeddings of {texts:,} texts, and to find alike what {teachers} found alike.',
 }
 WHAT = {
     'model_int8.onnx': 'int8, one scale a token, so that a score does not depend on the rest of its batch; the default on a CPU; complete in itself',
@@ -99,7 +99,7 @@ def speed_table(results, name):
 
 
 def listed(names):
-    return ', '.join(names[:-1]) + ' and ' + names[-1]
+    return ' and '.join(part for part in (', '.join(names[:-1]), names[-1]) if part)
 
 
 def went_on(training, who='It'):

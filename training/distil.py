@@ -88,7 +88,7 @@ def main():
                     for a, b in ((q, target_q), (d, target_d)))
         return 3 * near + 2 * alike, len(part) * 2
 
-    Training('distilled', model, groups, held_out, {'sources': sources, 'inner': options.inner, 'after': after}, clip=5.0).run(options.minutes, step)
+    Training('distilled', model, groups, held_out, {'sources': sources, 'inner': options.inner, 'teachers': ['all-MiniLM-L6-v2'], 'after': after}, clip=5.0).run(options.minutes, step)
 
 
 if __name__ == '__main__':

@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 
 from cards import write_card
+from distil import load_pairs
 from encode import batch_of, load_lists
 from filter import texts_of
 from int8 import measure
 from master import DTYPES, stage_file, write_graphs
 from model import INNER, BiEncoder, CrossEncoder
-from settings import CACHE, MODELS, TAUGHT_BY, base_folder
+from settings import CACHE, MODELS, SEED, TAUGHT_BY, base_folder
 
-VERSION = '0.4.0'
+VERSION = '0.5.0'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
@@ -72,7 +73,7 @@ def finish(state, exits, layers, inner):
 
 def figures_of(trained, unit):
     """What a model was trained on, and what the one before, that it went on from."""
-    return {'step': trained['step'], unit: trained['seen'], 'teachers': list(TAUGHT_BY), **({'after': trained['after']} if trained.get('after') else {})}
+    return {'step': trained['step'], unit: trained['seen'], 'teachers': trained.get('teachers', list(TAUGHT_BY)), **({'after': trained['after']} if trained.get('after') else {})}
 
 
 def trained_state(checkpoint):
@@ -85,7 +86,7 @@ def trained_state(checkpoint):
         model.embedding.thaw()
         model.load_state_dict(trained['average'])
         model.embedding.freeze()
-        passages, *_ = load_lists()
+        passages = [passage for *_, passage in random.Random(SEED).sample(load_pairs()[0], 160)]
         smooth = measure(model, [texts_of(passages[a:a + 16], 160) for a in range(0, 160, 16)])
         return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], figures_of(trained, 'texts')
     layers = trained['layers']
