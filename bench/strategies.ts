@@ -7,7 +7,8 @@
  *
  * --collections: folders with BEIR's corpus.jsonl and queries.jsonl, qrels.tsv, and the first stage as bm25.trec.
  * --seconds: no further query of a collection is begun after so long. --window: requests in flight (1). --candidates: of a query (100).
- * --rows, --also: instead of, or besides, the usual ways; bench/strategy-rows.ts says how they are written.
+ * --rows, --also: instead of, or besides, the usual ways; bench/strategy-rows.ts says how they are written. --rows leaves out
+ * the warm score cache too, unless --warm asks for it.
  */
 import { parseArgs } from 'node:util'
 import { Redis } from 'ioredis'
@@ -40,8 +41,11 @@ const { values: given } = parseArgs({
     window: { type: 'string', default: '1' },
     rows: { type: 'string', default: ROWS.join(';') },
     also: { type: 'string', default: '' },
+    warm: { type: 'boolean', default: false },
   },
 })
+
+const withWarm = given.warm || given.rows === ROWS.join(';')
 
 /** The wanted rows of which all is there, the baseline first. */
 async function rowsWanted(): Promise<Row[]> {
@@ -83,7 +87,9 @@ async function ask(client: RerankClient, corpus: string, block: readonly JudgedQ
 }
 
 async function measure({ name, queries }: Collection, rows: readonly Row[], cold: RerankClient, warm: RerankClient) {
-  const figures = new Map<string, Figures[]>([...rows.map((row) => row.name), WARM].map((row) => [row, []]))
+  const figures = new Map<string, Figures[]>(
+    [...rows.map((row) => row.name), ...(withWarm ? [WARM] : [])].map((row) => [row, []]),
+  )
   const [first] = queries
   // Models load and are calibrated when they are first asked for.
   if (first)
@@ -97,6 +103,7 @@ async function measure({ name, queries }: Collection, rows: readonly Row[], cold
     // Each time another way comes first.
     const turn = rows.map((_, i) => rows[(i + done / window) % rows.length]).filter((row) => row !== undefined)
     for (const row of turn) figures.get(row.name)?.push(...(await ask(cold, name, block, row)))
+    if (!withWarm) continue
     await ask(warm, name, block, PLAIN)
     figures.get(WARM)?.push(...(await ask(warm, name, block, PLAIN)))
   }

@@ -5,6 +5,7 @@
  * |---|---|
  * | `fp32`, `fp16`, `int8` | `strategy.dtype` |
  * | `bm25:30`, `first:30`, `filter:30`, `bm25+filter:30`, `first+filter:30` | `strategy.prefilter` with its `keep`, which may be `auto`; `first`: the first stage's scores |
+ * | `by:score` | `strategy.prefilter.by` |
  * | `nano:20` | `strategy.cascade`, in the order of the parts |
  * | `exit:after:4`, `exit:0.99`, `exit:auto` | `strategy.exit`; without a layer with a `top_n` of 10 |
  * | `fuse:rrf`, `fuse:learned`, `fuse:0.7`, `fuse:score:0.8` | `strategy.fuse` |
@@ -81,12 +82,19 @@ export const ROWS: readonly string[] = [
   'int8 model:nano bm25:100 fuse:learned',
   'int8 model:nano bm25:50 fuse:learned',
   'int8 model:nano bm25:30 fuse:learned',
+  'first:30',
+  'first+filter:30',
   'embedded filter:30',
   'int8 embedded filter:15',
   'int8 embedded bm25+filter:15',
   'int8 embedded bm25+filter:12 fuse:learned',
-  'int8 embedded bm25+filter:30 nano:12 fuse:learned',
-  'int8 embedded model:nano bm25+filter:40 fuse:learned',
+  'int8 first:20',
+  'int8 embedded first+filter:20',
+  'int8 embedded first+filter:18 by:score',
+  'int8 embedded first+filter:15 by:score',
+  'int8 embedded first+filter:12 by:score',
+  'int8 embedded first+filter:30 nano:12 fuse:learned',
+  'int8 embedded model:nano first+filter:40 fuse:learned',
 ]
 
 /** @throws RangeError for a part that means nothing */
@@ -107,6 +115,7 @@ export function rowOf(name: string): Row {
     else if (word === 'nano') cascade.push(part)
     else if (word === 'embedded') isEmbedded = true
     else if (word === 'fuse') flags.fuse = value
+    else if (word === 'by') flags.prefilterBy = value
     else if (/^(bm25|first|filter)(\+(bm25|filter))?$/.test(word)) {
       flags.prefilter = value === 'auto' ? value : Number(value)
       flags.prefilterModel = word.replace('filter', FILTER).replace('first', 'first-stage')

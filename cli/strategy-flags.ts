@@ -8,6 +8,7 @@ export interface StrategyFlags {
   longDocuments?: LongDocuments
   prefilter?: number | string
   prefilterModel?: string
+  prefilterBy?: string
   cascade?: string
   fuse?: string
   exit?: string
@@ -34,7 +35,13 @@ export function addStrategyFlags(command: Command): Command {
     )
     .option(
       '--prefilter-model <name>',
-      'the filter: bm25 (default), first-stage (the scores that the documents bring along), a bi-encoder that the workers serve, or several with their ranks fused (first-stage+filter)',
+      'the filter: bm25 (default), first-stage (the scores that the documents bring along), a bi-encoder that the workers serve, or several, fused (first-stage+filter)',
+    )
+    .addOption(
+      new Option(
+        '--prefilter-by <what>',
+        'what counts of several filters: their ranks (rank, the default) or their scores in standard deviations (score)',
+      ).choices(['rank', 'score']),
     )
     .option(
       '--cascade <stages>',
@@ -52,13 +59,13 @@ export function addStrategyFlags(command: Command): Command {
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
-  const { longDocuments, prefilter, prefilterModel, cascade, fuse, exit } = flags
-  const given = [longDocuments, prefilter, prefilterModel, cascade, fuse, exit]
+  const { longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit } = flags
+  const given = [longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit]
   if (given.every((value) => value === undefined)) return undefined
-  const filtered = prefilter !== undefined || prefilterModel !== undefined
+  const filtered = prefilter !== undefined || prefilterModel !== undefined || prefilterBy !== undefined
   const strategy = {
     ...(longDocuments === undefined ? {} : { long_documents: longDocuments }),
-    ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel } } : {}),
+    ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel, by: prefilterBy } } : {}),
     ...(cascade === undefined ? {} : { cascade: cascade.split(',').map(stageOf) }),
     ...(fuse === undefined ? {} : { fuse: fuseOf(fuse) }),
     ...(exit === undefined ? {} : { exit: Number.isNaN(Number(exit)) ? exit : { confidence: Number(exit) } }),
@@ -101,6 +108,7 @@ export function flagsOf({
     ['long-documents', long_documents],
     ['prefilter', prefilter?.keep],
     ['prefilter-model', prefilter?.model],
+    ['prefilter-by', prefilter?.by],
     ['cascade', stages || undefined],
     ['fuse', weight],
     ['exit', typeof exit === 'object' ? exit.confidence : exit],

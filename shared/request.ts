@@ -165,6 +165,10 @@ const idSchema = z
   .max(MAX_ID_CHARACTERS, `must have at most ${MAX_ID_CHARACTERS} characters`)
   .refine((id) => id.isWellFormed(), SURROGATE)
 
+/** So that means and deviations of many are finite too. */
+const LARGEST_SCORE = 1e100
+const scoreSchema = z.number().min(-LARGEST_SCORE).max(LARGEST_SCORE)
+
 /** UTF-8 length over the limit? `length` alone decides it for nearly all texts. */
 function isLongerThan(text: string, bytes: number): boolean {
   return text.length * 3 > bytes && Buffer.byteLength(text) > bytes
@@ -198,7 +202,7 @@ export function requestSchema(limits: RequestLimits) {
       z.strictObject({
         id: idSchema.optional(),
         text: textSchema(limits.maxDocumentBytes, 'document_too_long'),
-        score: z.number().optional(),
+        score: scoreSchema.optional(),
       }),
     ),
   )
@@ -208,7 +212,7 @@ export function requestSchema(limits: RequestLimits) {
       version: z.string().min(1).max(64).nullish(),
       ids: many(idSchema),
       missing: z.enum(['error', 'skip']).nullish(),
-      scores: z.array(z.number()).nullish(),
+      scores: z.array(scoreSchema).nullish(),
     })
     .refine(({ ids, scores }) => !scores || scores.length === ids.length, {
       error: (issue) => {

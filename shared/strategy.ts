@@ -12,6 +12,8 @@ export interface Prefilter {
   readonly keep: number | 'auto'
   /** `bm25`, `first-stage`, a bi-encoder that the workers serve, or several with `+` between. */
   readonly model: string
+  /** What of several counts: their reciprocal ranks, or their scores in standard deviations from their means. */
+  readonly by: 'rank' | 'score'
 }
 
 /** The name under which a prefilter looks at the scores that a request brings along. */
@@ -60,7 +62,9 @@ export interface Strategy {
 export interface StrategyInput {
   dtype?: Strategy['dtype'] | undefined
   long_documents?: LongDocuments | undefined
-  prefilter?: { keep?: Prefilter['keep'] | undefined; model?: string | undefined } | undefined
+  prefilter?:
+    | { keep?: Prefilter['keep'] | undefined; model?: string | undefined; by?: Prefilter['by'] | undefined }
+    | undefined
   cascade?: readonly { model: string; keep?: Prefilter['keep'] | undefined }[] | undefined
   fuse?: 'none' | 'rrf' | 'learned' | { weight: number; by?: Fuse['by'] | undefined } | undefined
   /** `after:2`: all candidates leave after two layers. */
@@ -99,7 +103,9 @@ function isKeep(keep: unknown): boolean {
 export const strategySchema = z.strictObject({
   dtype: z.enum(['auto', ...DTYPES]).nullish(),
   long_documents: z.enum(['truncate', 'windows', 'snippet']).nullish(),
-  prefilter: z.strictObject({ keep: keepSchema.nullish(), model: nameSchema.nullish() }).nullish(),
+  prefilter: z
+    .strictObject({ keep: keepSchema.nullish(), model: nameSchema.nullish(), by: z.enum(['rank', 'score']).nullish() })
+    .nullish(),
   cascade: z
     .array(z.strictObject({ model: nameSchema, keep: keepSchema.nullish() }))
     .max(MAX_CASCADE, `must hold at most ${MAX_CASCADE} models`)
@@ -134,7 +140,9 @@ export function fillStrategy(
   return {
     dtype: dtype ?? 'auto',
     longDocuments: longDocuments ?? 'truncate',
-    prefilter: prefilter ? { keep: prefilter.keep ?? 'auto', model: prefilter.model ?? 'bm25' } : null,
+    prefilter: prefilter
+      ? { keep: prefilter.keep ?? 'auto', model: prefilter.model ?? 'bm25', by: prefilter.by ?? 'rank' }
+      : null,
     cascade: (cascade ?? []).map(({ model, keep }) => ({ model, keep: keep ?? 'auto' })),
     fuse: filled,
     exit: exitOf(exit ?? 'never', filled),

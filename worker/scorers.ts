@@ -3,7 +3,7 @@ import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
-import type { LongDocuments } from '../shared/strategy.js'
+import type { LongDocuments, Prefilter } from '../shared/strategy.js'
 import { Batcher } from './batching/batcher.js'
 import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
@@ -105,12 +105,12 @@ export class Scorers {
 
   /**
    * What `strategy.prefilter` may name: `bm25`, `first-stage`, the bi-encoders of the option `filter`, and several of
-   * them with `+` between, whose ranks are fused.
+   * them with `+` between, which are fused.
    *
    * @throws RankmillError `unknown_model` when the worker does not serve it, `invalid_request` when one comes twice; what
    *   opening it throws
    */
-  async filter(name: string): Promise<Filter> {
+  async filter(name: string, by: Prefilter['by'] = 'rank'): Promise<Filter> {
     const known = [BM25, FIRST_STAGE].find((filter) => filter.name === name)
     if (known) return known
     const full = fullName(name)
@@ -120,7 +120,7 @@ export class Scorers {
         const message = `strategy.prefilter.model: "${name}" names a filter twice`
         throw new RankmillError('invalid_request', message, { param: 'strategy.prefilter.model' })
       }
-      return fusedFilter(await Promise.all(parts.map((part) => this.filter(part))))
+      return fusedFilter(await Promise.all(parts.map((part) => this.filter(part))), by)
     }
     const reference = this.#servedFilters.get(full)
     if (reference === undefined) {

@@ -35,11 +35,17 @@ export interface Choices {
   readonly most: number
 }
 
+/** A prefilter, but for how many it keeps. */
+interface Sieve {
+  readonly model: string
+  readonly by?: 'score'
+}
+
 interface Ways {
   readonly model: string
   readonly dtype: Dtype
   readonly tokens?: number | undefined
-  readonly sieve?: { readonly keep: number; readonly model: string } | undefined
+  readonly sieve?: (Sieve & { readonly keep: number }) | undefined
   readonly cascade?: { readonly keep: number; readonly model: string } | undefined
   readonly fuse?: 'learned' | { readonly weight: number; readonly by: 'score' } | undefined
   readonly exit?: Exit | undefined
@@ -68,7 +74,7 @@ export function configurationsOf(choices: Choices): Configuration[] {
   for (const ways of alone(choices)) add(ways)
   const [model = '', dtype = cheapest(choices)] = [choices.models[0]]
   for (const keep of keepsOf(choices))
-    for (const sieve of sieves(choices)) if (found.size < most) add({ model, dtype, sieve: { keep, model: sieve } })
+    for (const sieve of sieves(choices)) if (found.size < most) add({ model, dtype, sieve: { ...sieve, keep } })
   const random = seededRandom(SEED)
   for (let vain = 0; found.size < most && vain < MAX_VAIN_DRAWS; vain++) {
     const before = found.size
@@ -86,7 +92,7 @@ function* alone(choices: Choices): Iterable<Ways> {
   for (const other of others) for (const type of dtypes) yield { model: other, dtype: type }
   for (const tokens of lengthsOf(choices)) yield { model, dtype, tokens }
   const keep = keepsOf(choices).find((count) => count <= 0.3 * choices.depth) ?? FIRST
-  for (const sieve of sieves(choices)) yield { model, dtype, sieve: { keep, model: sieve } }
+  for (const sieve of sieves(choices)) yield { model, dtype, sieve: { ...sieve, keep } }
   for (const other of others) yield { model, dtype, cascade: { keep, model: other } }
   for (const exit of exits) yield { model, dtype, exit }
   const half = Math.ceil(choices.depth / 2)
@@ -98,8 +104,8 @@ function* alone(choices: Choices): Iterable<Ways> {
       yield {
         model: using,
         dtype: type,
-        sieve: { keep: half, model: sieve },
-        fuse: fusionsOf(using, sieve, choices)[0],
+        sieve: { ...sieve, keep: half },
+        fuse: fusionsOf(using, sieve.model, choices)[0],
       }
   }
 }
@@ -128,9 +134,9 @@ function drawn(choices: Choices, random: () => number): Ways {
     model: using,
     dtype: cheapest(choices),
     tokens: maybe(0.4, lengthsOf(choices)),
-    sieve: sieve === undefined ? undefined : { keep, model: sieve },
+    sieve: sieve === undefined ? undefined : { ...sieve, keep },
     cascade: cheaper === undefined ? undefined : { keep: second, model: cheaper },
-    fuse: sieve === undefined ? undefined : maybe(0.4, fusionsOf(using, sieve, choices)),
+    fuse: sieve === undefined ? undefined : maybe(0.4, fusionsOf(using, sieve.model, choices)),
     exit: maybe(0.2, exits),
   }
 }
@@ -151,7 +157,7 @@ function configurationFrom({ model, dtype, tokens, sieve, cascade, fuse, exit }:
     model,
     dtype,
     ...(tokens === undefined ? [] : [`first ${tokens} tokens`]),
-    ...(sieve ? [`best ${sieve.keep} by ${sieve.model}`] : []),
+    ...(sieve ? [`best ${sieve.keep} by ${sieve.by === 'score' ? 'scores of ' : ''}${sieve.model}`] : []),
     ...(cascade ? [`best ${cascade.keep} by ${cascade.model}`] : []),
     ...(fuse ? [`fused ${typeof fuse === 'string' ? fuse : fuse.weight}`] : []),
     ...(exit ? [`exit ${typeof exit === 'string' ? exit : exit.confidence}`] : []),
@@ -178,9 +184,10 @@ function cheapest({ dtypes }: Choices): Dtype {
 }
 
 /** Without a model: the first stage's scores where there are some, which say more than words counted among its candidates. */
-function sieves({ filters, hasFirstStage }: Choices): string[] {
+function sieves({ filters, hasFirstStage }: Choices): Sieve[] {
   const free = hasFirstStage ? FIRST_STAGE_FILTER : 'bm25'
-  return [free, ...filters, ...filters.map((filter) => `${free}+${filter}`)]
+  const fused = filters.map((filter): Sieve => ({ model: `${free}+${filter}`, by: 'score' }))
+  return [...[free, ...filters].map((model) => ({ model })), ...fused]
 }
 
 function lengthsOf({ longTokens }: Choices): number[] {

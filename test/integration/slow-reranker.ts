@@ -95,7 +95,7 @@ export class SlowReranker {
     let prefiltered = 0
     if (prefilter) {
       if (!keepsAll(prefilter.keep, left.length, topN) || fuse !== 'none') {
-        const ranking = await this.filtered(filterName, query, given)
+        const ranking = await this.filtered(filterName, prefilter.by === 'score', query, given)
         const count = this.kept(prefilter.keep, ranking, topN)
         for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
         behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
@@ -242,16 +242,11 @@ export class SlowReranker {
   ) {
     const byFilter = this.rank(ranking.map(({ index }) => ({ index, score: filterScores.get(index)! })))
     const place = (list: readonly Ranked[], index: number) => 1 + list.findIndex((one) => one.index === index)
-    const z = (list: readonly Ranked[], index: number) => {
-      const mean = list.reduce((sum, { score }) => sum + score, 0) / list.length
-      const variance = list.reduce((sum, { score }) => sum + (score - mean) ** 2, 0) / list.length
-      return (list.find((one) => one.index === index)!.score - mean) / (Math.sqrt(variance) + 1e-9)
-    }
     const given = typeof fuse === 'object' ? (fuse as { weight: number; by?: string }) : undefined
     const weight = fuse === 'learned' ? 1 / (1 + learned!) : (given?.weight ?? 0.5)
     const byScore = fuse === 'learned' || given?.by === 'score'
     const scores = ranking.map(({ index }) => {
-      const worth = (list: readonly Ranked[]) => (byScore ? z(list, index) : (K + 1) / (K + place(list, index)))
+      const worth = (list: readonly Ranked[]) => (byScore ? zScore(list, index) : (K + 1) / (K + place(list, index)))
       return { index, score: weight * worth(ranking) + (1 - weight) * worth(byFilter) }
     })
     if (byScore) return this.rank(scores)
@@ -287,6 +282,7 @@ export class SlowReranker {
   /** All documents in the order of one filter, or of several by their ranks. */
   private async filtered(
     name: string,
+    byScore: boolean,
     query: string,
     given: readonly { text: string; score: number }[],
   ): Promise<Ranked[]> {
@@ -302,11 +298,15 @@ export class SlowReranker {
     })
     const [only] = orders
     if (only && orders.length === 1) return only
-    const worth = (index: number) =>
-      orders.reduce((sum, order) => sum + (K + 1) / (K + 1 + order.findIndex((one) => one.index === index)), 0)
-    return documents
-      .map((_, index) => ({ index, score: worth(index) / orders.length }))
-      .sort((a, b) => b.score - a.score || a.index - b.index)
+    const place = (list: readonly Ranked[], index: number) => list.findIndex((one) => one.index === index)
+    const worth = (list: readonly Ranked[], index: number) =>
+      byScore ? zScore(list, index) : (K + 1) / (K + 1 + place(list, index))
+    const scores = documents.map((_, index) => ({
+      index,
+      score: orders.reduce((sum, order) => sum + worth(order, index), 0) / orders.length,
+    }))
+    if (byScore) return this.rank(scores)
+    return scores.sort((a, b) => b.score - a.score || a.index - b.index)
   }
 
   private async cosines(query: string, documents: readonly string[]): Promise<number[]> {
@@ -325,6 +325,12 @@ export class SlowReranker {
       return own.reduce((sum, value, i) => sum + value * asked[i]!, 0)
     })
   }
+}
+
+function zScore(list: readonly Ranked[], index: number): number {
+  const mean = list.reduce((sum, { score }) => sum + score, 0) / list.length
+  const variance = list.reduce((sum, { score }) => sum + (score - mean) ** 2, 0) / list.length
+  return (list.find((one) => one.index === index)!.score - mean) / (Math.sqrt(variance) + 1e-9)
 }
 
 /** One after the other. */

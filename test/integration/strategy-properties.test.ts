@@ -81,7 +81,10 @@ const strategies = fc
   .record({
     dtype: fc.constantFrom('int8' as const, 'fp32' as const),
     long_documents: fc.constantFrom('truncate' as const, 'windows' as const, 'snippet' as const),
-    prefilter: optional(fc.record({ keep, model: fc.constantFrom(...FILTERS) }), 2),
+    prefilter: optional(
+      fc.record({ keep, model: fc.constantFrom(...FILTERS), by: fc.constantFrom('rank', 'score') }),
+      2,
+    ),
     cascade: fc.array(fc.record({ isOwn: fc.integer({ min: 0, max: 4 }), keep }), { maxLength: 2 }),
     fuse: fc.oneof(
       fc.constantFrom('none' as const, 'rrf' as const, 'learned' as const, { weight: 0.3 }),

@@ -47,7 +47,8 @@ export function ranksOf(scored: readonly { readonly index: number; readonly scor
   return worth
 }
 
-function zScores(scores: readonly number[]): number[] {
+/** In standard deviations from their mean. */
+export function zScores(scores: readonly number[]): number[] {
   const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length
   const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length)
   return scores.map((score) => (score - mean) / (deviation + LEAST_DEVIATION))

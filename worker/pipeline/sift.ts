@@ -5,6 +5,7 @@
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import type { MissingCandidate, RerankJob } from '../../shared/job.js'
 import { isCorpusReference } from '../../shared/request.js'
+import type { Prefilter } from '../../shared/strategy.js'
 import { type Candidate, type CandidateLoader, isChanged } from './load-candidates.js'
 import { type Filter, type Filtered, keepsAll, prefilter } from './prefilter.js'
 
@@ -16,7 +17,7 @@ export interface Sifted {
 
 export interface SiftStages {
   readonly loader: CandidateLoader
-  readonly scorers: { filter(name: string): Promise<Filter> }
+  readonly scorers: { filter(name: string, by: Prefilter['by']): Promise<Filter> }
   readonly metrics: WorkerMetrics
 }
 
@@ -31,7 +32,7 @@ export async function sift(job: RerankJob, stages: SiftStages, signal: AbortSign
     const { candidates, missing } = await metrics.time('load', () => loader.load(job))
     return { filtered: { kept: candidates, rest: [] }, missing }
   }
-  const filter = await scorers.filter(wanted.model)
+  const filter = await scorers.filter(wanted.model, wanted.by)
   const byEmbeddings = await siftEmbedded(job, wanted.keep, filter, stages, signal)
   if (byEmbeddings) return byEmbeddings
   const { candidates, missing } = await metrics.time('load', () => loader.load(job))
@@ -42,7 +43,7 @@ export async function sift(job: RerankJob, stages: SiftStages, signal: AbortSign
 /** @returns undefined where there are no embeddings to look at, or nothing would be left out */
 async function siftEmbedded(
   job: RerankJob,
-  keep: Parameters<typeof prefilter>[1],
+  keep: Prefilter['keep'],
   filter: Filter,
   { loader, metrics }: SiftStages,
   signal: AbortSignal,

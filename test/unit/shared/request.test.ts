@@ -85,9 +85,10 @@ describe('parseRequest', () => {
 
   it('takes a prefilter, filled', () => {
     const filter = (prefilter: object) => parse({ ...valid, strategy: { prefilter } }).prefilter
-    expect(filter({})).toEqual({ keep: 'auto', model: 'bm25' })
-    expect(filter({ keep: 0.25 })).toEqual({ keep: 0.25, model: 'bm25' })
-    expect(filter({ keep: 1, model: 'some-filter' })).toEqual({ keep: 1, model: 'some-filter' })
+    expect(filter({})).toEqual({ keep: 'auto', model: 'bm25', by: 'rank' })
+    expect(filter({ keep: 0.25 })).toEqual({ keep: 0.25, model: 'bm25', by: 'rank' })
+    const several = { keep: 1, model: 'bm25+some-filter', by: 'score' }
+    expect(filter(several)).toEqual(several)
   })
 
   describe('scores of a first stage', () => {
@@ -117,6 +118,12 @@ describe('parseRequest', () => {
       ['they are lacking', { corpus: 'c', ids: ['1'] }, 'documents.scores', /"first-stage", which needs one for each/],
       ['their number differs', { ...reference, scores: [1] }, 'documents.scores', /each of the 2 ids, got 1/],
       ['one is no number', [{ text: 'a', score: 'b' }], 'documents.0.score', /expected number, .*got "b"/],
+      [
+        'one is too large',
+        { ...reference, scores: [1, 1e101] },
+        'documents.scores.1',
+        /expected number to be <=1e\+100/,
+      ],
       ['one is not finite', [{ text: 'a', score: Number.NaN }], 'documents.0.score', /expected number/],
     ])('are refused where %s', (_, given, param, message) => {
       const error = refusal({ query: 'q', documents: given, strategy })

@@ -33,7 +33,7 @@ it('has each way alone, then many together, all of them once', () => {
       'rankmill-small, fp32, best 30 by rankmill-nano',
       'rankmill-small, fp32, exit 0.9',
       'rankmill-small, fp32, best 50 by bm25, fused learned',
-      'rankmill-nano, int8, best 50 by bm25+rankmill-filter, fused learned',
+      'rankmill-nano, int8, best 50 by scores of bm25+rankmill-filter, fused learned',
       'rankmill-nano, int8, best 50 by rankmill-filter, fused 0.7',
       'rankmill-small, int8, best 10 by bm25',
     ]),
