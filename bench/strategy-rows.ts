@@ -9,6 +9,7 @@
  * | `nano:20` | `strategy.cascade`, in the order of the parts |
  * | `exit:after:4`, `exit:0.99`, `exit:auto` | `strategy.exit`; without a layer with a `top_n` of 10 |
  * | `fuse:rrf`, `fuse:learned`, `fuse:0.7`, `fuse:score:0.8` | `strategy.fuse` |
+ * | `of:first`, `of:filter`, `of:bm25` | `strategy.fuse.of` |
  * | `windows`, `snippet` | `strategy.long_documents` |
  * | `max:128` | `max_tokens_per_doc` |
  * | `model:nano` | `model` |
@@ -91,7 +92,9 @@ export const ROWS: readonly string[] = [
   'int8 first:20',
   'int8 embedded first+filter:20',
   'int8 embedded first+filter:18 by:score',
+  'int8 embedded first+filter:18 by:score fuse:score:0.8 of:first',
   'int8 embedded first+filter:15 by:score',
+  'int8 embedded first+filter:15 by:score fuse:score:0.8 of:first',
   'int8 embedded first+filter:12 by:score',
   'int8 embedded first+filter:30 nano:12 fuse:learned',
   'int8 embedded model:nano first+filter:40 fuse:learned',
@@ -116,6 +119,7 @@ export function rowOf(name: string): Row {
     else if (word === 'embedded') isEmbedded = true
     else if (word === 'fuse') flags.fuse = value
     else if (word === 'by') flags.prefilterBy = value
+    else if (word === 'of') flags.fuseOf = value.replace('filter', FILTER).replace('first', 'first-stage')
     else if (/^(bm25|first|filter)(\+(bm25|filter))?$/.test(word)) {
       flags.prefilter = value === 'auto' ? value : Number(value)
       flags.prefilterModel = word.replace('filter', FILTER).replace('first', 'first-stage')
@@ -128,7 +132,8 @@ export function rowOf(name: string): Row {
   }
   if (cascade.length > 0 || model === 'nano') needs.add(NANO)
   if (isEmbedded) needs.add(FILTER)
-  if (flags.fuse === 'learned') needs.add(`${model === 'nano' ? NANO : SMALL} + ${flags.prefilterModel}`)
+  if (flags.fuse === 'learned')
+    needs.add(`${model === 'nano' ? NANO : SMALL} + ${flags.fuseOf ?? flags.prefilterModel}`)
   const all = { ...flags, ...(cascade.length > 0 ? { cascade: cascade.join(',') } : {}) } as Parameters<
     typeof strategyOf
   >[0]

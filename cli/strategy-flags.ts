@@ -11,6 +11,7 @@ export interface StrategyFlags {
   prefilterBy?: string
   cascade?: string
   fuse?: string
+  fuseOf?: string
   exit?: string
 }
 
@@ -52,6 +53,10 @@ export function addStrategyFlags(command: Command): Command {
       "put the filter's opinion into the final order: rrf, learned (weights that the model brings), the model's share from 0 to 1 of the ranks, or score: and its share of the scores (score:0.7)",
     )
     .option(
+      '--fuse-of <filter>',
+      'which of several filters comes into the final order; default: what they say together',
+    )
+    .option(
       '--exit <when>',
       'stop inside the model: never (default), auto, after:<layer>, or the confidence (such as 0.99) with which documents that leave early are none of the first --top-n',
     )
@@ -59,7 +64,7 @@ export function addStrategyFlags(command: Command): Command {
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
-  const { longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit } = flags
+  const { longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, fuseOf, exit } = flags
   const given = [longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit]
   if (given.every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined || prefilterBy !== undefined
@@ -67,7 +72,7 @@ export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
     ...(longDocuments === undefined ? {} : { long_documents: longDocuments }),
     ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel, by: prefilterBy } } : {}),
     ...(cascade === undefined ? {} : { cascade: cascade.split(',').map(stageOf) }),
-    ...(fuse === undefined ? {} : { fuse: fuseOf(fuse) }),
+    ...(fuse === undefined ? {} : { fuse: fusionOf(fuse, fuseOf) }),
     ...(exit === undefined ? {} : { exit: Number.isNaN(Number(exit)) ? exit : { confidence: Number(exit) } }),
   }
   return strategy as StrategyInput
@@ -79,11 +84,12 @@ function stageOf(stage: string): { model: string; keep?: number | string } {
   return colon < 0 ? { model: stage } : { model: stage.slice(0, colon), keep: numberOr(stage.slice(colon + 1)) }
 }
 
-function fuseOf(fuse: string): unknown {
+function fusionOf(fuse: string, of: string | undefined): unknown {
   const byScore = fuse.startsWith('score:')
   const weight = numberOr(byScore ? fuse.slice('score:'.length) : fuse)
-  if (byScore) return { weight, by: 'score' }
-  return typeof weight === 'number' ? { weight } : fuse
+  const more = { ...(byScore ? { by: 'score' } : {}), ...(of === undefined ? {} : { of }) }
+  if (fuse === 'rrf' && of !== undefined) return { weight: 0.5, of }
+  return byScore || of !== undefined || typeof weight === 'number' ? { weight, ...more } : fuse
 }
 
 function numberOr(text: string): number | string {
@@ -111,6 +117,7 @@ export function flagsOf({
     ['prefilter-by', prefilter?.by],
     ['cascade', stages || undefined],
     ['fuse', weight],
+    ['fuse-of', typeof fuse === 'object' ? fuse.of : undefined],
     ['exit', typeof exit === 'object' ? exit.confidence : exit],
   ]
   return flags.flatMap(([flag, value]) => (value === undefined ? [] : [`--${flag} ${value}`])).join(' ')

@@ -42,6 +42,8 @@ export interface Fuse {
   readonly by: 'rank' | 'score'
   /** Share of the model, 0 to 1, the rest being the prefilter's; or what the model brings along for this filter. */
   readonly weight: number | 'learned'
+  /** Which of several filters, from 0; null: what they say together. */
+  readonly of: number | null
 }
 
 /** A strategy, filled. */
@@ -66,7 +68,12 @@ export interface StrategyInput {
     | { keep?: Prefilter['keep'] | undefined; model?: string | undefined; by?: Prefilter['by'] | undefined }
     | undefined
   cascade?: readonly { model: string; keep?: Prefilter['keep'] | undefined }[] | undefined
-  fuse?: 'none' | 'rrf' | 'learned' | { weight: number; by?: Fuse['by'] | undefined } | undefined
+  fuse?:
+    | 'none'
+    | 'rrf'
+    | 'learned'
+    | { weight: Fuse['weight']; by?: Fuse['by'] | undefined; of?: string | undefined }
+    | undefined
   /** `after:2`: all candidates leave after two layers. */
   exit?: 'auto' | 'never' | `after:${number}` | { confidence: number } | undefined
 }
@@ -79,9 +86,15 @@ const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
 const fuseSchema = z.union(
   [
     z.enum(['none', 'rrf', 'learned']),
-    z.strictObject({ weight: z.number().min(0).max(1), by: z.enum(['rank', 'score']).optional() }),
+    z.strictObject({
+      weight: z.union([z.number().min(0).max(1), z.literal('learned')]),
+      by: z.enum(['rank', 'score']).optional(),
+      of: z.string().optional(),
+    }),
   ],
-  { error: 'must be "none", "rrf", "learned" or {"weight": 0 to 1, "by": "rank" or "score"}' },
+  {
+    error: 'must be "none", "rrf", "learned" or {"weight": 0 to 1, "by": "rank" or "score", "of": one of the filters}',
+  },
 )
 const nameSchema = z.string().min(1).max(512)
 /** More stages than that would only cost. */
@@ -156,8 +169,24 @@ function filledFuse(fuse: NonNullable<GivenStrategy['fuse']>, prefilter: GivenSt
     const message = 'strategy.fuse: needs strategy.prefilter, with whose order it fuses the model’s'
     throw new RankmillError('invalid_request', message, { param: 'strategy.fuse' })
   }
-  if (fuse === 'learned') return { by: 'score', weight: fuse }
-  return fuse === 'rrf' ? { by: 'rank', weight: 0.5 } : { by: fuse.by ?? 'rank', weight: fuse.weight }
+  if (fuse === 'learned') return { by: 'score', weight: fuse, of: null }
+  if (fuse === 'rrf') return { by: 'rank', weight: 0.5, of: null }
+  const isLearned = fuse.weight === 'learned'
+  if (isLearned && fuse.by === 'rank') {
+    const message = 'strategy.fuse.by: learned weights are of scores, got "rank"'
+    throw new RankmillError('invalid_request', message, { param: 'strategy.fuse.by' })
+  }
+  const by = fuse.by ?? (isLearned ? 'score' : 'rank')
+  return { by, weight: fuse.weight, of: fuse.of === undefined ? null : placeOf(fuse.of, prefilter.model ?? 'bm25') }
+}
+
+function placeOf(filter: string, model: string): number | null {
+  if (filter === model) return null
+  const filters = model.split('+')
+  const place = filters.indexOf(filter)
+  if (place >= 0) return place
+  const message = `strategy.fuse.of: must be one of the prefilter's (${filters.join(', ')}), got "${filter}"`
+  throw new RankmillError('invalid_request', message, { param: 'strategy.fuse.of' })
 }
 
 /** Fusion needs a rank by the model of every candidate, which those that leave one by one do not have. */

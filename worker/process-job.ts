@@ -46,7 +46,7 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const scorer = await scorers.get(job.model, job.dtype)
   const { filtered, missing } = await sift(job, stages, signal)
   // Weights that are not there are found out before the work, not after it.
-  if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.name)
+  if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.opinion.name)
   const cascaded = await runCascade(job, filtered.kept, scorer, stages, signal)
   const scored = await scoreCandidates(job, cascaded.kept, scorer, stages, signal)
   const compose = () => composePart(job, scorer, filtered, cascaded, missing, scored, queuedMs)

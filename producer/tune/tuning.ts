@@ -115,28 +115,39 @@ async function tryAll(
 /**
  * A half of the places is for those that gain most speed for what of the full order they give up: on few queries what is fast
  * is soon lucky, while what hardly changes the order cannot be far off, and must still be there when the luck ends. The
- * other half is for the fastest that keep the quality, then for the best. Whoever is surely too bad, by the upper end of its
- * interval, goes in any case, once it has seen enough queries.
+ * other half is for the fastest that keep the quality, then for the best. What would be recommended if this were the end
+ * stays in any case; whoever is surely too bad, by the upper end of its interval, goes, once it has seen enough queries.
  */
 function betterHalf(
   first: Configuration,
   others: readonly Configuration[],
   trials: ReadonlyMap<Configuration, Trial[]>,
-  { within, firstQueries }: Pick<TuningOptions, 'within' | 'firstQueries'>,
+  options: Pick<TuningOptions, 'within' | 'sure' | 'minQueries' | 'firstQueries'>,
 ): Configuration[] {
+  const { within, firstQueries } = options
   const measured = others
     .map((configuration) => measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], 0, within))
     .filter(({ interval, queries }) => queries < firstQueries || interval[1] >= 1 - within)
   const places = Math.ceil(others.length / 2)
   const gain = ({ speedup, overlap }: Measured) => Math.log(speedup) / (1 - overlap + LEAST_CHANGE)
-  const closest = [...measured].sort((a, b) => gain(b) - gain(a)).slice(0, Math.ceil(places / 2))
+  const [sure] = measured.filter((m) => isSure(m, options)).sort((a, b) => b.speedup - a.speedup)
+  const closest = measured.sort((a, b) => gain(b) - gain(a)).slice(0, Math.ceil(places / 2))
   const keeps = (m: Measured) => m.qualityShare >= 1 - within
-  const rest = measured.filter((m) => !closest.includes(m))
+  const rest = measured.filter((m) => !closest.includes(m) && m !== sure)
   rest.sort((a, b) => {
     if (keeps(a) !== keeps(b)) return keeps(a) ? -1 : 1
     return keeps(a) ? b.speedup - a.speedup : b.qualityShare - a.qualityShare
   })
-  return [...closest, ...rest.slice(0, places - closest.length)].map(({ configuration }) => configuration)
+  const kept = new Set([...(sure ? [sure] : []), ...closest, ...rest])
+  return [...kept].slice(0, places).map(({ configuration }) => configuration)
+}
+
+/** Whether the quality is kept, here and nearly always where the queries are drawn anew. */
+function isSure(
+  { queries, qualityShare, confidence }: Measured,
+  { within, sure, minQueries }: Pick<TuningOptions, 'within' | 'sure' | 'minQueries'>,
+): boolean {
+  return queries >= minQueries && qualityShare >= 1 - within && confidence >= sure
 }
 
 function outcomeOf(
@@ -144,8 +155,9 @@ function outcomeOf(
   left: readonly Configuration[],
   trials: ReadonlyMap<Configuration, Trial[]>,
   queries: readonly TuningQuery[],
-  { within, sure, minQueries }: Pick<TuningOptions, 'within' | 'sure' | 'minQueries'>,
+  options: Pick<TuningOptions, 'within' | 'sure' | 'minQueries'>,
 ): TuningOutcome {
+  const { within, sure, minQueries } = options
   const depth = mean(queries.map(({ documents }) => documents.length))
   const measureAll = (configurations: readonly Configuration[]) =>
     configurations
@@ -163,12 +175,10 @@ function outcomeOf(
     ),
   }))
   const baseline = measured.find(({ configuration }) => configuration === first)
-  const keeps = (m: Measured) => m.qualityShare >= 1 - within
-  const isSure = (m: Measured) => m.queries >= minQueries && m.confidence >= sure
-  const recommended = measured.find((m) => m === baseline || (keeps(m) && isSure(m)))
+  const recommended = measured.find((m) => m === baseline || isSure(m, options))
   if (!baseline || !recommended) throw new RangeError('tune: nothing was measured')
   const measureName = queries.some(({ grades }) => grades) ? 'nDCG@10' : 'overlap@10 with the full order'
-  const probable = measured.find((m) => m === recommended || keeps(m))
+  const probable = measured.find((m) => m === recommended || m.qualityShare >= 1 - within)
   return {
     measure: measureName,
     within,

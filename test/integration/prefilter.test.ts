@@ -113,6 +113,25 @@ describe('the first stage as a prefilter', () => {
       .rerank({ ...request, documents: scored, strategy: fused })
     expect(results.map(({ index }) => index)).toEqual(best)
   })
+
+  it('comes there alone where it chose together with another', async () => {
+    await stage().worker()
+    const prefilter = { keep: 30, model: 'bm25+first-stage', by: 'score' } as const
+    const ask = (fuse: object) =>
+      stage()
+        .client()
+        .rerank({ ...request, documents: scored, strategy: { prefilter, fuse: fuse as { weight: number } } })
+    const { results, model } = await ask({ weight: 0, by: 'score', of: 'first-stage' })
+    const kept = results.slice(0, 30)
+    expect(kept.map(({ index }) => index)).toEqual(best.filter((index) => kept.some((row) => row.index === index)))
+    expect(new Set(kept.map(({ scored_by }) => scored_by))).toEqual(new Set([`${model}+first-stage`]))
+    expect(new Set(results.slice(30).map(({ scored_by }) => scored_by))).toEqual(new Set(['bm25+first-stage']))
+    const together = await ask({ weight: 0, by: 'score' })
+    expect(new Set(together.results.slice(0, 30).map(({ index }) => index))).toEqual(
+      new Set(kept.map(({ index }) => index)),
+    )
+    expect(together.results.slice(0, 30)).not.toEqual(kept)
+  })
 })
 
 describe('fusion', () => {

@@ -93,11 +93,16 @@ export class SlowReranker {
     const filterName = prefilter?.model ?? 'bm25'
     const filterScores = new Map<number, number>()
     let prefiltered = 0
+    let fusedWith = filterName
     if (prefilter) {
       if (!keepsAll(prefilter.keep, left.length, topN) || fuse !== 'none') {
         const ranking = await this.filtered(filterName, prefilter.by === 'score', query, given)
         const count = this.kept(prefilter.keep, ranking, topN)
-        for (const { index, score } of ranking.slice(0, count)) filterScores.set(index, score)
+        const of = typeof fuse === 'object' ? (fuse.of ?? filterName) : filterName
+        const opinion = of === filterName ? ranking : await this.filtered(of, false, query, given)
+        for (const { index } of ranking.slice(0, count))
+          filterScores.set(index, opinion.find((one) => one.index === index)!.score)
+        fusedWith = of
         behind.push(...ranking.slice(count).map(({ index }) => ({ index, by: filterName, score: null })))
         prefiltered = behind.length
         left = ranking.slice(0, count).map(({ index }) => index)
@@ -162,10 +167,10 @@ export class SlowReranker {
     const ranking = this.rank([...final].map(([index, score]) => ({ index, score })))
     const fused = fuse !== 'none' && prefilter !== undefined
     const top: SlowRow[] = fused
-      ? this.fused(ranking, filterScores, fuse, model.fusion[filterName]).map(({ index, score }) => ({
+      ? this.fused(ranking, filterScores, fuse, model.fusion[fusedWith]).map(({ index, score }) => ({
           index,
           score,
-          by: `${name}+${filterName}`,
+          by: `${name}+${fusedWith}`,
         }))
       : ranking.map(({ index, score }) => ({ index, score: sigmoid(score), by: name }))
     const rows: SlowRow[] = [
@@ -242,9 +247,10 @@ export class SlowReranker {
   ) {
     const byFilter = this.rank(ranking.map(({ index }) => ({ index, score: filterScores.get(index)! })))
     const place = (list: readonly Ranked[], index: number) => 1 + list.findIndex((one) => one.index === index)
-    const given = typeof fuse === 'object' ? (fuse as { weight: number; by?: string }) : undefined
-    const weight = fuse === 'learned' ? 1 / (1 + learned!) : (given?.weight ?? 0.5)
-    const byScore = fuse === 'learned' || given?.by === 'score'
+    const given = typeof fuse === 'object' ? (fuse as { weight: number | 'learned'; by?: string }) : { weight: fuse }
+    const isLearned = given.weight === 'learned'
+    const weight = isLearned ? 1 / (1 + learned!) : typeof given.weight === 'number' ? given.weight : 0.5
+    const byScore = isLearned || ('by' in given && given.by === 'score')
     const scores = ranking.map(({ index }) => {
       const worth = (list: readonly Ranked[]) => (byScore ? zScore(list, index) : (K + 1) / (K + place(list, index)))
       return { index, score: weight * worth(ranking) + (1 - weight) * worth(byFilter) }

@@ -88,15 +88,18 @@ const strategies = fc
     cascade: fc.array(fc.record({ isOwn: fc.integer({ min: 0, max: 4 }), keep }), { maxLength: 2 }),
     fuse: fc.oneof(
       fc.constantFrom('none' as const, 'rrf' as const, 'learned' as const, { weight: 0.3 }),
-      fc.constantFrom({ weight: 0.6, by: 'score' as const }, 'none' as const),
+      fc.constantFrom({ weight: 0.6, by: 'score' as const }, { weight: 'learned' as const }, 'none' as const),
     ),
+    isOfOne: fc.boolean(),
     exit: fc.oneof(
       fc.constantFrom('never' as const, 'auto' as const, 'after:2' as const, 'after:4' as const, 'after:6' as const),
       fc.constantFrom({ confidence: 0.9 }, { confidence: 0.95 }),
     ),
   })
-  .map(({ cascade, fuse, exit, prefilter, ...rest }) => {
-    const fused = prefilter === undefined ? 'none' : fuse
+  .map(({ cascade, fuse, exit, prefilter, isOfOne, ...rest }) => {
+    const several = prefilter?.model.split('+') ?? []
+    const ofOne = typeof fuse === 'object' && isOfOne && several.length > 1
+    const fused = prefilter === undefined ? 'none' : ofOne ? { ...fuse, of: several[0]! } : fuse
     // Fusion needs a rank of every candidate: refused with a confidence, and `auto` is then "never".
     const left = fused !== 'none' && (typeof exit === 'object' || exit === 'auto') ? 'never' : exit
     const stages = cascade.map(({ isOwn, keep }) => ({ isOwn: isOwn === 0, keep }))

@@ -51,11 +51,11 @@ export function composePart(
   const opinions = kept.flatMap(({ index, document }, i) => {
     const score = read[i]
     if (!score || left.has(i)) return []
-    const place = scoredBy(fused ? `${name}+${by.name}` : name)
+    const place = scoredBy(fused ? `${name}+${by.opinion.name}` : name)
     const candidate: ScoredCandidate = { index, score: activate(score.logit), ...place, ...readOf(score), document }
-    return [{ candidate, logit: score.logit, filterScore: by?.scores.get(index) ?? 0 }]
+    return [{ candidate, logit: score.logit, filterScore: by?.opinion.scores.get(index) ?? 0 }]
   })
-  const share = fused ? modelShare(job.fuse, model, by.name) : 1
+  const share = fused ? modelShare(job.fuse, model, by.opinion.name) : 1
   const ordered = fused ? fuse(opinions, job.fuse.by, share) : opinions.map(({ candidate }) => candidate)
   const lowest = ordered.reduce((low, { score }) => Math.min(low, score), Number.POSITIVE_INFINITY)
   const early = [...left]

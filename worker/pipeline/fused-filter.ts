@@ -29,7 +29,8 @@ export function fusedFilter(filters: readonly Filter[], by: Prefilter['by']): Fi
         (_, i) => worth.reduce((sum, each) => sum + (each[i] ?? 0), 0) / worth.length,
       )
       const embeddings = looks.find((look) => look.embeddings)?.embeddings
-      return { scores, ...(embeddings ? { embeddings } : {}) }
+      const parts = looks.map((look, i) => ({ name: filters[i]?.name ?? '', scores: look.scores }))
+      return { scores, parts, ...(embeddings ? { embeddings } : {}) }
     },
   }
 }

@@ -16,9 +16,16 @@ export interface Filter {
   score(query: string, candidates: readonly Candidate[], signal: AbortSignal): Promise<Looked>
 }
 
+export interface Opinion {
+  readonly name: string
+  readonly scores: ArrayLike<number>
+}
+
 export interface Looked {
   /** In the candidates' order. */
   readonly scores: ArrayLike<number>
+  /** What each of several filters said by itself. */
+  readonly parts?: readonly Opinion[]
   /** Where candidates are looked at by their embeddings: how many of these went through the model, and how many not. */
   readonly embeddings?: { readonly computed: number; readonly reused: number }
 }
@@ -54,8 +61,8 @@ export interface Filtered {
   /** The filter, where one was run. */
   readonly by?: {
     readonly name: string
-    /** Its scores of those that were kept, by index. */
-    readonly scores: ReadonlyMap<number, number>
+    /** What fusion is with: the filter, or one of several; its scores of those that were kept, by index. */
+    readonly opinion: { readonly name: string; readonly scores: ReadonlyMap<number, number> }
     readonly embeddings?: Looked['embeddings']
   }
 }
@@ -80,9 +87,10 @@ export async function prefilter(
   signal: AbortSignal,
 ): Promise<Filtered> {
   if (keepsAll(keep, candidates.length, topN) && fuse === null) return { kept: candidates, rest: [] }
-  const { scores, embeddings } = await filter.score(query, candidates, signal)
+  const { scores, parts, embeddings } = await filter.score(query, candidates, signal)
+  const opinion = (fuse === null || fuse.of === null ? undefined : parts?.[fuse.of]) ?? { name: filter.name, scores }
   const ranking = candidates
-    .map((candidate, i) => ({ candidate, index: candidate.index, score: scores[i] ?? 0 }))
+    .map((candidate, place) => ({ candidate, index: candidate.index, score: scores[place] ?? 0, place }))
     .sort(byRank)
   const count = keptOf(
     keep,
@@ -95,7 +103,10 @@ export async function prefilter(
     rest: ranking.slice(count).map(({ candidate }) => candidate),
     by: {
       name: filter.name,
-      scores: new Map(kept.map(({ index, score }) => [index, score])),
+      opinion: {
+        name: opinion.name,
+        scores: new Map(kept.map(({ index, place }) => [index, opinion.scores[place] ?? 0])),
+      },
       ...(embeddings ? { embeddings } : {}),
     },
   }

@@ -68,10 +68,14 @@ describe('parseRequest', () => {
   it('takes a fusion as the share of the model', () => {
     const filled = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: {}, fuse } }).fuse
     expect([filled('none'), filled(null)]).toEqual([null, null])
-    expect(filled('rrf')).toEqual({ by: 'rank', weight: 0.5 })
-    expect(filled({ weight: 0 })).toEqual({ by: 'rank', weight: 0 })
-    expect(filled({ weight: 0.3, by: 'score' })).toEqual({ by: 'score', weight: 0.3 })
-    expect(filled('learned')).toEqual({ by: 'score', weight: 'learned' })
+    expect(filled('rrf')).toEqual({ by: 'rank', weight: 0.5, of: null })
+    expect(filled({ weight: 0 })).toEqual({ by: 'rank', weight: 0, of: null })
+    expect(filled({ weight: 0.3, by: 'score' })).toEqual({ by: 'score', weight: 0.3, of: null })
+    expect(filled('learned')).toEqual({ by: 'score', weight: 'learned', of: null })
+    const ofSeveral = (fuse: unknown) => parse({ ...valid, strategy: { prefilter: { model: 'bm25+b' }, fuse } }).fuse
+    expect(ofSeveral({ weight: 0.3, of: 'b' })).toEqual({ by: 'rank', weight: 0.3, of: 1 })
+    expect(ofSeveral({ weight: 'learned', of: 'bm25' })).toEqual({ by: 'score', weight: 'learned', of: 0 })
+    expect(ofSeveral({ weight: 0.3, of: 'bm25+b' })).toEqual({ by: 'rank', weight: 0.3, of: null })
   })
 
   it('takes a cascade, filled', () => {
@@ -180,6 +184,20 @@ describe('parseRequest', () => {
       'invalid_request',
       'strategy.fuse',
       /"none", "rrf", "learned" or \{"weight": 0 to 1.*got "sum"/,
+    ],
+    [
+      'a fusion of another filter',
+      { ...valid, strategy: { fuse: { weight: 0.5, of: 'c' }, prefilter: { model: 'bm25+b' } } },
+      'invalid_request',
+      'strategy.fuse.of',
+      /one of the prefilter's \(bm25, b\), got "c"/,
+    ],
+    [
+      'learned weights of ranks',
+      { ...valid, strategy: { fuse: { weight: 'learned', by: 'rank' }, prefilter: {} } },
+      'invalid_request',
+      'strategy.fuse.by',
+      /of scores, got "rank"/,
     ],
     [
       'a fusion by votes',

@@ -133,3 +133,22 @@ it('still has what is slow and close to the full order when what was fast turns 
   expect(recommended).toMatchObject({ configuration: { name: 'close' }, queries: 24, overlap: 1, speedup: 2 })
   expect(dropped.length).toBeGreaterThan(20)
 })
+
+it('never drops for a likelier one what it would recommend', async () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  const full = ['d1', 'd0', ...IDS.slice(2)]
+  const steady = [...full.slice(0, 9), 'd10', 'd9', ...IDS.slice(11)]
+  const times: Record<string, number> = { full: 100, steady: 70, 'risky-0': 33, 'risky-1': 34 }
+  const client = takingTime(
+    answering((model, query) => {
+      if (model === 'full') return full
+      if (model === 'steady') return steady
+      return query % 3 === 0 ? [...IDS.slice(1), 'd0'] : IDS
+    }),
+    (model) => times[model] ?? 0,
+  )
+  const ways = Object.keys(times).map(named)
+  const { recommended, probable } = await tune(client, ways, QUERIES, { ...OPTIONS, sure: 0.95, minQueries: 6 })
+  expect(recommended).toMatchObject({ configuration: { name: 'steady' }, queries: 24, qualityShare: 1 })
+  expect(probable).toBeUndefined()
+})
