@@ -1,5 +1,6 @@
 /** How documents are scored, as flags: docs/strategies.md. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { RankmillError } from '../shared/errors.js'
 import type { RerankInput } from '../shared/request.js'
 import type { LongDocuments, StrategyInput } from '../shared/strategy.js'
 
@@ -65,6 +66,10 @@ export function addStrategyFlags(command: Command): Command {
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
   const { longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, fuseOf, exit } = flags
+  if (fuseOf !== undefined && fuse === undefined) {
+    const message = '--fuse-of: says which filter is fused, and needs --fuse, which says how'
+    throw new RankmillError('invalid_request', message, { param: 'fuse-of' })
+  }
   const given = [longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit]
   if (given.every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined || prefilterBy !== undefined
