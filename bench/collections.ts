@@ -43,7 +43,7 @@ async function readCollection(folder: string, most: number, candidates: number):
     if (qrels.has(query.id) && run.has(query.id)) queries.push(query)
   const chosen = shuffled(queries).slice(0, most)
   const idsOf = ({ id }: Query) => (run.get(id)?.docIds ?? []).slice(0, candidates)
-  const scoresOf = ({ id }: Query) => (run.get(id)?.scores ?? []).slice(0, candidates)
+  const scoreAt = ({ id }: Query, i: number) => run.get(id)?.scores[i] ?? 0
   const texts = new Map<string, string>()
   const only = new Set(chosen.flatMap(idsOf))
   for await (const { id, text } of readCorpus(file('corpus.jsonl'), { only })) texts.set(id, text)
@@ -51,7 +51,7 @@ async function readCollection(folder: string, most: number, candidates: number):
     name: basename(folder),
     queries: chosen.map((query) => ({
       query: query.text,
-      documents: idsOf(query).map((id, i) => ({ id, text: texts.get(id) ?? '', score: scoresOf(query)[i] ?? 0 })),
+      documents: idsOf(query).map((id, i) => ({ id, text: texts.get(id) ?? '', score: scoreAt(query, i) })),
       grades: qrels.get(query.id) ?? new Map<string, number>(),
     })),
   }

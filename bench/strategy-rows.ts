@@ -93,6 +93,7 @@ export const ROWS: readonly string[] = [
   'int8 embedded first+filter:20',
   'int8 embedded first+filter:18 by:score',
   'int8 embedded first+filter:18 by:score fuse:score:0.8 of:first',
+  'int8 embedded first+filter:15',
   'int8 embedded first+filter:15 by:score',
   'int8 embedded first+filter:15 by:score fuse:score:0.8 of:first',
   'int8 embedded first+filter:12 by:score',

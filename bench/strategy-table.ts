@@ -79,7 +79,7 @@ function printAim(aim: string, times: number, best: Summary | undefined): void {
   const found = best
     ? `${best.speed >= times ? 'reached' : 'missed'}: "${best.name}" ${best.speed.toFixed(2)} times at ${percent(best.share)} ` +
       `(${percent(best.shareRange[0])} to ${percent(best.shareRange[1])})`
-    : 'nothing measured keeps the quality'
+    : 'by nothing that was measured'
   console.log(`${aim.padEnd(36)} ${found}`)
 }
 

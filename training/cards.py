@@ -108,7 +108,8 @@ def went_on(training, who='It'):
     if not after:
         return ''
     unit = 'texts' if 'texts' in after else 'pairs'
-    return f' {who} went on from version {after["version"]}, which had seen {after[unit]:,} {unit} with {listed(after["teachers"])}.' + went_on(after, 'That one')
+    begun = f'version {after["version"]}' if 'version' in after else 'what distil.py had trained'
+    return f' {who} went on from {begun}, which had seen {after[unit]:,} {unit} with {listed(after["teachers"])}.' + went_on(after, 'That one')
 
 
 def write_card(folder):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from encode import ids_of
-from filter import embed, narrowed, texts_of
+from filter import embed, groups_of, narrowed, texts_of
 from loop import Training, autocast, go_on_from_shipped, window
 from model import BiEncoder, start_from
 from settings import CACHE, DEVICE, SEED, base_weights
@@ -53,9 +53,6 @@ def main():
     model = narrowed(sources, options.inner, [passage for *_, passage in held])
     after = go_on_from_shipped(model, 'filter') if options.go_on else None
     model.embedding.thaw()
-    table, gates = model.embedding.table, [layer.gate for layer in model.layers]
-    rest = [p for p in model.parameters() if all(p is not q for q in (table, *gates))]
-    groups = [{'params': rest, 'lr': options.rate}, {'params': [table], 'lr': options.rate * 0.7, 'weight_decay': 0.0}]
     by_source = {}
     for row in train:
         by_source.setdefault(row[0], []).append(row)
@@ -88,7 +85,7 @@ def main():
                     for a, b in ((q, target_q), (d, target_d)))
         return 3 * near + 2 * alike, len(part) * 2
 
-    Training('distilled', model, groups, held_out, {'sources': sources, 'inner': options.inner, 'teachers': ['all-MiniLM-L6-v2'], 'after': after}, clip=5.0).run(options.minutes, step)
+    Training('distilled', model, groups_of(model, options.rate), held_out, {'sources': sources, 'inner': options.inner, 'teachers': ['all-MiniLM-L6-v2'], 'after': after}, clip=5.0).run(options.minutes, step)
 
 
 if __name__ == '__main__':

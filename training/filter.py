@@ -48,6 +48,13 @@ def narrowed(sources, inner, passages):
     return model
 
 
+def groups_of(model, rate):
+    """Gates are left as they are: a bi-encoder has one segment."""
+    table, gates = model.embedding.table, [layer.gate for layer in model.layers]
+    rest = [p for p in model.parameters() if all(p is not q for q in (table, *gates))]
+    return [{'params': rest, 'lr': rate}, {'params': [table], 'lr': rate * 0.7, 'weight_decay': 0.0}]
+
+
 def embed(model, rows, cap, size=32):
     vectors = torch.zeros(len(rows), 384)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -101,12 +108,9 @@ def main():
     if options.start:
         begun = torch.load(CACHE / f'{options.start}.pt', map_location='cpu', weights_only=False)
         model.load_state_dict(begun['average'])
-        after = {'texts of distil.py': begun['seen'], **({'after': begun['after']} if begun['after'] else {})}
+        after = {'texts': begun['seen'], 'teachers': begun['teachers'], **({'after': begun['after']} if begun['after'] else {})}
     scale = torch.nn.Parameter(torch.tensor(14.0, device=DEVICE))
-    table, gates = model.embedding.table, [layer.gate for layer in model.layers]
-    rest = [p for p in model.parameters() if all(p is not q for q in (table, *gates))]
-    groups = [{'params': rest, 'lr': options.rate}, {'params': [table], 'lr': options.rate * 0.7, 'weight_decay': 0.0},
-              {'params': [scale], 'lr': 1e-2, 'weight_decay': 0.0}]
+    groups = [*groups_of(model, options.rate), {'params': [scale], 'lr': 1e-2, 'weight_decay': 0.0}]
 
     def step(rng):
         part, cap = window(train, LISTS, lambda one: len(passages[one.own]), rng), rng.choice(CAPS)
