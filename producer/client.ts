@@ -17,9 +17,9 @@ import {
   type RequestSchema,
   type RerankInput,
   type RerankRequest,
-  type RerankResult,
   requestSchema,
 } from '../shared/request.js'
+import type { RerankResult } from '../shared/result.js'
 import { Scripts } from '../shared/scripts.js'
 import type { WorkerInfo } from '../shared/worker-info.js'
 import { Answers } from './answers.js'

@@ -1,6 +1,8 @@
 /** Cuts a request into jobs of bounded size. */
+
+import { candidateCount, isCorpusReference } from '../shared/documents.js'
 import type { RerankJob } from '../shared/job.js'
-import { candidateCount, isCorpusReference, type RerankRequest } from '../shared/request.js'
+import type { RerankRequest } from '../shared/request.js'
 
 /**
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at

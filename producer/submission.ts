@@ -1,5 +1,6 @@
 /** Puts a request into the queue: remembered first, then its jobs; safe to repeat at any point. */
 import type { Job, JobsOptions } from 'bullmq'
+import { candidateCount } from '../shared/documents.js'
 import { RankmillError } from '../shared/errors.js'
 import { fingerprintOf } from '../shared/fingerprint.js'
 import type { RerankJob } from '../shared/job.js'
@@ -7,7 +8,7 @@ import { jobIdOf } from '../shared/keys.js'
 import type { LaneQueues } from '../shared/lane-queues.js'
 import { type Lane, laneOf, priorityInLane } from '../shared/lanes.js'
 import type { Options } from '../shared/options.js'
-import { candidateCount, type RerankRequest } from '../shared/request.js'
+import type { RerankRequest } from '../shared/request.js'
 import type { Scripts } from '../shared/scripts.js'
 import { splitRequest } from './split.js'
 

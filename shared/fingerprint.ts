@@ -1,6 +1,7 @@
 /** Content hashes: the same hash means the same request. */
 import { createHash } from 'node:crypto'
-import { isCorpusReference, type RerankRequest } from './request.js'
+import { isCorpusReference } from './documents.js'
+import type { RerankRequest } from './request.js'
 
 /**
  * Hash of everything that changes what a request answers. The id, the priority and the deadline are left out: they

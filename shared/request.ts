@@ -1,15 +1,16 @@
-/** What a caller asks and what comes back: schemas, limits and types, as on the wire (README.md, docs/strategies.md). */
+/** What a caller asks: schema, limits and types, as on the wire (README.md, docs/strategies.md). What comes back: result.ts. */
 import { z } from 'zod'
-import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
-import { type ErrorCode, RankmillError } from './errors.js'
 import {
-  FIRST_STAGE_FILTER,
-  fillStrategy,
-  type Strategy,
-  type StrategyInput,
-  strategySchema,
-  usesFirstStage,
-} from './strategy.js'
+  candidateCount,
+  type Documents,
+  documentsSchemas,
+  filledReference,
+  idSchema,
+  textSchema,
+  withScores,
+} from './documents.js'
+import { type ErrorCode, RankmillError } from './errors.js'
+import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
 
 /** Limits of a request, each an option of the producer. */
 export interface RequestLimits {
@@ -19,31 +20,11 @@ export interface RequestLimits {
   readonly maxPrefilterDocuments: number
 }
 
-export interface Document {
-  readonly id?: string
-  readonly text: string
-  /** What the first stage gave it, higher being better; kept where the strategy looks at it. */
-  readonly score?: number
-}
-
-/** Passages stored before under a corpus's name, by their ids. */
-export interface CorpusReference {
-  /** A name in Redis, or `file:` and a folder beside the workers. */
-  readonly corpus: string
-  /** The version to read; null: the one that is current when a worker reads it. */
-  readonly version: string | null
-  readonly ids: readonly string[]
-  /** What becomes of ids that the corpus lacks: the request fails, or goes on without them. */
-  readonly missing: 'error' | 'skip'
-  /** What the first stage gave the document at the same place, higher being better; null where nothing looks at it. */
-  readonly scores: readonly number[] | null
-}
-
 /** A request, parsed: every field present, nothing left to default. */
 export interface RerankRequest extends Strategy {
   readonly id: string
   readonly query: string
-  readonly documents: readonly Document[] | CorpusReference
+  readonly documents: Documents
   /** null: whatever the workers serve first. */
   readonly model: string | null
   /** How many results to return; null: all. */
@@ -79,77 +60,6 @@ export interface RerankInput {
   strategy?: StrategyInput | undefined
 }
 
-export interface Usage {
-  /** Pairs of the request. */
-  pairs: number
-  /** Pairs that went through the model, and through the cheaper ones of a cascade: once for each model. */
-  scored: number
-  /** Pairs whose score was already known. */
-  cached: number
-  /** Candidates that the model did not score because a prefilter put them behind. */
-  prefiltered: number
-  /** Candidates whose embedding a prefilter's model made for this request, each text once; only where it was run. */
-  embeddings_computed?: number
-  /** Candidates whose embedding was known: stored with the corpus, or from an earlier request; only where it was run. */
-  embeddings_reused?: number
-  /** Candidates that a cheaper model of `strategy.cascade` put behind; only where one was run. */
-  cascaded?: number
-  /** Candidates that left the model before its last layer: their scores are estimates. */
-  exited_early: number
-  /** Tokens that went through the model, padding not counted. */
-  tokens: number
-  /** Documents of which not every token was read. */
-  truncated: number
-  /** Windows that documents were read in; only with `long_documents: "windows"`. */
-  windows?: number
-}
-
-/** Part of a document's text: `text.slice(start, end)`, in UTF-16 code units. */
-export interface Window {
-  /** Which of the document's windows, from 0. */
-  index: number
-  start: number
-  end: number
-}
-
-export interface Timings {
-  /** Submission to start of work. */
-  queued: number
-  tokenize: number
-  batch_wait: number
-  inference: number
-  /** Submission to result written. */
-  total: number
-}
-
-export interface RankedDocument {
-  /** Place of the document in the request, from 0. */
-  index: number
-  id?: string
-  /** After the model's activation (sigmoid: 0 to 1). */
-  relevance_score: number
-  /**
-   * The model that scored it, an exit of it (`rankmill-small@layer2`), or what gave it a place and no score: a cheaper model
-   * or a prefilter.
-   */
-  scored_by: string
-  /** The window that the score is of; only with `long_documents: "windows"`. */
-  window?: Window
-  /** The score is of some of the document's sentences; only with `long_documents: "snippet"`. */
-  snippet?: true
-  document?: { text: string }
-}
-
-export interface RerankResult {
-  id: string
-  model: string
-  results: RankedDocument[]
-  /** Ids that the corpus lacks and that were skipped, as `documents.missing: "skip"` asks; absent where there are none. */
-  missing?: string[]
-  usage: Usage
-  timings_ms: Timings
-}
-
 const ALIASES: Readonly<Record<string, string>> = {
   top_n: 'topN',
   return_documents: 'returnDocuments',
@@ -157,70 +67,9 @@ const ALIASES: Readonly<Record<string, string>> = {
   deadline_ms: 'deadlineMs',
 }
 
-const SURROGATE = 'holds a lone surrogate, which is not valid Unicode text'
-export const MAX_ID_CHARACTERS = 256
-const idSchema = z
-  .string()
-  .min(1, 'must not be empty')
-  .max(MAX_ID_CHARACTERS, `must have at most ${MAX_ID_CHARACTERS} characters`)
-  .refine((id) => id.isWellFormed(), SURROGATE)
-
-/** So that means and deviations of many are finite too. */
-const LARGEST_SCORE = 1e100
-const scoreSchema = z.number().min(-LARGEST_SCORE).max(LARGEST_SCORE)
-
-/** UTF-8 length over the limit? `length` alone decides it for nearly all texts. */
-function isLongerThan(text: string, bytes: number): boolean {
-  return text.length * 3 > bytes && Buffer.byteLength(text) > bytes
-}
-
-function textSchema(limit: number, code: ErrorCode) {
-  return z
-    .string()
-    .refine((text) => !isLongerThan(text, limit), {
-      error: (issue) => `must have at most ${limit} bytes, got ${Buffer.byteLength(String(issue.input))}`,
-      params: { code },
-    })
-    .refine((text) => text.isWellFormed(), SURROGATE)
-}
-
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
-  const atMost = `must hold at most ${limits.maxDocuments} documents`
-  const many = <T>(item: z.ZodType<T>) =>
-    z
-      .array(item)
-      .min(1, 'must hold at least one document')
-      .refine((list) => list.length <= limits.maxDocuments, {
-        error: (issue) => `${atMost}, got ${(issue.input as unknown[]).length}`,
-        params: { code: 'too_many_documents' },
-        abort: true,
-      })
-  const inline = many(
-    z.preprocess(
-      (document) => (typeof document === 'string' ? { text: document } : document),
-      z.strictObject({
-        id: idSchema.optional(),
-        text: textSchema(limits.maxDocumentBytes, 'document_too_long'),
-        score: scoreSchema.optional(),
-      }),
-    ),
-  )
-  const reference = z
-    .strictObject({
-      corpus: z.string().refine(isCorpus, CORPUS_NAME_RULE),
-      version: z.string().min(1).max(64).nullish(),
-      ids: many(idSchema),
-      missing: z.enum(['error', 'skip']).nullish(),
-      scores: z.array(scoreSchema).nullish(),
-    })
-    .refine(({ ids, scores }) => !scores || scores.length === ids.length, {
-      error: (issue) => {
-        const { ids, scores } = issue.input as { ids: unknown[]; scores: unknown[] }
-        return `must hold a number for each of the ${ids.length} ids, got ${scores.length}`
-      },
-      path: ['scores'],
-    })
+  const { inline, reference } = documentsSchemas(limits)
   const fields = {
     id: idSchema.nullish(),
     query: textSchema(limits.maxQueryBytes, 'invalid_request').refine((q) => q.trim() !== '', 'must not be empty'),
@@ -236,7 +85,6 @@ export function requestSchema(limits: RequestLimits) {
       .nullish(),
     strategy: strategySchema.nullish(),
   }
-  // Two schemas instead of a union, whose errors would name neither the field nor the limit.
   return {
     inline: z.strictObject({ ...fields, documents: inline }),
     reference: z.strictObject({ ...fields, documents: reference }),
@@ -260,7 +108,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
-  const documents = filledReference(r.documents) as RerankRequest['documents']
+  const documents = filledReference(r.documents) as Documents
   const strategy = fillStrategy(r.strategy, candidateCount(documents), schema.maxPrefilterDocuments)
   return {
     id: r.id ?? newId(),
@@ -274,30 +122,6 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     deadlineMs: r.deadlineMs ?? null,
     ...strategy,
   }
-}
-
-function filledReference(documents: object): object {
-  if (!('corpus' in documents)) return documents
-  const { corpus, version, ids, missing, scores } = documents as Partial<CorpusReference>
-  return { corpus, version: version ?? null, ids, missing: missing ?? 'error', scores: scores ?? null }
-}
-
-/** Documents with the scores of their first stage where the strategy looks at these, and without where they change nothing. */
-function withScores(documents: RerankRequest['documents'], strategy: Strategy): RerankRequest['documents'] {
-  const isUsed = usesFirstStage(strategy)
-  if (isCorpusReference(documents)) {
-    if (isUsed && documents.scores === null) throw scoreNeeded('documents.scores', 'one for each of the ids')
-    return isUsed ? documents : { ...documents, scores: null }
-  }
-  if (!isUsed) return documents.map(({ score: _, ...document }) => document)
-  const place = documents.findIndex(({ score }) => score === undefined)
-  if (place >= 0) throw scoreNeeded(`documents.${place}.score`, 'one of every document')
-  return documents
-}
-
-function scoreNeeded(param: string, what: string): RankmillError {
-  const message = `${param}: strategy.prefilter looks at "${FIRST_STAGE_FILTER}", which needs ${what}`
-  return new RankmillError('invalid_request', message, { param })
 }
 
 function renameAliases(input: unknown): unknown {
@@ -340,13 +164,4 @@ function shown(value: unknown): string {
   if (value === undefined || typeof value === 'object') return ''
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value)
   return `, got ${text.length > 60 ? `${text.slice(0, 57)}...` : text}`
-}
-
-export function isCorpusReference(documents: RerankRequest['documents']): documents is CorpusReference {
-  return !Array.isArray(documents)
-}
-
-/** Number of candidates, inline or by reference. */
-export function candidateCount(documents: RerankRequest['documents']): number {
-  return isCorpusReference(documents) ? documents.ids.length : documents.length
 }

@@ -2,7 +2,7 @@
 import { RankmillError } from '../../shared/errors.js'
 import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
 import { byRank } from '../../shared/ranking.js'
-import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/request.js'
+import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/result.js'
 import type { Scorer } from '../scorers.js'
 import type { Cascaded } from './cascade.js'
 import type { EarlyScore } from './early-exit.js'

@@ -5,9 +5,9 @@
 import { LRUCache } from 'lru-cache'
 import { folderOf } from '../../shared/corpus/corpus-name.js'
 import type { CorpusTexts, EmbeddedPassages } from '../../shared/corpus.js'
+import { type CorpusReference, type Document, isCorpusReference } from '../../shared/documents.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { MissingCandidate, RerankJob } from '../../shared/job.js'
-import { type CorpusReference, type Document, isCorpusReference } from '../../shared/request.js'
 import { type Embedding, unpackEmbedding } from '../embedding.js'
 import type { EmbeddingCache } from './embedding-cache.js'
 
