@@ -33,7 +33,7 @@ def main():
     step('train.py', 'small', '--minutes', options.minutes, *start)
     step('distil.py', '--minutes', part, *start)
     step('filter.py', '--minutes', part / 4, '--start', 'distilled', '--rate', 2e-4)
-    step('train.py', 'nano', '--minutes', part, '--layers', 2, '--inner', 768, '--exits', 2, '--start', 'filter', '--rate', 2e-4, *start)
+    step('train.py', 'nano', '--minutes', part, '--layers', 3, '--heads', 6, '--inner', 576, '--exits', 3, '--start', 'filter', '--rate', 2e-4, *start)
     for name in ('filter', 'nano', 'small'):
         step('ship.py', name)
     step('speed.py')

@@ -27,8 +27,8 @@ SOURCES = """| Source | Licence |
 | snakemake-doc, python-fluids-doc | MIT |
 | python-{sklearn,statsmodels,scipy,astropy,pandas,sfepy,dipy,nipy,nitime,qutip}-doc | BSD-3-Clause |
 | python-biopython-doc | Biopython licence or BSD-3-Clause |"""
-LIMITS = """English, up to 512 tokens. Other languages, code and binary noise give finite scores of no meaning. It was trained for a few
-hours on documentation and dictionaries: a model trained on millions of judged queries ranks better. It knows no more about
+LIMITS = """English, up to 512 tokens. Other languages, code and binary noise give finite scores of no meaning. It was trained
+on documentation and dictionaries: a model trained on millions of judged queries ranks better. It knows no more about
 right and wrong, or about people, than its texts."""
 KINDS = {
     'small': ('text-ranking', """A cross-encoder for reranking English passages: 6 layers of 384, derived from all-MiniLM-L6-v2. The graph takes `input_ids`,
@@ -38,11 +38,11 @@ and sentence-transformers' ONNX backend run the same folder. Inside it is not pl
 Scoring may stop early: `onnx/stage_N.onnx` are consecutive stages that end after layer N, each of the early ones with a head and a small
 adapter of its own. Each gives `logits`, and all but the last hand on
 `hidden_states_N`, `overlap_N` and `query_weights_N`. The last stage's logits are the whole model's."""),
-    'nano': ('text-ranking', """A cross-encoder for reranking English passages at a quarter of rankmill-small's work: 2 layers of 384 with 768 inner neurons, which begin
-as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of
+    'nano': ('text-ranking', """A cross-encoder for reranking English passages at a quarter of rankmill-small's work: 3 layers of 384 with 6 heads and 576 inner neurons,
+which begin as rankmill-filter's and learn to look across the two texts. Inputs, outputs and use are those of
 [rankmill-small](../rankmill-small/README.md); it has no exits."""),
-    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 2 layers of 384 with 768 inner neurons, distilled from larger bi-encoders (384 numbers, mean
-pooling, normalised; compare by cosine), at a quarter of all-MiniLM-L6-v2's work. A plain BERT encoder: sentence-transformers (ONNX backend) and
+    'filter': ('sentence-similarity', """A bi-encoder for the first stage: 3 layers of 384 with 6 heads of 32 and 576 inner neurons, distilled from larger bi-encoders
+(384 numbers, mean pooling, normalised; compare by cosine), at a quarter of all-MiniLM-L6-v2's work. sentence-transformers (ONNX backend) and
 transformers.js load it. Graphs give `last_hidden_state`, and `sentence_embedding [n, 384]`, already pooled and normalised."""),
 }
 TRAINED = {

@@ -64,7 +64,7 @@ def write_held_out():
         return
     passages = [passage for _, passage in json.loads((CACHE / 'data/passages.json').read_text())]
     lists = [(source, query, own) for source, query, own, *_ in json.loads((CACHE / 'data/lists.json').read_text())]
-    held = split(lists, own=lambda one: one[2])[1]
+    held = [lists[i] for i in split([own for *_, own in lists])[1]]
     stemmer, index = Stemmer.Stemmer('english'), bm25s.BM25(k1=.9, b=.4)
     words = lambda texts, **how: bm25s.tokenize(texts, stemmer=stemmer, stopwords='en', show_progress=False, **how)
     index.index(words(passages), show_progress=False)

@@ -10,6 +10,7 @@ on and no figure is taken from, and written to each model's rankmill.json.
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,10 @@ def fused(model, first, weight):
     return {q: model[q] + weight * first[q] for q in model}
 
 
+def without_weight(row):
+    return re.sub(r' \+ \d\.\d\d ', ' + ', row)
+
+
 def models_of(options):
     models = []
     for name in options.models:
@@ -218,7 +223,11 @@ def main():
         found = {'queries': len(collection.run), **figures(collection, scores)}
         # Read again each time: another evaluation may have written in between.
         results = json.loads(path.read_text()) if path.exists() else {}
-        results.setdefault('quality', {}).setdefault(collection.name, {})[row] = found
+        rows = results.setdefault('quality', {}).setdefault(collection.name, {})
+        # A fused row under another weight is of weights that were learned before.
+        for old in [r for r in rows if without_weight(r) == without_weight(row)]:
+            del rows[old]
+        rows[row] = found
         path.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
         print(f'{collection.name:16} {row:44}', *(f'{k} {v:.4f}' if k != 'queries' else f'({v})' for k, v in found.items()), flush=True)
 

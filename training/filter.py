@@ -1,4 +1,4 @@
-"""Trains the bi-encoder of the first stage: two narrow layers that see likeness as the teachers do together.
+"""Trains the bi-encoder of the first stage: narrow layers that see likeness as the teachers do together.
 
     python filter.py --minutes 45
 
@@ -6,46 +6,60 @@ Three losses: the embedding of each text is near all-MiniLM-L6-v2's, the cosines
 them as the four teachers' cosines do together, and those within a list as the teacher does. Resumable.
 """
 import argparse
+import random
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from encode import load_lists
-from loop import Training, autocast, go_on_from_shipped, window
-from model import CLS, SEP, BiEncoder, narrow, start_from
-from settings import CACHE, DEVICE, SEED, base_weights
-from teacher import TEACHERS
+from encode import by_length, load_lists, on_device, texts_of, width_of
+from loop import Training, autocast, go_on_from_shipped
+from model import HEADS, INNER, BiEncoder, narrow, start_from
+from settings import CACHE, DEVICE, SEED, TEACHERS, base_weights
 
-LISTS, CANDIDATES, MORE_QUERIES = 8, 6, 16
+CANDIDATES = 6
+MORE_QUERIES = 2  # times the lists
 CAPS = (96, 128, 200)
+PARTS = 2  # of a step's texts, by length
 SOFTNESS = 0.3  # of what the teachers say together, as in their lists
 
 
-def texts_of(rows, cap):
-    rows = [[CLS, *row[:cap - 2], SEP] for row in rows]
-    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
-    for r, row in enumerate(rows):
-        ids[r, :len(row)] = torch.tensor(row)
-    return ids.to(DEVICE), (ids > 0).long().to(DEVICE)
-
-
-def narrowed(sources, inner, passages):
-    """A bi-encoder of some of all-MiniLM-L6-v2's layers, each with its `inner` busiest neurons."""
-    full = BiEncoder()
+def narrowed(sources, inner, heads, texts):
+    """A bi-encoder of some of all-MiniLM-L6-v2's layers, each with its busiest heads and its `inner` busiest neurons."""
+    full = BiEncoder().to(DEVICE)
     start_from(full, base_weights())
-    ids, mask = texts_of(passages[:64], 128)
-    seen = {}
-    hooks = [layer.up.register_forward_hook(lambda _, x, __, i=i: seen.__setitem__(i, x[0][mask.bool().cpu()])) for i, layer in enumerate(full.layers)]
+    full.to(DEVICE)
+    ids, mask = texts_of(texts, torch.arange(min(64, len(texts)), device=DEVICE), 128)
+    seen, contexts = {}, {}
+    keep = lambda store, i: lambda _, inputs, __: store.__setitem__(i, inputs[0][mask.bool()].cpu())
+    hooks = [hook for i, layer in enumerate(full.layers)
+             for hook in (layer.up.register_forward_hook(keep(seen, i)), layer.out.register_forward_hook(keep(contexts, i)))]
     with torch.no_grad():
-        full(ids.cpu(), mask.cpu())
+        full(ids, mask)
     for hook in hooks:
         hook.remove()
-    model = BiEncoder(len(sources), inner)
+    full.cpu()
+    model = BiEncoder(len(sources), inner, heads)
     model.embedding = full.embedding
     for k, i in enumerate(sources):
-        model.layers[k] = narrow(full.layers[i], seen[i], inner)
+        model.layers[k] = narrow(full.layers[i], seen[i], contexts[i], inner, heads)
     return model
+
+
+def trained_bi_encoder(path):
+    """What filter.py or distil.py trained, its word embeddings rounded as they ship, and the checkpoint."""
+    trained = torch.load(path, map_location='cpu', weights_only=False)
+    model = BiEncoder(len(trained['sources']), trained.get('inner', INNER), trained.get('heads', HEADS))
+    model.embedding.thaw()
+    model.load_state_dict(trained['average'])
+    model.embedding.freeze()
+    return model, trained
+
+
+def shape_options(options):
+    options.add_argument('--layers', default='0,4,5', help="all-MiniLM-L6-v2's that it begins with")
+    options.add_argument('--inner', type=int, default=576)
+    options.add_argument('--heads', type=int, default=6)
 
 
 def groups_of(model, rate):
@@ -55,34 +69,30 @@ def groups_of(model, rate):
     return [{'params': rest, 'lr': rate}, {'params': [table], 'lr': rate * 0.7, 'weight_decay': 0.0}]
 
 
-def embed(model, rows, cap, size=32):
-    vectors = torch.zeros(len(rows), 384)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with torch.no_grad(), autocast():
-        for a in range(0, len(order), size):
-            part = order[a:a + size]
-            vectors[part] = model(*texts_of([rows[i] for i in part], cap)).float().cpu()
-    return vectors
+def embed(model, texts, rows, cap, parts):
+    """Embeddings [rows, HIDDEN] of those of `texts`, in `parts` batches of like length."""
+    ids, mask = texts_of(texts, rows, cap)
+
+    def run(part):
+        longest = width_of(mask[part].sum(1))
+        with autocast():
+            return model(ids[part, :longest], mask[part, :longest]).float()
+
+    return by_length(mask.sum(1), parts, run)
 
 
-def held_out(model, lists, passages, teachers):
+def held_out(model, lists, rows, teachers):
     """Mean cosine to the large model's embeddings (queries, passages), rank correlation with the teacher, best alike."""
     model.eval()
-    wanted = sorted({j for one in lists for j in one.picked})
-    place = {j: r for r, j in enumerate(wanted)}
-    documents = embed(model, [passages[j] for j in wanted], 200)
-    asked = embed(model, [one.query for one in lists], 64)
+    read, teacher = lists.draw(rows, 8, random.Random(9))
+    with torch.no_grad():
+        q, d = embed(model, lists.queries, rows, 64, 10), embed(model, lists.passages, read.reshape(-1), 200, 40)
     model.train()
-    near_documents = (documents * teachers['D.minilm'][wanted]).sum(1).mean()
-    near_queries = (asked * teachers['Q.minilm'][[one.row for one in lists]]).sum(1).mean()
-    correlation, agreement = [], []
-    for one, query in zip(lists, asked):
-        ours, theirs = documents[[place[j] for j in one.picked]] @ query, torch.tensor(one.scores)
-        places = torch.stack([ours.argsort().argsort(), theirs.argsort().argsort()]).float()
-        correlation.append(float(torch.corrcoef(places)[0, 1]))
-        agreement.append(float(ours.argmax() == theirs.argmax()))
-    return {'cosine': [round(float(near_queries), 4), round(float(near_documents), 4)],
-            'ranks': [round(float(np.mean(correlation)), 4), round(float(np.mean(agreement)), 4)]}
+    near = lambda ours, theirs: round(float((ours * theirs).sum(1).mean()), 4)
+    ours = torch.einsum('lh,lch->lc', q, d.view(*read.shape, -1))
+    places = lambda scores: F.normalize(scores.argsort(1).argsort(1).float() - (scores.shape[1] - 1) / 2, dim=1)
+    return {'cosine': [near(q, teachers['Q.minilm'][rows].float()), near(d, teachers['D.minilm'][read.reshape(-1)].float())],
+            'ranks': [round(float((places(ours) * places(teacher)).sum(1).mean()), 4), round(float((ours.argmax(1) == teacher.argmax(1)).float().mean()), 4)]}
 
 
 def main():
@@ -92,47 +102,43 @@ def main():
     start = options.add_mutually_exclusive_group()
     start.add_argument('--go-on', action='store_true', help='begin with the weights that ship instead')
     start.add_argument('--start', help='begin with what distil.py trained: distilled')
-    options.add_argument('--layers', default='0,5')
-    options.add_argument('--inner', type=int, default=768)
+    shape_options(options)
+    options.add_argument('--lists', type=int, default=128 if DEVICE == 'cuda' else 8, help='a step')
     options.add_argument('--threads', type=int, default=2)
     options.add_argument('--rate', type=float, default=5e-4)
     options = options.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
-    passages, train, held = load_lists()
-    teachers = {k: torch.from_numpy(v.astype(np.float32)) for k, v in np.load(CACHE / 'data/teachers.npz').items()}
-    sources = [int(i) for i in options.layers.split(',')]
-    model = narrowed(sources, options.inner, passages)
-    after = go_on_from_shipped(model, 'filter') if options.go_on else None
-    model.embedding.thaw()
+    lists, train, held = load_lists()
+    teachers = {k: torch.from_numpy(v).to(DEVICE) for k, v in np.load(CACHE / 'data/teachers.npz').items()}
     if options.start:
-        begun = torch.load(CACHE / f'{options.start}.pt', map_location='cpu', weights_only=False)
-        model.load_state_dict(begun['average'])
+        model, begun = trained_bi_encoder(CACHE / f'{options.start}.pt')
+        shape = {k: begun[k] for k in ('sources', 'inner', 'heads')}
         after = {'texts': begun['seen'], 'teachers': begun['teachers'], **({'after': begun['after']} if begun['after'] else {})}
+    else:
+        shape = {'sources': [int(i) for i in options.layers.split(',')], 'inner': options.inner, 'heads': options.heads}
+        model = narrowed(*shape.values(), lists.passages)
+        after = go_on_from_shipped(model, 'filter') if options.go_on else None
+    model.embedding.thaw()
     scale = torch.nn.Parameter(torch.tensor(14.0, device=DEVICE))
     groups = [*groups_of(model, options.rate), {'params': [scale], 'lr': 1e-2, 'weight_decay': 0.0}]
 
     def step(rng):
-        part, cap = window(train, LISTS, lambda one: len(passages[one.own]), rng), rng.choice(CAPS)
-        chosen = [[0, *rng.sample(range(1, len(one.picked)), CANDIDATES - 1)] for one in part]
-        documents = [one.picked[c] for one, places in zip(part, chosen) for c in places]
-        asked = part + rng.sample(train, MORE_QUERIES)
-        rows = [one.row for one in asked]
-        taught = torch.tensor([[one.scores[c] for c in places] for one, places in zip(part, chosen)]).to(DEVICE)
-        with autocast():
-            d = model(*texts_of([passages[j] for j in documents], cap)).float()
-            q = model(*texts_of([one.query for one in asked], 64)).float()
-        target_d, target_q = teachers['D.minilm'][documents].to(DEVICE), teachers['Q.minilm'][rows].to(DEVICE)
-        near = 2 - (d * target_d).sum(1).mean() - (q * target_q).sum(1).mean()
-        together = SOFTNESS * sum(teachers[f'Q.{n}'][rows] @ teachers[f'D.{n}'][documents].T / s for n, s in zip(TEACHERS, teachers['spread']))
+        drawn = train[on_device(rng.sample(range(len(train)), options.lists))]
+        read, taught = lists.draw(drawn, CANDIDATES, rng)
+        documents = read.reshape(-1)
+        asked = torch.cat([drawn, train[on_device(rng.choices(range(len(train)), k=MORE_QUERIES * options.lists))]])
+        d, q = embed(model, lists.passages, documents, rng.choice(CAPS), PARTS), embed(model, lists.queries, asked, 64, PARTS)
+        near = 2 - (d * teachers['D.minilm'][documents]).sum(1).mean() - (q * teachers['Q.minilm'][asked]).sum(1).mean()
+        together = SOFTNESS * sum(teachers[f'Q.{n}'][asked].float() @ teachers[f'D.{n}'][documents].float().T / s for n, s in zip(TEACHERS, teachers['spread']))
         scores = q @ d.T * scale
-        alike = F.kl_div(F.log_softmax(scores, 1), F.softmax(together.to(DEVICE), 1), reduction='batchmean')
-        own = torch.stack([scores[i, i * CANDIDATES:(i + 1) * CANDIDATES] for i in range(len(part))])
-        listwise = F.kl_div(F.log_softmax(own, 1), F.softmax(taught, 1), reduction='batchmean')
+        alike = F.kl_div(F.log_softmax(scores, 1), F.softmax(together, 1), reduction='batchmean')
+        own = torch.arange(taught.numel(), device=DEVICE).view(taught.shape)
+        listwise = F.kl_div(F.log_softmax(scores[:len(drawn)].gather(1, own), 1), F.softmax(taught, 1), reduction='batchmean')
         return 3 * near + 2 * alike + 2 * listwise, len(documents) + len(asked)
 
-    Training(options.name, model, groups, lambda average: held_out(average, held, passages, teachers),
-             {'sources': sources, 'inner': options.inner, 'after': after}, clip=5.0, extra=[scale]).run(options.minutes, step)
+    Training(options.name, model, groups, lambda average: held_out(average, lists, held, teachers), {**shape, 'after': after},
+             clip=5.0, extra=[scale]).run(options.minutes, step)
 
 
 if __name__ == '__main__':

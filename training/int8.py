@@ -11,7 +11,7 @@ KINDS = ('qkv', 'up')  # those that read hidden states
 
 
 def measure(model, batches):
-    """name.smooth: what each input channel of the linear layers is multiplied by, from batches of (ids, mask, …) on the CPU."""
+    """name.smooth: what each input channel of the linear layers is multiplied by, from batches of (ids, mask, …)."""
     largest, real = {}, None
 
     def watch(name):
@@ -33,5 +33,5 @@ def measure(model, batches):
     smooth = {}
     for name, linear in linears.items():
         factor = largest[name].clamp_min(1e-4) ** STRENGTH / linear.weight.abs().amax(0).clamp_min(1e-6) ** (1 - STRENGTH)
-        smooth[name + '.smooth'] = (factor.mean() / factor).detach().float()
+        smooth[name + '.smooth'] = (factor.mean() / factor).detach().float().cpu()
     return smooth

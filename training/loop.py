@@ -9,7 +9,7 @@ import torch
 from master import read_state
 from settings import CACHE, DEVICE, MODELS, SEED
 
-SAVE_EVERY, PRINT_EVERY = 200, 20
+SAVE_SECONDS, PRINT_EVERY = 300, 20
 
 
 def fast_bf16():
@@ -75,6 +75,7 @@ class Training:
         budget = minutes * 60
         if self.step == 0:
             self.save()
+        saved = self.spent
         while self.spent < budget:
             began = time.monotonic()
             rate = min(1, (self.step + 1) / 40) * max(0.02, 1 - self.spent / budget)
@@ -88,18 +89,11 @@ class Training:
             self.step, self.seen = self.step + 1, self.seen + count
             keep = min(0.998, (self.step + 1) / (self.step + 20))
             with torch.no_grad():
-                for a, b in zip(self.average.parameters(), self.model.parameters()):
-                    a.lerp_(b, 1 - keep)
-            self.spent += time.monotonic() - began
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
             if self.step % PRINT_EVERY == 0:
-                print(f'{self.step} {self.spent:.0f}s {self.seen / self.spent:.1f}/s loss {loss.item():.3f}', flush=True)
-            if self.step % SAVE_EVERY == 0:
+                print(f'{self.step} {self.spent:.0f}s {self.seen / max(self.spent, 1):.1f}/s loss {loss.item():.3f}', flush=True)
+            self.spent += time.monotonic() - began
+            if self.spent - saved > SAVE_SECONDS:
                 self.save()
+                saved = self.spent
         self.save()
-
-
-def window(lists, count, length, rng):
-    """`count` lists of like length: one part of a window of eight times as many, sorted."""
-    drawn = sorted(rng.sample(lists, min(count * 8, len(lists))), key=length)
-    at = rng.randrange(max(1, len(drawn) // count)) * count
-    return drawn[at:at + count]

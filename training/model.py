@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 CLS, SEP, VOCABULARY, HIDDEN, HEADS, INNER = 101, 102, 30522, 384, 12, 1536
+HEAD = HIDDEN // HEADS  # channels of a head, whichever the number of heads
 FEATURES = 7
 ADAPTER = 384  # inner neurons of an early exit's adapter
 
@@ -24,27 +25,28 @@ def rounded_rows(table):
 
 
 class Layer(nn.Module):
-    def __init__(self, inner=INNER):
+    def __init__(self, inner=INNER, heads=HEADS):
         super().__init__()
-        self.qkv = nn.Linear(HIDDEN, 3 * HIDDEN)
-        self.out = nn.Linear(HIDDEN, HIDDEN)
+        self.heads = heads
+        self.qkv = nn.Linear(HIDDEN, 3 * heads * HEAD)
+        self.out = nn.Linear(heads * HEAD, HIDDEN)
         self.norm1 = nn.LayerNorm(HIDDEN, eps=1e-12)
         self.up = nn.Linear(HIDDEN, inner)
         self.down = nn.Linear(inner, HIDDEN)
         self.norm2 = nn.LayerNorm(HIDDEN, eps=1e-12)
         # How far a head is closed to the other segment, in logits: [query to passage, passage to query].
         # A passage has ten times the tokens, so the same mass needs the larger number.
-        self.gate = nn.Parameter(torch.tensor([[6.0], [2.0]]).repeat(1, HEADS))
+        self.gate = nn.Parameter(torch.tensor([[6.0], [2.0]]).repeat(1, heads))
 
     def forward(self, x, padding, query_to_passage, passage_to_query):
         b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, HEADS, HIDDEN // HEADS).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
         bias = padding
         if query_to_passage is not None:
-            gate = self.gate.view(2, 1, HEADS, 1, 1)
+            gate = self.gate.view(2, 1, self.heads, 1, 1)
             bias = padding - gate[0] * query_to_passage - gate[1] * passage_to_query
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        x = self.norm1(x + self.out(a.transpose(1, 2).reshape(b, n, HIDDEN)))
+        x = self.norm1(x + self.out(a.transpose(1, 2).reshape(b, n, self.heads * HEAD)))
         return self.norm2(x + self.down(F.gelu(self.up(x))))
 
 
@@ -133,12 +135,12 @@ class Head(nn.Module):
 
 
 class CrossEncoder(nn.Module):
-    def __init__(self, layers=6, exits=(2, 4, 6), inner=INNER):
+    def __init__(self, layers=6, exits=(2, 4, 6), inner=INNER, heads=HEADS):
         super().__init__()
         self.exits = exits
         self.embedding = Embedding()
         self.overlap = Overlap()
-        self.layers = nn.ModuleList(Layer(inner) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(inner, heads) for _ in range(layers))
         self.heads = nn.ModuleList(Head(0 if e == exits[-1] else ADAPTER) for e in exits)
 
     def forward(self, ids, mask, types):
@@ -170,10 +172,10 @@ class CrossEncoder(nn.Module):
 class BiEncoder(nn.Module):
     """Mean pooling over a few layers, normalised."""
 
-    def __init__(self, layers=6, inner=INNER):
+    def __init__(self, layers=6, inner=INNER, heads=HEADS):
         super().__init__()
         self.embedding = Embedding()
-        self.layers = nn.ModuleList(Layer(inner) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(inner, heads) for _ in range(layers))
 
     def forward(self, ids, mask):
         mask = mask.float()
@@ -202,22 +204,43 @@ def start_from(model, weights, layers=None):
                 getattr(getattr(layer, ours), kind).data = get(f'{theirs}.{kind}')
 
 
-def narrow(layer, texts, inner):
-    """A copy of a layer with the `inner` neurons that contribute most to `texts`, its inputs [tokens, HIDDEN]."""
+def go_back(model, before, share):
+    """Moves the layers by a share towards another model's: what was learned on one domain holds better on others so (WiSE-FT, Wortsman 2022)."""
     with torch.no_grad():
-        x = texts
-        contribution = F.gelu(layer.up(x)).abs().mean(0) * layer.down.weight.norm(dim=0)
+        for layer, old in zip(model.layers, before.layers):
+            for (name, own), value in zip(layer.named_parameters(), old.parameters()):
+                if name != 'gate':
+                    own.lerp_(value, share)
+
+
+def narrow(layer, inputs, contexts, inner, heads):
+    """A copy of a layer with the heads and the `inner` neurons that contribute most.
+
+    To texts whose tokens give the feed-forward's `inputs` and the heads' outputs `contexts`, both [tokens, HIDDEN].
+    """
+    with torch.no_grad():
+        parts = contexts.view(-1, HEADS, HEAD)
+        added = torch.einsum('thc,ohc->tho', parts[:2000], layer.out.weight.view(HIDDEN, HEADS, HEAD))
+        kept_heads = added.norm(dim=2).mean(0).topk(heads).indices.sort().values
+        contribution = F.gelu(layer.up(inputs)).abs().mean(0) * layer.down.weight.norm(dim=0)
         kept = contribution.topk(inner).indices.sort().values
-        result = Layer(inner)
-        for name in ('qkv', 'out', 'norm1', 'norm2'):
+        result = Layer(inner, heads)
+        for name in ('norm1', 'norm2'):
             getattr(result, name).load_state_dict(getattr(layer, name).state_dict())
+        result.qkv.weight.data = layer.qkv.weight.view(3, HEADS, HEAD, HIDDEN)[:, kept_heads].reshape(-1, HIDDEN)
+        result.qkv.bias.data = layer.qkv.bias.view(3, HEADS, HEAD)[:, kept_heads].reshape(-1)
+        result.out.weight.data = layer.out.weight.view(HIDDEN, HEADS, HEAD)[:, kept_heads].reshape(HIDDEN, -1)
+        # What the other heads add on average is not lost.
+        others = [h for h in range(HEADS) if h not in kept_heads.tolist()]
+        result.out.bias.data = layer.out.bias + added[:, others].sum(1).mean(0)
         result.up.weight.data, result.up.bias.data = layer.up.weight[kept].clone(), layer.up.bias[kept].clone()
         result.down.weight.data, result.down.bias.data = layer.down.weight[:, kept].clone(), layer.down.bias.clone()
     return result
 
 
-def idf_table(token_lists):
-    counts = torch.zeros(VOCABULARY)
-    for tokens in token_lists:
-        counts[list(set(tokens))] += 1
-    return torch.log(1 + (len(token_lists) - counts + 0.5) / (counts + 0.5))[:, None] * (1 / math.log(len(token_lists)))
+def idf_table(texts):
+    """Inverse document frequencies of all tokens in `texts` (encode.Texts), [VOCABULARY, 1], 1 at most."""
+    present = texts.ids.sort(1).values
+    first = torch.cat([torch.ones_like(present[:, :1], dtype=torch.bool), present[:, 1:] != present[:, :-1]], 1) & (present > 0)
+    counts = torch.bincount(present[first].long(), minlength=VOCABULARY).float().cpu()
+    return torch.log(1 + (len(texts) - counts + 0.5) / (counts + 0.5))[:, None] * (1 / math.log(len(texts)))

@@ -3,7 +3,7 @@ import numpy as np
 from onnx import TensorProto
 
 from graph import Graph
-from model import CLS, HEADS, HIDDEN, SEP
+from model import CLS, HEAD, HIDDEN, SEP
 
 I64, F32 = TensorProto.INT64, TensorProto.FLOAT
 IDS = [(n, I64, ['n', 'tokens']) for n in ('input_ids', 'attention_mask', 'token_type_ids')]
@@ -40,6 +40,10 @@ def index_of(g):
     return length, g.op('Range', g.constant(0, np.int64), length, g.constant(1, np.int64))
 
 
+def heads_of(g):
+    return g.state['layers.0.qkv.weight'].shape[0] // (3 * HEAD)
+
+
 def attention_masks(g, real, query, passage):
     """The tokens' places, and what attention may see, [n, 3, tokens * tokens], with the shape of a head's part."""
     length, index = index_of(g)
@@ -51,7 +55,7 @@ def attention_masks(g, real, query, passage):
     stacked = g.op('Concat', *[g.op('Unsqueeze', m, row) for m in (forth, back, closed)], axis=1)
     flat = g.op('Reshape', stacked, g.constant([0, 3, -1], np.int64))
     size = g.op('Unsqueeze', length, g.axes(0))
-    return index, flat, g.op('Concat', g.constant([0, HEADS], np.int64), size, size, axis=0)
+    return index, flat, g.op('Concat', g.constant([0, heads_of(g)], np.int64), size, size, axis=0)
 
 
 def words_of(g):
@@ -101,8 +105,8 @@ def overlap(g, words, query, passage):
 def layer(g, name, x, bias):
     """One transformer layer; `bias` is what is added to the attention's logits, [n, 1 or heads, tokens, tokens]."""
     qkv, qkv_bias = g.linear(x, name + 'qkv')
-    q, k, v = g.op('Split', qkv, g.constant([HIDDEN] * 3, np.int64), outputs=3, axis=-1)
-    context = g.op('MultiHeadAttention', q, k, v, qkv_bias, '', bias, num_heads=HEADS)
+    q, k, v = g.op('Split', qkv, g.constant([heads_of(g) * HEAD] * 3, np.int64), outputs=3, axis=-1)
+    context = g.op('MultiHeadAttention', q, k, v, qkv_bias, '', bias, num_heads=heads_of(g))
     out, out_bias = g.linear(context, name + 'out')
     x = skip_norm(g, out, x, name + 'norm1', out_bias)
     up, up_bias = g.linear(x, name + 'up')
@@ -111,7 +115,7 @@ def layer(g, name, x, bias):
 
 
 def gates(g, name, flat, shape):
-    values = np.concatenate([-g.state[name + 'gate'].reshape(2, HEADS), np.full((1, HEADS), -10000.0)]).T
+    values = np.concatenate([-g.state[name + 'gate'].reshape(2, -1), np.full((1, heads_of(g)), -10000.0)]).T
     g.weights[name + 'gates'] = values.astype(np.float32)
     return in_layers(g, g.op('Reshape', g.op('MatMul', name + 'gates', flat), shape))
 

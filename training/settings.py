@@ -8,7 +8,8 @@ HERE = Path(__file__).parent
 CACHE = HERE / '.cache'
 MODELS = HERE.parent / 'models'
 SEED = 20
-# What the students are taught by, as the cards name it.
+# teacher.py's bi-encoders, and what the students are taught by, as the cards name it.
+TEACHERS = ('minilm', 'bge', 'e5', 'mpnet')
 TAUGHT_BY = ('all-MiniLM-L6-v2', 'all-mpnet-base-v2', 'bge-small-en-v1.5', 'e5-small-v2', 'BM25')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 

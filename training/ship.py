@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 
 from cards import write_card
-from distil import load_pairs
-from encode import batch_of, load_lists
-from filter import texts_of
+from encode import LONGEST, Texts, load_lists, texts_of
+from filter import trained_bi_encoder
 from int8 import measure
 from master import DTYPES, stage_file, write_graphs
-from model import INNER, BiEncoder, CrossEncoder
-from settings import CACHE, MODELS, SEED, TAUGHT_BY, base_folder
+from model import HEAD, HEADS, INNER, CrossEncoder, go_back
+from settings import CACHE, DEVICE, MODELS, SEED, TAUGHT_BY, base_folder
+from train import begun_with
 
-VERSION = '0.5.0'
+VERSION = '0.6.0'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
 }
 
 
-def config_of(kind, layers, inner):
-    bert = {'model_type': 'bert', 'hidden_size': 384, 'num_hidden_layers': layers, 'num_attention_heads': 12, 'intermediate_size': inner,
+def config_of(kind, layers, inner, heads):
+    bert = {'model_type': 'bert', 'hidden_size': 384, 'num_hidden_layers': layers, 'num_attention_heads': heads, 'head_dim': HEAD, 'intermediate_size': inner,
             'hidden_act': 'gelu', 'max_position_embeddings': 512, 'type_vocab_size': 2, 'vocab_size': 30522, 'layer_norm_eps': 1e-12, 'pad_token_id': 0}
     if kind == 'bi-encoder':
         return {'architectures': ['BertModel'], **bert}
@@ -52,23 +52,22 @@ def write_sentence_transformers(folder):
     write_json(folder / 'config_sentence_transformers.json', {'similarity_fn_name': 'cosine'})
 
 
-def finish(state, exits, layers, inner):
-    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels.
+def finish(model, exits):
+    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels; gives the state.
 
     The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
     """
-    passages, train, held = load_lists()
-    model = CrossEncoder(layers, tuple(exits), inner)
-    model.load_state_dict(state)
-    model.eval()
+    lists, train, held = load_lists()
+    model.eval().to(DEVICE)
+    batch = lambda rows, candidates, seed: lists.pairs(rows, lists.draw(rows, candidates, random.Random(seed))[0], 160)
     with torch.no_grad():
-        batches = [batch_of(held[a:a + 10], passages, 8, 160, random.Random(a)) for a in range(0, 100, 10)]
-        for k, scores in enumerate(zip(*(model(*(t.cpu() for t in batch[:3])) for batch in batches))):
-            lists = torch.cat(scores).view(-1, 8)
-            shift = (lists[:, 0].mean() + lists[:, 1:].mean()) / 2
-            state[f'heads.{k}.linear.bias'] -= shift
-            print(f'exit {exits[k]}: own {lists[:, 0].mean():.2f}, others {lists[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
-    state.update(measure(model, [batch_of(train[a:a + 3], passages, 6, 160, random.Random(a))[:3] for a in range(0, 36, 3)]))
+        batches = [batch(held[a:a + 10], 8, a) for a in range(0, min(100, len(held)), 10)]
+        for k, scores in enumerate(zip(*(model(*batch) for batch in batches))):
+            ranked = torch.cat(scores).view(-1, 8)
+            shift = (ranked[:, 0].mean() + ranked[:, 1:].mean()) / 2
+            model.heads[k].linear.bias -= shift
+            print(f'exit {exits[k]}: own {ranked[:, 0].mean():.2f}, others {ranked[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
+    return {**model.state_dict(), **measure(model, [batch(train[a:a + 3], 6, a) for a in range(0, 36, 3)])}
 
 
 def figures_of(trained, unit):
@@ -76,23 +75,23 @@ def figures_of(trained, unit):
     return {'step': trained['step'], unit: trained['seen'], 'teachers': trained.get('teachers', list(TAUGHT_BY)), **({'after': trained['after']} if trained.get('after') else {})}
 
 
-def trained_state(checkpoint):
-    """(kind, state, layers, inner, exits, training figures) of a checkpoint of filter.py or train.py."""
+def trained_state(checkpoint, back):
+    """(kind, state, layers, inner, heads, exits, training figures) of a checkpoint of filter.py, distil.py or train.py."""
     trained = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    inner = trained.get('inner', INNER)
+    inner, heads = trained.get('inner', INNER), trained.get('heads', HEADS)
     if 'sources' in trained:
-        layers = len(trained['sources'])
-        model = BiEncoder(layers, inner)
-        model.embedding.thaw()
-        model.load_state_dict(trained['average'])
-        model.embedding.freeze()
-        passages = [passage for *_, passage in random.Random(SEED).sample(load_pairs()[0], 160)]
-        smooth = measure(model, [texts_of(passages[a:a + 16], 160) for a in range(0, 160, 16)])
-        return 'bi-encoder', {**model.state_dict(), **smooth}, layers, inner, [], figures_of(trained, 'texts')
-    layers = trained['layers']
-    state, exits = trained['average'], list(trained['exits'])
-    finish(state, exits, layers, inner)
-    return 'cross-encoder', state, layers, inner, exits, figures_of(trained, 'pairs')
+        model = trained_bi_encoder(checkpoint)[0].to(DEVICE)
+        triples = json.loads((CACHE / 'data/pairs.json').read_text())
+        passages = Texts([passage for *_, passage in random.Random(SEED).sample(triples, 160)], LONGEST)
+        smooth = measure(model, [texts_of(passages, torch.arange(a, a + 16, device=DEVICE), 160) for a in range(0, 160, 16)])
+        return 'bi-encoder', {**model.state_dict(), **smooth}, len(trained['sources']), inner, heads, [], figures_of(trained, 'texts')
+    layers, exits = trained['layers'], list(trained['exits'])
+    model = CrossEncoder(layers, tuple(exits), inner, heads)
+    model.load_state_dict(trained['average'])
+    if back:
+        go_back(model, begun_with(trained.get('start'), layers, exits), back)
+    training = {**figures_of(trained, 'pairs'), **({'back': back} if back else {})}
+    return 'cross-encoder', finish(model, exits), layers, inner, heads, exits, training
 
 
 def manifest_of(folder, name, kind, exits, training, old):
@@ -113,9 +112,10 @@ def main():
     options.add_argument('name', choices=('small', 'nano', 'filter'))
     options.add_argument('--checkpoint', type=Path)
     options.add_argument('--folder', type=Path)
+    options.add_argument('--back', type=float, default=0, help='share by which the layers of a cross-encoder go back to those it began with')
     options = options.parse_args()
     folder = options.folder or MODELS / f'rankmill-{options.name}'
-    kind, state, layers, inner, exits, training = trained_state(options.checkpoint or CACHE / f'{options.name}.pt')
+    kind, state, layers, inner, heads, exits, training = trained_state(options.checkpoint or CACHE / f'{options.name}.pt', options.back)
     shutil.rmtree(folder / 'onnx', ignore_errors=True)
     write_graphs(folder, state, kind, layers, exits)
     # The tokeniser without the padding and truncation that sentence-transformers saves in it: loaders set their own.
@@ -123,7 +123,7 @@ def main():
     write_json(folder / 'tokenizer.json', {**tokenizer, 'padding': None, 'truncation': None})
     write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
     write_json(folder / 'special_tokens_map.json', {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith('_token')})
-    write_json(folder / 'config.json', config_of(kind, layers, inner))
+    write_json(folder / 'config.json', config_of(kind, layers, inner, heads))
     if kind == 'bi-encoder':
         write_sentence_transformers(folder)
     manifest = folder / 'rankmill.json'

@@ -1,7 +1,7 @@
 """Trains a cross-encoder and its exits on the teacher's lists. Resumable: run it again after any end and it goes on.
 
     python train.py small --minutes 240
-    python train.py nano --minutes 60 --layers 2 --inner 768 --exits 2 --start filter --rate 2e-4
+    python train.py nano --minutes 60 --layers 3 --heads 6 --inner 576 --exits 3 --start filter --rate 2e-4
 """
 import argparse
 import random
@@ -9,12 +9,14 @@ import random
 import torch
 import torch.nn.functional as F
 
-from encode import batch_of, load_lists
-from loop import Training, autocast, go_on_from_shipped, window
-from model import INNER, BiEncoder, CrossEncoder, idf_table, start_from
-from settings import CACHE, SEED, base_weights
+from encode import by_length, load_lists, on_device, width_of
+from filter import trained_bi_encoder
+from loop import Training, autocast, go_on_from_shipped
+from model import HEADS, INNER, CrossEncoder, go_back, idf_table, start_from
+from settings import CACHE, DEVICE, SEED, base_weights
 
-LISTS, CANDIDATES = 8, 8
+CANDIDATES = 8
+PARTS = 4  # of a step's pairs, by length
 CAPS = (96, 96, 128, 128, 176, 240)  # tokens a pair; long ones seldom, so that abstracts are not new to it
 EARLY = 0.3  # what an early exit's loss counts
 GO_ON = 0.2  # of the rates of all but layers and early exits, for weights that are trained already
@@ -35,43 +37,38 @@ def groups_of(model, top, go_on):
     return groups
 
 
-def trained_bi_encoder(name):
-    """What filter.py trained, its word embeddings rounded as they ship."""
-    trained = torch.load(CACHE / f'{name}.pt', map_location='cpu', weights_only=False)
-    model = BiEncoder(len(trained['sources']), trained['inner'])
-    model.embedding.thaw()
-    model.load_state_dict(trained['average'])
-    model.embedding.freeze()
-    return model
-
-
-def go_back(model, share):
-    """Moves the layers by a share towards all-MiniLM-L6-v2's: what was learned on one domain holds better on others so (WiSE-FT, Wortsman 2022)."""
-    base = CrossEncoder(len(model.layers), model.exits)
+def begun_with(start, layers, exits):
+    """What a training begins with: a trained bi-encoder by name, or all-MiniLM-L6-v2."""
+    if start:
+        return trained_bi_encoder(CACHE / f'{start}.pt')[0]
+    base = CrossEncoder(layers, exits)
     start_from(base, base_weights())
-    with torch.no_grad():
-        for layer, before in zip(model.layers, base.layers):
-            for (name, own), old in zip(layer.named_parameters(), before.parameters()):
-                if name != 'gate':
-                    own.lerp_(old, share)
+    return base
 
 
-def held_out(model, lists, passages):
+def scores_of(model, lists, chosen, cap, parts):
+    """Every exit's scores [lists, candidates] of lists [lists] with passages [lists, candidates]."""
+    ids, mask, types = lists.pairs(*chosen, cap)
+
+    def run(rows):
+        longest = width_of(mask[rows].sum(1))
+        with autocast():
+            return [o.float() for o in model(ids[rows, :longest], mask[rows, :longest], types[rows, :longest])]
+
+    return [o.view(chosen[1].shape) for o in by_length(mask.sum(1), parts, run)]
+
+
+def held_out(model, lists, rows):
     """Exit by exit: mean rank correlation with the teacher, how often the best candidate is the same, and with the last exit."""
     model.eval()
-    rng, found = random.Random(9), [[] for _ in model.exits]
-    places = lambda scores: scores.argsort().argsort().float()
-    with torch.no_grad(), autocast():
-        for a in range(0, len(lists), 10):
-            part = lists[a:a + 10]
-            ids, mask, types, teacher = batch_of(part, passages, 10, 160, rng)
-            outputs = [scores.float().view(len(part), -1) for scores in model(ids, mask, types)]
-            for k, scores in enumerate(outputs):
-                for ours, theirs, last in zip(scores, teacher, outputs[-1]):
-                    alike = lambda other: float(torch.corrcoef(torch.stack([places(ours), places(other)]))[0, 1])
-                    found[k].append((alike(theirs), float(ours.argmax() == theirs.argmax()), alike(last)))
+    read, teacher = lists.draw(rows, 10, random.Random(9))
+    with torch.no_grad():
+        outputs = scores_of(model, lists, (rows, read), 160, max(1, len(rows) // 10))
     model.train()
-    return {f'exit{e}': [round(sum(v) / len(v), 4) for v in zip(*rows)] for e, rows in zip(model.exits, found)}
+    places = lambda scores: F.normalize(scores.argsort(1).argsort(1).float() - (scores.shape[1] - 1) / 2, dim=1)
+    alike = lambda a, b: float((places(a) * places(b)).sum(1).mean())
+    same = lambda a, b: float((a.argmax(1) == b.argmax(1)).float().mean())
+    return {f'exit{e}': [round(v, 4) for v in (alike(o, teacher), same(o, teacher), alike(o, outputs[-1]))] for e, o in zip(model.exits, outputs)}
 
 
 def list_loss(scores, teacher, last=None):
@@ -92,41 +89,42 @@ def main():
     options.add_argument('--minutes', type=float, default=240)
     options.add_argument('--layers', type=int, default=6)
     options.add_argument('--inner', type=int, default=INNER)
+    options.add_argument('--heads', type=int, default=HEADS)
     options.add_argument('--exits', default='2,4,6')
     options.add_argument('--start', help='name of a trained bi-encoder of the same shape; default all-MiniLM-L6-v2')
     options.add_argument('--go-on', action='store_true', help='begin with the weights that ship instead')
     options.add_argument('--back', type=float, default=0, help="share by which the layers first go back to all-MiniLM-L6-v2's")
     options.add_argument('--rate', type=float, default=1e-4, help='learning rate of the last layer')
+    options.add_argument('--lists', type=int, default=256 if DEVICE == 'cuda' else 8, help='a step')
     options.add_argument('--threads', type=int, default=2)
     parser, options = options, options.parse_args()
     if options.back and not options.go_on:
         parser.error('--back: only weights that ship can go back; give --go-on too')
     torch.set_num_threads(options.threads)
     torch.manual_seed(SEED)
-    passages, train, held = load_lists()
-    model = CrossEncoder(options.layers, tuple(int(e) for e in options.exits.split(',')), options.inner)
+    lists, train, held = load_lists()
+    exits = tuple(int(e) for e in options.exits.split(','))
+    model = CrossEncoder(options.layers, exits, options.inner, options.heads)
     after = None
     if options.go_on:
         after = go_on_from_shipped(model, options.name)
         if options.back:
-            go_back(model, options.back)
-    elif options.start:
-        model.load_state_dict(trained_bi_encoder(options.start).state_dict(), strict=False)
+            go_back(model, begun_with(None, options.layers, exits), options.back)
     else:
-        start_from(model, base_weights())
+        model.load_state_dict(begun_with(options.start, options.layers, exits).state_dict(), strict=False)
     if not options.go_on:
-        model.overlap.idf.data = idf_table(passages)
+        model.overlap.idf.data = idf_table(lists.passages)
 
     def step(rng):
-        part = window(train, LISTS, lambda one: len(passages[one.own]), rng)
-        ids, mask, types, teacher = batch_of(part, passages, CANDIDATES, rng.choice(CAPS), rng)
-        with autocast():
-            outputs = [o.float().view(teacher.shape) for o in model(ids, mask, types)]
+        drawn = train[on_device(rng.sample(range(len(train)), options.lists))]
+        read, teacher = lists.draw(drawn, CANDIDATES, rng)
+        outputs = scores_of(model, lists, (drawn, read), rng.choice(CAPS), PARTS)
         last = outputs[-1].detach()
-        return list_loss(outputs[-1], teacher) + sum(EARLY * list_loss(o, teacher, last) for o in outputs[:-1]), ids.shape[0]
+        return list_loss(outputs[-1], teacher) + sum(EARLY * list_loss(o, teacher, last) for o in outputs[:-1]), teacher.numel()
 
-    Training(options.name, model, groups_of(model, options.rate, options.go_on), lambda average: held_out(average, held[:200], passages),
-             {'exits': model.exits, 'layers': options.layers, 'inner': options.inner, 'after': after}).run(options.minutes, step)
+    Training(options.name, model, groups_of(model, options.rate, options.go_on), lambda average: held_out(average, lists, held[:200]),
+             {'exits': model.exits, 'layers': options.layers, 'inner': options.inner, 'heads': options.heads,
+              'start': options.start, 'after': after}).run(options.minutes, step)
 
 
 if __name__ == '__main__':
