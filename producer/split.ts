@@ -1,5 +1,4 @@
 /** Cuts a request into jobs of bounded size. */
-
 import { candidateCount, isCorpusReference } from '../shared/documents.js'
 import type { RerankJob } from '../shared/job.js'
 import type { RerankRequest } from '../shared/request.js'

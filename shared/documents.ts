@@ -1,7 +1,8 @@
 /** The candidates of a request, sent along or named in a corpus: schemas and types, as on the wire. */
 import { z } from 'zod'
 import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
-import { type ErrorCode, RankmillError } from './errors.js'
+import { RankmillError } from './errors.js'
+import { idSchema, textSchema } from './field-schemas.js'
 import { FIRST_STAGE_FILTER, type Strategy, usesFirstStage } from './strategy.js'
 
 export interface Document {
@@ -26,32 +27,9 @@ export interface CorpusReference {
 
 export type Documents = readonly Document[] | CorpusReference
 
-const SURROGATE = 'holds a lone surrogate, which is not valid Unicode text'
-export const MAX_ID_CHARACTERS = 256
-export const idSchema = z
-  .string()
-  .min(1, 'must not be empty')
-  .max(MAX_ID_CHARACTERS, `must have at most ${MAX_ID_CHARACTERS} characters`)
-  .refine((id) => id.isWellFormed(), SURROGATE)
-
 /** So that means and deviations of many are finite too. */
 const LARGEST_SCORE = 1e100
 const scoreSchema = z.number().min(-LARGEST_SCORE).max(LARGEST_SCORE)
-
-/** UTF-8 length over the limit? `length` alone decides it for nearly all texts. */
-function isLongerThan(text: string, bytes: number): boolean {
-  return text.length * 3 > bytes && Buffer.byteLength(text) > bytes
-}
-
-export function textSchema(limit: number, code: ErrorCode) {
-  return z
-    .string()
-    .refine((text) => !isLongerThan(text, limit), {
-      error: (issue) => `must have at most ${limit} bytes, got ${Buffer.byteLength(String(issue.input))}`,
-      params: { code },
-    })
-    .refine((text) => text.isWellFormed(), SURROGATE)
-}
 
 /** The schemas of both kinds: two instead of a union, whose errors would name neither the field nor the limit. */
 export function documentsSchemas(limits: { readonly maxDocuments: number; readonly maxDocumentBytes: number }) {

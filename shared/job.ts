@@ -1,5 +1,4 @@
 /** What one entry of the queue holds, and what scored parts and answers look like in Redis. */
-
 import type { Document } from './documents.js'
 import type { ErrorBody } from './errors.js'
 import type { RerankRequest } from './request.js'

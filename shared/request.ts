@@ -1,15 +1,8 @@
 /** What a caller asks: schema, limits and types, as on the wire (README.md, docs/strategies.md). What comes back: result.ts. */
 import { z } from 'zod'
-import {
-  candidateCount,
-  type Documents,
-  documentsSchemas,
-  filledReference,
-  idSchema,
-  textSchema,
-  withScores,
-} from './documents.js'
+import { candidateCount, type Documents, documentsSchemas, filledReference, withScores } from './documents.js'
 import { type ErrorCode, RankmillError } from './errors.js'
+import { idSchema, textSchema } from './field-schemas.js'
 import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
 
 /** Limits of a request, each an option of the producer. */

@@ -1,7 +1,6 @@
 /** Passages from JSON lines: BEIR's `{_id, title, text}`, or `{id, text}`. */
-
-import { MAX_ID_CHARACTERS } from '../../shared/documents.js'
 import { RankmillError } from '../../shared/errors.js'
+import { MAX_ID_CHARACTERS } from '../../shared/field-schemas.js'
 import { idOf, passageTextOf, recordOf } from '../lines/beir-records.js'
 import { nameOf, textLines } from '../lines/text-lines.js'
 
