@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-from settings import CACHE, HERE, MODELS
+from settings import CACHE, DEVICE, HERE, MODELS
 
 
 def step(*command):
@@ -27,7 +27,7 @@ def main():
     if not (CACHE / 'data/pairs.json').exists():
         step('data.py')
     if not (CACHE / 'data/lists.json').exists():
-        step('teacher.py')
+        step('teacher.py', *(('--times', 8) if DEVICE == 'cuda' else ()))
     part, start = options.minutes / 4, ['--go-on'] if options.go_on else []
     # Each goes on from its checkpoint until its minutes are spent.
     step('train.py', 'small', '--minutes', options.minutes, *start)
@@ -35,7 +35,7 @@ def main():
     step('filter.py', '--minutes', part / 4, '--start', 'distilled', '--rate', 2e-4)
     step('train.py', 'nano', '--minutes', part, '--layers', 3, '--heads', 6, '--inner', 576, '--exits', 3, '--start', 'filter', '--rate', 2e-4, *start)
     for name in ('filter', 'nano', 'small'):
-        step('ship.py', name)
+        step('ship.py', name, *(('--back', 0.3) if name == 'nano' else ()))
     step('speed.py')
     step('schemes.py')
     step('evaluate.py', *options.collections, *(('--queries', options.queries) if options.queries else ()))

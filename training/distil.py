@@ -23,6 +23,7 @@ CAPS = (96, 128, 200)
 SHARPNESS = 20.0  # of cosines: how near passages must be to count in what a query is like
 OF_ONE_SOURCE = 0.7  # of the steps: passages of one source are harder to tell apart
 HELD_OUT = 50  # one in so many
+SHOWN_PARTS = 13  # of the held-out ones that figures are taken from
 
 
 def load_pairs():
@@ -56,15 +57,15 @@ def main():
     for row in train:
         by_source.setdefault(sources[row], []).append(row)
     shown = on_device(random.Random(SEED).sample(held, min(400, len(held))))
-    both = lambda encoder: (embed(encoder, queries, shown, 64, 13), embed(encoder, passages, shown, 200, 13))
+    both = lambda encoder, rows, cap, parts: (embed(encoder, queries, rows, 64, parts), embed(encoder, passages, rows, cap, parts))
     with torch.no_grad():
-        wanted = both(teacher)
+        wanted = both(teacher, shown, 200, SHOWN_PARTS)
 
     def held_out(average):
         """Mean cosine to the teacher's embeddings (queries, passages); how often a query's own passage is nearest (ours, the teacher's)."""
         average.eval()
         with torch.no_grad():
-            ours = both(average)
+            ours = both(average, shown, 200, SHOWN_PARTS)
         average.train()
         nearest = lambda q, d: round(float((q @ d.T).argmax(1).eq(torch.arange(len(q), device=DEVICE)).float().mean()), 4)
         return {'cosine': [round(float((a * b).sum(1).mean()), 4) for a, b in zip(ours, wanted)], 'own first': [nearest(*ours), nearest(*wanted)]}
@@ -75,10 +76,9 @@ def main():
             source = sources[rng.choice(train)]
             drawn_from = by_source[source] if len(by_source[source]) >= 2 * options.pairs else train
         rows, cap = on_device(rng.sample(drawn_from, options.pairs)), rng.choice(CAPS)
-        both = lambda encoder: (embed(encoder, queries, rows, 64, PARTS), embed(encoder, passages, rows, cap, PARTS))
         with torch.no_grad():
-            target_q, target_d = both(teacher)
-        q, d = both(model)
+            target_q, target_d = both(teacher, rows, cap, PARTS)
+        q, d = both(model, rows, cap, PARTS)
         near = 2 - (d * target_d).sum(1).mean() - (q * target_q).sum(1).mean()
         like = lambda a, b: SHARPNESS * a @ b.T
         # Passages too say what passages are like: documents asked with documents.

@@ -73,10 +73,15 @@ def pairs_of(queries, asked, passages, read, cap):
     return ids * mask, mask.long(), (mask & (place > q + 1)).long()
 
 
-def by_length(lengths, parts, run):
-    """run(rows) on parts of like length, so that little is padding; its tensor, or its list of tensors, in the order of `lengths`."""
+def by_length(parts, run, ids, mask, *types):
+    """run(ids, mask, …) in parts of like length, little of which is padding; its tensor, or its list of tensors, in the given order."""
+    lengths = mask.sum(1)
     order = lengths.argsort()
-    found, back = [run(rows) for rows in order.chunk(parts)], order.argsort()
+    found = []
+    for rows in order.chunk(parts):
+        longest = width_of(lengths[rows])
+        found.append(run(*(each[rows, :longest] for each in (ids, mask, *types))))
+    back = order.argsort()
     if isinstance(found[0], list):
         return [torch.cat(outputs)[back] for outputs in zip(*found)]
     return torch.cat(found)[back]

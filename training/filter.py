@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from encode import by_length, load_lists, on_device, texts_of, width_of
-from loop import Training, autocast, go_on_from_shipped
+from encode import by_length, load_lists, on_device, texts_of
+from loop import Training, autocast, best_alike, go_on_from_shipped, rank_correlation
 from model import HEADS, INNER, BiEncoder, narrow, start_from
 from settings import CACHE, DEVICE, SEED, TEACHERS, base_weights
 
@@ -71,14 +71,11 @@ def groups_of(model, rate):
 
 def embed(model, texts, rows, cap, parts):
     """Embeddings [rows, HIDDEN] of those of `texts`, in `parts` batches of like length."""
-    ids, mask = texts_of(texts, rows, cap)
-
-    def run(part):
-        longest = width_of(mask[part].sum(1))
+    def run(*batch):
         with autocast():
-            return model(ids[part, :longest], mask[part, :longest]).float()
+            return model(*batch).float()
 
-    return by_length(mask.sum(1), parts, run)
+    return by_length(parts, run, *texts_of(texts, rows, cap))
 
 
 def held_out(model, lists, rows, teachers):
@@ -90,9 +87,8 @@ def held_out(model, lists, rows, teachers):
     model.train()
     near = lambda ours, theirs: round(float((ours * theirs).sum(1).mean()), 4)
     ours = torch.einsum('lh,lch->lc', q, d.view(*read.shape, -1))
-    places = lambda scores: F.normalize(scores.argsort(1).argsort(1).float() - (scores.shape[1] - 1) / 2, dim=1)
     return {'cosine': [near(q, teachers['Q.minilm'][rows].float()), near(d, teachers['D.minilm'][read.reshape(-1)].float())],
-            'ranks': [round(float((places(ours) * places(teacher)).sum(1).mean()), 4), round(float((ours.argmax(1) == teacher.argmax(1)).float().mean()), 4)]}
+            'ranks': [rank_correlation(ours, teacher), best_alike(ours, teacher)]}
 
 
 def main():

@@ -5,6 +5,7 @@ import random
 import time
 
 import torch
+import torch.nn.functional as F
 
 from master import read_state
 from settings import CACHE, DEVICE, MODELS, SEED
@@ -22,6 +23,17 @@ def fast_bf16():
 
 def autocast():
     return torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=fast_bf16())
+
+
+def rank_correlation(ours, theirs):
+    """Spearman's of each list's scores, [lists, candidates], on average."""
+    places = lambda scores: F.normalize(scores.argsort(1).argsort(1).float() - (scores.shape[1] - 1) / 2, dim=1)
+    return round(float((places(ours) * places(theirs)).sum(1).mean()), 4)
+
+
+def best_alike(ours, theirs):
+    """In what share of the lists the same candidate is first."""
+    return round(float((ours.argmax(1) == theirs.argmax(1)).float().mean()), 4)
 
 
 def go_on_from_shipped(model, name):
@@ -90,9 +102,9 @@ class Training:
             keep = min(0.998, (self.step + 1) / (self.step + 20))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
-            if self.step % PRINT_EVERY == 0:
-                print(f'{self.step} {self.spent:.0f}s {self.seen / max(self.spent, 1):.1f}/s loss {loss.item():.3f}', flush=True)
             self.spent += time.monotonic() - began
+            if self.step % PRINT_EVERY == 0:
+                print(f'{self.step} {self.spent:.0f}s {self.seen / self.spent:.1f}/s loss {loss.item():.3f}', flush=True)
             if self.spent - saved > SAVE_SECONDS:
                 self.save()
                 saved = self.spent

@@ -9,9 +9,9 @@ import random
 import torch
 import torch.nn.functional as F
 
-from encode import by_length, load_lists, on_device, width_of
+from encode import by_length, load_lists, on_device
 from filter import trained_bi_encoder
-from loop import Training, autocast, go_on_from_shipped
+from loop import Training, autocast, best_alike, go_on_from_shipped, rank_correlation
 from model import HEADS, INNER, CrossEncoder, go_back, idf_table, start_from
 from settings import CACHE, DEVICE, SEED, base_weights
 
@@ -46,29 +46,23 @@ def begun_with(start, layers, exits):
     return base
 
 
-def scores_of(model, lists, chosen, cap, parts):
-    """Every exit's scores [lists, candidates] of lists [lists] with passages [lists, candidates]."""
-    ids, mask, types = lists.pairs(*chosen, cap)
-
-    def run(rows):
-        longest = width_of(mask[rows].sum(1))
+def scores_of(model, lists, rows, read, cap, parts):
+    """Every exit's scores [lists, candidates] of the lists `rows` with the passages `read` [lists, candidates]."""
+    def run(*batch):
         with autocast():
-            return [o.float() for o in model(ids[rows, :longest], mask[rows, :longest], types[rows, :longest])]
+            return [scores.float() for scores in model(*batch)]
 
-    return [o.view(chosen[1].shape) for o in by_length(mask.sum(1), parts, run)]
+    return [scores.view(read.shape) for scores in by_length(parts, run, *lists.pairs(rows, read, cap))]
 
 
 def held_out(model, lists, rows):
-    """Exit by exit: mean rank correlation with the teacher, how often the best candidate is the same, and with the last exit."""
+    """Exit by exit: mean rank correlation with the teacher, how often the best candidate is the same, and correlation with the last exit."""
     model.eval()
-    read, teacher = lists.draw(rows, 10, random.Random(9))
+    read, teacher = lists.draw(rows, CANDIDATES, random.Random(9))
     with torch.no_grad():
-        outputs = scores_of(model, lists, (rows, read), 160, max(1, len(rows) // 10))
+        outputs = scores_of(model, lists, rows, read, 160, max(1, len(rows) // 10))
     model.train()
-    places = lambda scores: F.normalize(scores.argsort(1).argsort(1).float() - (scores.shape[1] - 1) / 2, dim=1)
-    alike = lambda a, b: float((places(a) * places(b)).sum(1).mean())
-    same = lambda a, b: float((a.argmax(1) == b.argmax(1)).float().mean())
-    return {f'exit{e}': [round(v, 4) for v in (alike(o, teacher), same(o, teacher), alike(o, outputs[-1]))] for e, o in zip(model.exits, outputs)}
+    return {f'exit{e}': [rank_correlation(o, teacher), best_alike(o, teacher), rank_correlation(o, outputs[-1])] for e, o in zip(model.exits, outputs)}
 
 
 def list_loss(scores, teacher, last=None):
@@ -118,7 +112,7 @@ def main():
     def step(rng):
         drawn = train[on_device(rng.sample(range(len(train)), options.lists))]
         read, teacher = lists.draw(drawn, CANDIDATES, rng)
-        outputs = scores_of(model, lists, (drawn, read), rng.choice(CAPS), PARTS)
+        outputs = scores_of(model, lists, drawn, read, rng.choice(CAPS), PARTS)
         last = outputs[-1].detach()
         return list_loss(outputs[-1], teacher) + sum(EARLY * list_loss(o, teacher, last) for o in outputs[:-1]), teacher.numel()
 
