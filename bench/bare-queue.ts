@@ -1,10 +1,10 @@
 /** What the queue below Rankmill can do with the same payload and no work: the bar that its own path is held against. */
 import { Queue, Worker } from 'bullmq'
 import { splitRequest } from '../producer/split.js'
-import { candidateCount } from '../shared/documents.js'
 import { resolveOptions } from '../shared/options.js'
-import { connectWorker } from '../shared/redis.js'
-import { parseRequest, type RerankInput, requestSchema } from '../shared/request.js'
+import { candidateCount } from '../shared/protocol/documents.js'
+import { parseRequest, type RerankInput, requestSchema } from '../shared/protocol/request.js'
+import { connectWorker } from '../shared/redis/connection.js'
 
 /** Pairs a second of the same jobs through BullMQ alone: addBulk in, an empty processor out. */
 export async function bareQueue(url: string, requests: readonly RerankInput[]): Promise<number> {

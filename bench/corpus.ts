@@ -14,9 +14,9 @@ import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { buildCorpus } from '../producer/corpora/corpus-build.js'
 import { CorpusWriter } from '../producer/corpora/corpus-writer.js'
 import { type Passage, passagesOf } from '../producer/corpora/passage-lines.js'
+import { Corpora } from '../shared/corpus/corpora.js'
 import { CorpusFolder } from '../shared/corpus/corpus-folder.js'
-import { Corpora } from '../shared/corpus.js'
-import { keysOf } from '../shared/keys.js'
+import { keysOf } from '../shared/protocol/keys.js'
 import { printConditions } from './conditions.js'
 
 const READS = 300

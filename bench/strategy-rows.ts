@@ -17,8 +17,8 @@
  */
 import { join } from 'node:path'
 import { strategyOf } from '../cli/strategy-flags.js'
-import type { RerankInput } from '../shared/request.js'
-import type { StrategyInput } from '../shared/strategy.js'
+import type { RerankInput } from '../shared/protocol/request.js'
+import type { StrategyInput } from '../shared/protocol/strategy.js'
 import { exitsInWords } from '../worker/model/model-exits.js'
 import { readManifest } from '../worker/model/model-folder.js'
 import { shippedFolder } from '../worker/model/model-reference.js'

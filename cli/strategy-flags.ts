@@ -1,8 +1,8 @@
 /** How documents are scored, as flags: docs/strategies.md. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { RankmillError } from '../shared/errors.js'
-import type { RerankInput } from '../shared/request.js'
-import type { LongDocuments, StrategyInput } from '../shared/strategy.js'
+import type { RerankInput } from '../shared/protocol/request.js'
+import type { LongDocuments, StrategyInput } from '../shared/protocol/strategy.js'
 
 export interface StrategyFlags {
   maxTokensPerDoc?: number

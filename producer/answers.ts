@@ -4,9 +4,9 @@
  * so that a lost event costs time and never the answer.
  */
 import type { Redis } from 'ioredis'
-import type { Answer } from '../shared/job.js'
-import type { Keys } from '../shared/keys.js'
 import type { Logger } from '../shared/logger.js'
+import type { Answer } from '../shared/protocol/job.js'
+import type { Keys } from '../shared/protocol/keys.js'
 
 interface Waiter {
   resolve(answer: Answer): void

@@ -2,26 +2,26 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
-import { Corpora, type CorpusInfo } from '../shared/corpus.js'
+import { Corpora, type CorpusInfo } from '../shared/corpus/corpora.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
-import type { Answer } from '../shared/job.js'
-import { type Keys, keysOf } from '../shared/keys.js'
-import { LaneQueues } from '../shared/lane-queues.js'
 import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { afterMs } from '../shared/long-timer.js'
 import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
-import { connectProducer, reaching } from '../shared/redis.js'
+import type { Answer } from '../shared/protocol/job.js'
+import { type Keys, keysOf } from '../shared/protocol/keys.js'
 import {
   parseRequest,
   type RequestSchema,
   type RerankInput,
   type RerankRequest,
   requestSchema,
-} from '../shared/request.js'
-import type { RerankResult } from '../shared/result.js'
-import { Scripts } from '../shared/scripts.js'
-import type { WorkerInfo } from '../shared/worker-info.js'
+} from '../shared/protocol/request.js'
+import type { RerankResult } from '../shared/protocol/result.js'
+import type { WorkerInfo } from '../shared/protocol/worker-info.js'
+import { connectProducer, reaching } from '../shared/redis/connection.js'
+import { LaneQueues } from '../shared/redis/lane-queues.js'
+import { Scripts } from '../shared/redis/scripts.js'
 import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'

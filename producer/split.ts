@@ -1,7 +1,7 @@
 /** Cuts a request into jobs of bounded size. */
-import { candidateCount, isCorpusReference } from '../shared/documents.js'
-import type { RerankJob } from '../shared/job.js'
-import type { RerankRequest } from '../shared/request.js'
+import { candidateCount, isCorpusReference } from '../shared/protocol/documents.js'
+import type { RerankJob } from '../shared/protocol/job.js'
+import type { RerankRequest } from '../shared/protocol/request.js'
 
 /**
  * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at

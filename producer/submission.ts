@@ -1,15 +1,15 @@
 /** Puts a request into the queue: remembered first, then its jobs; safe to repeat at any point. */
 import type { Job, JobsOptions } from 'bullmq'
-import { candidateCount } from '../shared/documents.js'
 import { RankmillError } from '../shared/errors.js'
-import { fingerprintOf } from '../shared/fingerprint.js'
-import type { RerankJob } from '../shared/job.js'
-import { jobIdOf } from '../shared/keys.js'
-import type { LaneQueues } from '../shared/lane-queues.js'
-import { type Lane, laneOf, priorityInLane } from '../shared/lanes.js'
 import type { Options } from '../shared/options.js'
-import type { RerankRequest } from '../shared/request.js'
-import type { Scripts } from '../shared/scripts.js'
+import { candidateCount } from '../shared/protocol/documents.js'
+import { fingerprintOf } from '../shared/protocol/fingerprint.js'
+import type { RerankJob } from '../shared/protocol/job.js'
+import { jobIdOf } from '../shared/protocol/keys.js'
+import { type Lane, laneOf, priorityInLane } from '../shared/protocol/lanes.js'
+import type { RerankRequest } from '../shared/protocol/request.js'
+import type { LaneQueues } from '../shared/redis/lane-queues.js'
+import type { Scripts } from '../shared/redis/scripts.js'
 import { splitRequest } from './split.js'
 
 /** What is kept beside the fingerprint, for status and cancellation. */

@@ -3,9 +3,9 @@
  * (`RANKMILL_MAX_DOCUMENTS`), library options (`maxDocuments`) and docs/configuration.md are all made from it.
  */
 import { z } from 'zod'
-import { DTYPES } from './dtype.js'
 import { RankmillError } from './errors.js'
-import { BULK_SUFFIX } from './lanes.js'
+import { DTYPES } from './protocol/dtype.js'
+import { BULK_SUFFIX } from './protocol/lanes.js'
 
 type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'models' | 'monitoring'
 

@@ -3,9 +3,9 @@
  * already is passed over, so that a run that was stopped goes on with the next. Memory: a page of passages.
  */
 import { randomBytes } from 'node:crypto'
+import type { Corpora } from '../shared/corpus/corpora.js'
 import type { Layer } from '../shared/corpus/manifest.js'
 import { layersOf } from '../shared/corpus/manifest.js'
-import type { Corpora } from '../shared/corpus.js'
 import { RankmillError } from '../shared/errors.js'
 import type { BiEncoder } from './bi-encoder.js'
 import { packEmbedding } from './embedding.js'

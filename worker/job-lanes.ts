@@ -1,9 +1,9 @@
 /** What takes jobs out of the queues: a BullMQ worker for each lane, so that bulk work never holds all the slots. */
 import { type Job, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
-import type { RerankJob } from '../shared/job.js'
-import { LANES, type Lane, queueName } from '../shared/lanes.js'
 import type { Options } from '../shared/options.js'
+import type { RerankJob } from '../shared/protocol/job.js'
+import { LANES, type Lane, queueName } from '../shared/protocol/lanes.js'
 import { Appetite, type Load } from './batching/appetite.js'
 
 export interface JobHandlers {

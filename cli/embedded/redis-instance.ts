@@ -2,7 +2,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
-import { infoField } from '../../shared/redis.js'
+import { infoField } from '../../shared/redis/connection.js'
 
 /** Connections that keep the private Redis alive. */
 export const USER_NAME = 'rankmill-embedded-user'

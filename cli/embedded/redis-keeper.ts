@@ -11,7 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { within } from '../../shared/lifecycle.js'
 import { isAlive } from '../../shared/process-identity.js'
-import { infoField } from '../../shared/redis.js'
+import { infoField } from '../../shared/redis/connection.js'
 import { withFolderLock } from './folder-lock.js'
 import {
   connectTo,

@@ -9,7 +9,7 @@ import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
 import { RankmillError } from '../../shared/errors.js'
-import { checkServer } from '../../shared/redis.js'
+import { checkServer } from '../../shared/redis/connection.js'
 import { packageServer } from './redis-package.js'
 
 /** A command that runs Redis in the foreground; `{port}` in its arguments stands for the port. */

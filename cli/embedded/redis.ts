@@ -12,7 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
 import { isAlive } from '../../shared/process-identity.js'
-import { withoutPassword } from '../../shared/redis.js'
+import { withoutPassword } from '../../shared/redis/connection.js'
 import { withFolderLock } from './folder-lock.js'
 import {
   KEEPER_NAME,

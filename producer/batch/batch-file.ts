@@ -2,7 +2,7 @@
 import { realpathSync } from 'node:fs'
 import { RankmillError } from '../../shared/errors.js'
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
-import type { RerankInput } from '../../shared/request.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
 import { type BatchSource, FileSource, StreamSource } from './batch-source.js'

@@ -1,8 +1,8 @@
 /** The lines of batch files: requests in the dialects that are understood, answers in the one that is written. */
 import { isUtf8 } from 'node:buffer'
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankInput } from '../../shared/request.js'
-import type { RerankResult } from '../../shared/result.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
+import type { RerankResult } from '../../shared/protocol/result.js'
 import type { Line } from '../lines/line-reader.js'
 import type { BatchItem, BatchOutcome } from './batch-source.js'
 

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
-import type { LoadedModel } from '../../shared/worker-info.js'
+import type { LoadedModel } from '../../shared/protocol/worker-info.js'
 import { START } from '../lines/line-reader.js'
 import type { OutputLine } from './batch-line.js'
 import type { BatchSource } from './batch-source.js'

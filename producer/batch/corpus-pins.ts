@@ -1,5 +1,5 @@
 /** Keeps, for a whole run, the versions of the corpora that its requests name: those that were current when it met them. */
-import type { RerankInput } from '../../shared/request.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 
 /** What pinning needs of a RerankClient. */
 export interface PinningClient {

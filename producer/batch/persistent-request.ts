@@ -1,9 +1,9 @@
 /** Gets one request answered, through whatever happens to Redis and the workers in between. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { type ErrorCode, RankmillError } from '../../shared/errors.js'
-import type { RerankInput } from '../../shared/request.js'
-import type { RerankResult } from '../../shared/result.js'
-import type { WorkerInfo } from '../../shared/worker-info.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
+import type { RerankResult } from '../../shared/protocol/result.js'
+import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
 import type { WaitOptions } from '../client.js'
 import type { CorpusPins, PinningClient } from './corpus-pins.js'
 

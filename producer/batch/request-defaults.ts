@@ -1,6 +1,6 @@
 /** What a run fills in where its requests do not say. */
-import { BULK_PRIORITY } from '../../shared/lanes.js'
-import type { RerankInput } from '../../shared/request.js'
+import { BULK_PRIORITY } from '../../shared/protocol/lanes.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 
 /** A request's own fields, under either of their names, come before the run's. */
 export function withDefaults(

@@ -5,13 +5,13 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { Redis } from 'ioredis'
+import { Corpora, type CorpusInfo, unknownCorpus } from '../../shared/corpus/corpora.js'
 import { checkCorpusName } from '../../shared/corpus/corpus-name.js'
 import { isPresent, withLayer } from '../../shared/corpus/manifest.js'
 import { layerLost } from '../../shared/corpus/manifest-store.js'
 import type { Dictionary } from '../../shared/corpus/text-codec.js'
-import { Corpora, type CorpusInfo, unknownCorpus } from '../../shared/corpus.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { Keys } from '../../shared/keys.js'
+import type { Keys } from '../../shared/protocol/keys.js'
 import { duplicateId, type Passage } from './passage-lines.js'
 import { PassagePacker } from './passage-packer.js'
 

@@ -1,6 +1,6 @@
 /** Passages from JSON lines: BEIR's `{_id, title, text}`, or `{id, text}`. */
 import { RankmillError } from '../../shared/errors.js'
-import { MAX_ID_CHARACTERS } from '../../shared/field-schemas.js'
+import { MAX_ID_CHARACTERS } from '../../shared/protocol/field-schemas.js'
 import { idOf, passageTextOf, recordOf } from '../lines/beir-records.js'
 import { nameOf, textLines } from '../lines/text-lines.js'
 

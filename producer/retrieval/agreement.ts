@@ -1,6 +1,6 @@
 /** How much a cheaper way to score agrees with the full one, list by list. */
 import { mean, sampleRankCorrelation } from 'simple-statistics'
-import { byRank } from '../../shared/ranking.js'
+import { byRank } from '../../shared/protocol/ranking.js'
 import { ndcg } from './measures.js'
 
 /** One query's documents, scored in both ways. */

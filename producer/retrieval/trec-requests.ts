@@ -1,6 +1,6 @@
 /** A retrieval run as requests: each query with the first of its candidates. */
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankInput } from '../../shared/request.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 import { nameOf, type Source } from '../lines/text-lines.js'
 import { readQueries } from './beir.js'
 import { PassageStore, type PassageStoreOptions } from './passage-store.js'

@@ -1,8 +1,8 @@
 /** The ways to rerank that are tried against each other. */
-import type { Dtype } from '../../shared/dtype.js'
+import type { Dtype } from '../../shared/protocol/dtype.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
+import { FIRST_STAGE_FILTER, type StrategyInput } from '../../shared/protocol/strategy.js'
 import { seededRandom } from '../../shared/random.js'
-import type { RerankInput } from '../../shared/request.js'
-import { FIRST_STAGE_FILTER, type StrategyInput } from '../../shared/strategy.js'
 
 /** Fields of a request that make it cheaper or better. */
 export type TunedFields = Pick<RerankInput, 'model' | 'maxTokensPerDoc' | 'topN' | 'strategy'>

@@ -1,7 +1,7 @@
 /** One configuration on one query: how good the order is, and what it cost. */
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankInput } from '../../shared/request.js'
-import type { RerankResult } from '../../shared/result.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
+import type { RerankResult } from '../../shared/protocol/result.js'
 import { ndcg } from '../retrieval/measures.js'
 import type { Configuration } from './configurations.js'
 

@@ -4,7 +4,7 @@
  * put, merged or deleted meanwhile, a changed passage never meets an old embedding.
  */
 import type { Redis } from 'ioredis'
-import type { Keys } from '../keys.js'
+import type { Keys } from '../protocol/keys.js'
 import type { Layer } from './manifest.js'
 
 /** Hexadecimal digits of the passage's SHA-1. */

@@ -1,7 +1,7 @@
 /** Manifests in Redis: read, changed as a whole or not at all, and settled to as few layers as their pins need. */
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../errors.js'
-import type { Keys } from '../keys.js'
+import type { Keys } from '../protocol/keys.js'
 import { CorpusScripts, type KeyStep } from './corpus-scripts.js'
 import { isPresent, type Manifest, nextSettlement, parseManifest } from './manifest.js'
 

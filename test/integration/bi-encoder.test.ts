@@ -2,7 +2,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
-import { keysOf } from '../../shared/keys.js'
+import { keysOf } from '../../shared/protocol/keys.js'
 import { BiEncoder } from '../../worker/bi-encoder.js'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/thread-pool.js'

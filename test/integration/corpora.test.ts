@@ -1,8 +1,8 @@
 /** Corpora in Redis as producers and workers rely on them: versions, pins, changes that are seen whole or not at all. */
 import { describe, expect, it } from 'vitest'
 import { CorpusWriter } from '../../producer/corpora/corpus-writer.js'
-import { Corpora } from '../../shared/corpus.js'
-import { keysOf } from '../../shared/keys.js'
+import { Corpora } from '../../shared/corpus/corpora.js'
+import { keysOf } from '../../shared/protocol/keys.js'
 import { type Stage, useStage } from './stage.js'
 
 const stage = useStage()

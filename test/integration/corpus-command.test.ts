@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { Corpora } from '../../shared/corpus/corpora.js'
 import { parseManifest } from '../../shared/corpus/manifest.js'
-import { Corpora } from '../../shared/corpus.js'
-import { keysOf } from '../../shared/keys.js'
+import { keysOf } from '../../shared/protocol/keys.js'
 import { until, useStage } from './stage.js'
 
 const stage = useStage()

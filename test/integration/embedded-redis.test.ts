@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { findOrStartRedis } from '../../cli/embedded/redis.js'
 import { isAlive } from '../../shared/process-identity.js'
-import { infoField } from '../../shared/redis.js'
+import { infoField } from '../../shared/redis/connection.js'
 import type { UserMessage } from './embedded-redis-user.js'
 
 const USER = fileURLToPath(new URL('./embedded-redis-user.js', import.meta.url))

@@ -1,6 +1,6 @@
 /** `strategy.exit` over a real queue, with a real model in three stages. */
 import { describe, expect, it } from 'vitest'
-import type { RerankResult } from '../../shared/result.js'
+import type { RerankResult } from '../../shared/protocol/result.js'
 import { tinyModel } from '../fixtures/models/tiny-models.js'
 import { useStage } from './stage.js'
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { describe, expect, it, vi } from 'vitest'
 import type { OptionsInput } from '../../shared/options.js'
-import type { RerankInput } from '../../shared/request.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 import { RerankWorker } from '../../worker/worker.js'
 import { Pace, pacedSource } from './paced-source.js'
 import { type Stage, until, useStage } from './stage.js'

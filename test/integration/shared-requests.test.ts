@@ -1,7 +1,7 @@
 /** Requests of the same content that are under way at the same time share a job, in whatever process they were made. */
 import { expect, it } from 'vitest'
 import type { RerankClient } from '../../producer/client.js'
-import type { RerankInput } from '../../shared/request.js'
+import type { RerankInput } from '../../shared/protocol/request.js'
 import { until, useStage } from './stage.js'
 
 const stage = useStage()

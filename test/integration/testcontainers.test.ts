@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import type { StartedTestContainer } from 'testcontainers'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { connectProducer } from '../../shared/redis.js'
+import { connectProducer } from '../../shared/redis/connection.js'
 
 const IMAGE = process.env['RANKMILL_TEST_REDIS_IMAGE'] ?? 'redis:7'
 const reason = whyNot()

@@ -2,8 +2,8 @@
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { DTYPES, type Dtype } from '../../shared/dtype.js'
 import { RankmillError } from '../../shared/errors.js'
+import { DTYPES, type Dtype } from '../../shared/protocol/dtype.js'
 import { type OnnxFile, readOnnxFile } from './onnx-file.js'
 
 export { DTYPES, type Dtype }

@@ -1,8 +1,8 @@
 /** Stage: scored candidates to a part, parts to a result. */
 import { RankmillError } from '../../shared/errors.js'
-import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/job.js'
-import { byRank } from '../../shared/ranking.js'
-import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/result.js'
+import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/protocol/job.js'
+import { byRank } from '../../shared/protocol/ranking.js'
+import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/protocol/result.js'
 import type { Scorer } from '../scorers.js'
 import type { Cascaded } from './cascade.js'
 import type { EarlyScore } from './early-exit.js'

@@ -1,7 +1,7 @@
 /** Stage: cheaper models, one after the other, decide which candidates the request's model scores. */
 import { RankmillError } from '../../shared/errors.js'
-import { byRank } from '../../shared/ranking.js'
-import type { CascadeStage } from '../../shared/strategy.js'
+import { byRank } from '../../shared/protocol/ranking.js'
+import type { CascadeStage } from '../../shared/protocol/strategy.js'
 import type { Scorer } from '../scorers.js'
 import type { Scored } from './aggregate.js'
 import type { Candidate } from './load-candidates.js'

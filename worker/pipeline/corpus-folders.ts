@@ -1,13 +1,13 @@
 /** The `file:` corpora that a worker has open. Requests name the folders, so they must lie in one that the worker allows. */
 import { realpath, stat } from 'node:fs/promises'
 import { join, relative, resolve, sep } from 'node:path'
+import type { CorpusTexts } from '../../shared/corpus/corpora.js'
 import {
   type CorpusDescription,
   CorpusFolder,
   DESCRIPTION_FILE,
   readDescription,
 } from '../../shared/corpus/corpus-folder.js'
-import type { CorpusTexts } from '../../shared/corpus.js'
 import { RankmillError } from '../../shared/errors.js'
 
 interface OpenFolder {

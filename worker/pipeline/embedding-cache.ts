@@ -6,8 +6,8 @@
 import { hash } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
-import type { Keys } from '../../shared/keys.js'
 import type { Options } from '../../shared/options.js'
+import type { Keys } from '../../shared/protocol/keys.js'
 import { type Embedding, packEmbedding, unpackEmbedding } from '../embedding.js'
 import { SharedCache, type Shelf } from './shared-cache.js'
 

@@ -1,6 +1,6 @@
 /** Stage: token ids of the documents that have no score yet, and how a document's score comes from those of its pairs. */
 import { setImmediate } from 'node:timers/promises'
-import type { RerankJob } from '../../shared/job.js'
+import type { RerankJob } from '../../shared/protocol/job.js'
 import type { EncodedPair, PairEncoder, WindowRule } from '../tokenize/pair-encoder.js'
 import type { KnownScore } from './score-cache.js'
 import { snippetOf } from './snippet.js'

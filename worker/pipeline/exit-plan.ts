@@ -1,6 +1,6 @@
 /** Whether, where and by which margins the candidates of a job may leave the model early: docs/strategies.md. */
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankJob } from '../../shared/job.js'
+import type { RerankJob } from '../../shared/protocol/job.js'
 import type { Model } from '../model/model.js'
 
 /** A confidence that costs a change among the first results in few of a hundred requests. */

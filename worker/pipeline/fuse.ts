@@ -3,9 +3,9 @@
  * 2009), or by score, each in standard deviations from its mean.
  */
 import { RankmillError } from '../../shared/errors.js'
-import type { ScoredCandidate } from '../../shared/job.js'
-import { byRank } from '../../shared/ranking.js'
-import type { Fuse } from '../../shared/strategy.js'
+import type { ScoredCandidate } from '../../shared/protocol/job.js'
+import { byRank } from '../../shared/protocol/ranking.js'
+import type { Fuse } from '../../shared/protocol/strategy.js'
 
 /** The constant of the paper: how little the first places matter more than the next. */
 const K = 60

@@ -2,7 +2,7 @@
  * Several cheap looks at the same candidates in one order, each counting the same: reciprocal rank fusion, or a convex
  * combination of z-scores, which keeps how far apart candidates are (Bruch, Gai and Ingber 2022).
  */
-import type { Prefilter } from '../../shared/strategy.js'
+import type { Prefilter } from '../../shared/protocol/strategy.js'
 import { ranksOf, zScores } from './fuse.js'
 import type { Filter } from './prefilter.js'
 

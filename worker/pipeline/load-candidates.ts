@@ -3,11 +3,11 @@
  * these are stored and a prefilter asks for no more.
  */
 import { LRUCache } from 'lru-cache'
+import type { CorpusTexts, EmbeddedPassages } from '../../shared/corpus/corpora.js'
 import { folderOf } from '../../shared/corpus/corpus-name.js'
-import type { CorpusTexts, EmbeddedPassages } from '../../shared/corpus.js'
-import { type CorpusReference, type Document, isCorpusReference } from '../../shared/documents.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { MissingCandidate, RerankJob } from '../../shared/job.js'
+import { type CorpusReference, type Document, isCorpusReference } from '../../shared/protocol/documents.js'
+import type { MissingCandidate, RerankJob } from '../../shared/protocol/job.js'
 import { type Embedding, unpackEmbedding } from '../embedding.js'
 import type { EmbeddingCache } from './embedding-cache.js'
 

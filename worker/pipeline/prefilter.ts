@@ -1,8 +1,8 @@
 /** Stage: which candidates the model scores, where the request wants a cheaper look at all of them first. */
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankJob } from '../../shared/job.js'
-import { byRank } from '../../shared/ranking.js'
-import { FIRST_STAGE_FILTER, type Prefilter } from '../../shared/strategy.js'
+import type { RerankJob } from '../../shared/protocol/job.js'
+import { byRank } from '../../shared/protocol/ranking.js'
+import { FIRST_STAGE_FILTER, type Prefilter } from '../../shared/protocol/strategy.js'
 import { bm25 } from './bm25.js'
 import type { Candidate } from './load-candidates.js'
 

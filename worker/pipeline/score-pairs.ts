@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises'
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import { RankmillError } from '../../shared/errors.js'
-import type { RerankJob } from '../../shared/job.js'
+import type { RerankJob } from '../../shared/protocol/job.js'
 import type { Batcher, ScoringRequest } from '../batching/batcher.js'
 import type { GroupScores } from '../batching/scoring-group.js'
 import type { Model } from '../model/model.js'

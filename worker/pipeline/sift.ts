@@ -3,9 +3,9 @@
  * them; where it looks at no more, texts are read only of those that it keeps.
  */
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
-import { isCorpusReference } from '../../shared/documents.js'
-import type { MissingCandidate, RerankJob } from '../../shared/job.js'
-import type { Prefilter } from '../../shared/strategy.js'
+import { isCorpusReference } from '../../shared/protocol/documents.js'
+import type { MissingCandidate, RerankJob } from '../../shared/protocol/job.js'
+import type { Prefilter } from '../../shared/protocol/strategy.js'
 import { type Candidate, type CandidateLoader, isChanged } from './load-candidates.js'
 import { type Filter, type Filtered, keepsAll, prefilter } from './prefilter.js'
 

@@ -1,7 +1,7 @@
 /** Last stage: the part, and with the last part the answer, into Redis; written once however often a job runs. */
 import type { ErrorBody } from '../../shared/errors.js'
-import type { Answer, RerankJob, ScoredPart } from '../../shared/job.js'
-import type { Scripts } from '../../shared/scripts.js'
+import type { Answer, RerankJob, ScoredPart } from '../../shared/protocol/job.js'
+import type { Scripts } from '../../shared/redis/scripts.js'
 import { mergeParts, trimPart } from './aggregate.js'
 
 /** @returns whether this call answered the request */

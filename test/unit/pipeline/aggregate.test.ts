@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
-import type { RerankJob, ScoredPart } from '../../../shared/job.js'
+import type { RerankJob, ScoredPart } from '../../../shared/protocol/job.js'
 import { mergeParts, trimPart } from '../../../worker/pipeline/aggregate.js'
 
 const usage = { pairs: 1, scored: 1, cached: 0, prefiltered: 0, exited_early: 0, tokens: 10, truncated: 1 }

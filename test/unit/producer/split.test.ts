@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { splitRequest } from '../../../producer/split.js'
-import { parseRequest, requestSchema } from '../../../shared/request.js'
+import { parseRequest, requestSchema } from '../../../shared/protocol/request.js'
 
 const schema = requestSchema({
   maxDocuments: 100_000,

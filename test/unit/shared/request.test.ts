@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { RankmillError } from '../../../shared/errors.js'
-import { fingerprintOf } from '../../../shared/fingerprint.js'
-import { parseRequest, requestSchema } from '../../../shared/request.js'
+import { fingerprintOf } from '../../../shared/protocol/fingerprint.js'
+import { parseRequest, requestSchema } from '../../../shared/protocol/request.js'
 
 const schema = requestSchema({
   maxDocuments: 100_000,

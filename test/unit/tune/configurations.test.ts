@@ -4,7 +4,7 @@ import { expect, it } from 'vitest'
 import { addStrategyFlags, flagsOf, strategyOf } from '../../../cli/strategy-flags.js'
 import { type Choices, configurationsOf } from '../../../producer/tune/configurations.js'
 import { resolveOptions } from '../../../shared/options.js'
-import { parseRequest, requestSchema } from '../../../shared/request.js'
+import { parseRequest, requestSchema } from '../../../shared/protocol/request.js'
 
 const CHOICES: Choices = {
   models: ['rankmill-small', 'rankmill-nano'],

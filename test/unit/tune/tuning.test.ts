@@ -3,7 +3,7 @@ import { afterEach, expect, it, vi } from 'vitest'
 import type { Configuration } from '../../../producer/tune/configurations.js'
 import type { TuningClient, TuningQuery } from '../../../producer/tune/trial.js'
 import { type TuningOptions, tune } from '../../../producer/tune/tuning.js'
-import type { RerankResult } from '../../../shared/result.js'
+import type { RerankResult } from '../../../shared/protocol/result.js'
 
 const IDS = Array.from({ length: 20 }, (_, i) => `d${i}`)
 const QUERIES: TuningQuery[] = Array.from({ length: 24 }, (_, i) => ({

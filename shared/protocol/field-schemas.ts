@@ -1,6 +1,6 @@
 /** What ids and texts have to be, wherever a request has them. */
 import { z } from 'zod'
-import type { ErrorCode } from './errors.js'
+import type { ErrorCode } from '../errors.js'
 
 const SURROGATE = 'holds a lone surrogate, which is not valid Unicode text'
 export const MAX_ID_CHARACTERS = 256

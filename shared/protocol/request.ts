@@ -1,7 +1,7 @@
 /** What a caller asks: schema, limits and types, as on the wire (README.md, docs/strategies.md). What comes back: result.ts. */
 import { z } from 'zod'
+import { type ErrorCode, RankmillError } from '../errors.js'
 import { candidateCount, type Documents, documentsSchemas, filledReference, withScores } from './documents.js'
-import { type ErrorCode, RankmillError } from './errors.js'
 import { idSchema, textSchema } from './field-schemas.js'
 import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
 

@@ -1,8 +1,8 @@
 /** The BullMQ queues of both lanes over one connection. */
 import { Queue } from 'bullmq'
 import type { Redis } from 'ioredis'
-import type { RerankJob } from './job.js'
-import { LANES, type Lane, queueName } from './lanes.js'
+import type { RerankJob } from '../protocol/job.js'
+import { LANES, type Lane, queueName } from '../protocol/lanes.js'
 
 export class LaneQueues {
   /** Interactive first. */

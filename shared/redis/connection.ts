@@ -1,6 +1,6 @@
 /** Redis connections, and the checks without which nothing starts. */
 import { Redis, type RedisOptions } from 'ioredis'
-import { RankmillError } from './errors.js'
+import { RankmillError } from '../errors.js'
 
 /** BullMQ's recommended minimum; older servers lack commands that its scripts call. */
 const MINIMUM_VERSION = '6.2.0'

@@ -1,7 +1,7 @@
 /** The candidates of a request, sent along or named in a corpus: schemas and types, as on the wire. */
 import { z } from 'zod'
-import { CORPUS_NAME_RULE, isCorpus } from './corpus/corpus-name.js'
-import { RankmillError } from './errors.js'
+import { CORPUS_NAME_RULE, isCorpus } from '../corpus/corpus-name.js'
+import { RankmillError } from '../errors.js'
 import { idSchema, textSchema } from './field-schemas.js'
 import { FIRST_STAGE_FILTER, type Strategy, usesFirstStage } from './strategy.js'
 

@@ -1,6 +1,7 @@
 /** What one entry of the queue holds, and what scored parts and answers look like in Redis. */
+
+import type { ErrorBody } from '../errors.js'
 import type { Document } from './documents.js'
-import type { ErrorBody } from './errors.js'
 import type { RerankRequest } from './request.js'
 import type { RerankResult, Timings, Usage, Window } from './result.js'
 import type { Strategy } from './strategy.js'

@@ -1,7 +1,7 @@
 /** How a request's documents are scored: `strategy` in a request (docs/strategies.md). */
 import { z } from 'zod'
+import { RankmillError } from '../errors.js'
 import { DTYPES, type Dtype } from './dtype.js'
-import { RankmillError } from './errors.js'
 
 /** What is read of a document that is too long for the model. */
 export type LongDocuments = 'truncate' | 'windows' | 'snippet'

@@ -3,11 +3,11 @@
  * `remember` (submitted) -> `writePart` (each part scored) -> `answer` (written once, waiters told).
  */
 import type { Redis } from 'ioredis'
-import { ERRORS } from './errors.js'
-import type { Keys } from './keys.js'
-import type { Lane } from './lanes.js'
-import type { Options } from './options.js'
-import type { WorkerInfo } from './worker-info.js'
+import { ERRORS } from '../errors.js'
+import type { Options } from '../options.js'
+import type { Keys } from '../protocol/keys.js'
+import type { Lane } from '../protocol/lanes.js'
+import type { WorkerInfo } from '../protocol/worker-info.js'
 
 /**
  * Notes a request, unless it is known or the queue is full. A failed answer that a retry can help is taken back. One that

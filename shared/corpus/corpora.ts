@@ -6,13 +6,13 @@
 import { setImmediate } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
-import { checkCorpusName } from './corpus/corpus-name.js'
-import { EmbeddingStore } from './corpus/embedding-store.js'
-import { isPresent, type Layer, layersOf, type Manifest, parseManifest, withLayer, withPin } from './corpus/manifest.js'
-import { ManifestStore } from './corpus/manifest-store.js'
-import { type Dictionary, decodeText, dictionaryIdOf, dictionaryOf } from './corpus/text-codec.js'
-import { RankmillError } from './errors.js'
-import type { Keys } from './keys.js'
+import { RankmillError } from '../errors.js'
+import type { Keys } from '../protocol/keys.js'
+import { checkCorpusName } from './corpus-name.js'
+import { EmbeddingStore } from './embedding-store.js'
+import { isPresent, type Layer, layersOf, type Manifest, parseManifest, withLayer, withPin } from './manifest.js'
+import { ManifestStore } from './manifest-store.js'
+import { type Dictionary, decodeText, dictionaryIdOf, dictionaryOf } from './text-codec.js'
 
 /** Passages in one HMGET. */
 const CHUNK = 500
