@@ -14,7 +14,13 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'unknown_corpus',
   'invalid_corpus',
 ])
-const REDIS: ReadonlySet<ErrorCode> = new Set(['redis_unavailable', 'redis_misconfigured', 'redis_full'])
+const REDIS: ReadonlySet<ErrorCode> = new Set([
+  'redis_unavailable',
+  'redis_full',
+  'redis_read_only',
+  'redis_denied',
+  'redis_misconfigured',
+])
 
 export function exitCodeOf(error: unknown): number {
   if (!(error instanceof RankmillError)) return EXIT.someFailed

@@ -132,12 +132,22 @@ export const ERRORS = {
   redis_unavailable: {
     status: 503,
     retryable: true,
-    advice: 'Check that Redis runs where REDIS_URL says and accepts the password.',
+    advice: 'Check that Redis runs where REDIS_URL says.',
   },
   redis_full: {
     status: 503,
     retryable: true,
     advice: 'Give Redis more memory, remove corpora, or keep the corpus in a file: `rankmill corpus build`.',
+  },
+  redis_read_only: {
+    status: 503,
+    retryable: true,
+    advice: 'After a failover this passes; else name the primary, or make room on the disk that Redis saves to.',
+  },
+  redis_denied: {
+    status: 503,
+    retryable: false,
+    advice: 'Correct user and password in REDIS_URL, or grant the user what docs/redis.md lists.',
   },
   redis_misconfigured: {
     status: 503,

@@ -1,6 +1,7 @@
 /** Redis connections, and the checks without which nothing starts. */
 import { Redis, type RedisOptions } from 'ioredis'
 import { RankmillError } from '../errors.js'
+import { redisError, redisFault } from './redis-errors.js'
 
 /** BullMQ's recommended minimum; older servers lack commands that its scripts call. */
 const MINIMUM_VERSION = '6.2.0'
@@ -90,18 +91,14 @@ export function withoutPassword(url: string): string {
 
 function explain(error: unknown, lastError: unknown, url: string): RankmillError {
   if (error instanceof RankmillError) return error
-  const cause = [lastError, error].find((e): e is Error => e instanceof Error)
-  const message = cause?.message || String(cause ?? error)
-  const where = withoutPassword(url)
-  if (/WRONGPASS|NOAUTH|invalid password|without any password/i.test(message)) {
-    return new RankmillError(
-      'redis_unavailable',
-      `Redis at ${where} refused the password or user: ${message}`,
-      {},
-      { cause },
-    )
-  }
-  return new RankmillError('redis_unavailable', `cannot reach Redis at ${where}: ${message}`, {}, { cause })
+  // That the connection is closed says less than why it was.
+  const fault = redisFault(lastError) ?? redisFault(error)
+  if (!fault) return redisError(lastError ?? error)
+  const verb = fault.code === 'redis_unavailable' ? 'reach' : 'use'
+  return new RankmillError(
+    fault.code,
+    `cannot ${verb} Redis at ${withoutPassword(url)}: ${fault.says}: ${fault.advice}`,
+  )
 }
 
 /**
@@ -139,25 +136,16 @@ function isOlder(version: string, minimum: string): boolean {
   return false
 }
 
-/** Whether an error of ioredis means that Redis could not be reached, rather than that it said no. */
-function isConnectionError(error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  return /isn't writeable|Connection is closed|ECONN|EPIPE|ETIMEDOUT|Command timed out|max retries per request/i.test(
-    `${error.message} ${(error as NodeJS.ErrnoException).code ?? ''}`,
-  )
-}
-
-/** Runs a call to Redis; connection errors come out as `redis_unavailable`. */
+/**
+ * Runs calls to Redis: what they fail with leaves as a RankmillError that holds nothing of what was sent. Errors that do not
+ * come from Redis (an AbortSignal's reason, a RankmillError, a defect) pass through unchanged.
+ *
+ * @throws RankmillError `redis_unavailable`, `redis_full`, `redis_read_only`, `redis_denied`, `redis_misconfigured`
+ */
 export async function reaching<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call()
   } catch (error) {
-    if (isConnectionError(error)) {
-      throw new RankmillError('redis_unavailable', `Redis is away: ${(error as Error).message}`, {}, { cause: error })
-    }
-    if (error instanceof Error && error.message.startsWith('OOM ')) {
-      throw new RankmillError('redis_full', `Redis has no memory left: ${error.message}`, {}, { cause: error })
-    }
-    throw error
+    throw redisFault(error) ? redisError(error) : error
   }
 }

@@ -81,8 +81,9 @@ describe('Redis', () => {
     for (const url of [`redis://:wrong@127.0.0.1:${port}`, `redis://127.0.0.1:${port}`]) {
       for (const error of await both(url)) {
         expect(error).toMatchObject({
-          code: 'redis_unavailable',
-          message: expect.stringContaining('refused the password'),
+          code: 'redis_denied',
+          retryable: false,
+          message: expect.stringMatching(/refused the password|wants a password/),
         })
         expect((error as Error).message).not.toContain('wrong@')
       }
