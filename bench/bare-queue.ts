@@ -1,6 +1,6 @@
 /** What the queue below Rankmill can do with the same payload and no work: the bar that its own path is held against. */
 import { Queue, Worker } from 'bullmq'
-import { splitRequest } from '../producer/split.js'
+import { partOf } from '../producer/split.js'
 import { resolveOptions } from '../shared/options.js'
 import { candidateCount } from '../shared/protocol/documents.js'
 import { parseRequest, type RerankInput, requestSchema } from '../shared/protocol/request.js'
@@ -11,12 +11,19 @@ export async function bareQueue(url: string, requests: readonly RerankInput[]): 
   const [forQueue, forWorker] = await Promise.all([connectWorker(url), connectWorker(url)])
   const queue = new Queue('bare', { connection: forQueue, prefix: '{bench-bare}' })
   const schema = requestSchema(resolveOptions({}, {}))
-  const jobs = requests.flatMap((input, i) =>
-    splitRequest(
+  const opened = {
+    generation: 1,
+    pool: 'rankmill-small',
+    lane: 'interactive',
+    parts: 1,
+    submittedAt: 0,
+    deadlineAt: null,
+  } as const
+  const jobs = requests.map((input, i) =>
+    partOf(
       parseRequest(input, schema, () => `bare-${process.hrtime.bigint()}-${i}`),
-      256,
+      opened,
       0,
-      1000,
     ),
   )
   let done = 0

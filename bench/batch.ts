@@ -173,7 +173,7 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
         { index: 1, relevance_score: 0.6180339887, scored_by: 'none' },
         { index: 0, relevance_score: 0.3819660113, scored_by: 'none' },
       ]
-      return { id, model: 'none', results, usage, timings_ms: timings }
+      return { id, model: 'none', dtype: 'fp32', fingerprint: 'none', results, usage, timings_ms: timings }
     },
     forget: async () => undefined,
     pinCorpus: async () => '1',

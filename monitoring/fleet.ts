@@ -1,19 +1,21 @@
 /** One view over several worker processes: their metrics added up, their health taken together. */
+import type { Redis } from 'ioredis'
 import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
-import { collectQueues, type ObservedQueue } from './queue-collector.js'
+import type { Keys } from '../shared/protocol/keys.js'
+import { collectQueues } from './queue-collector.js'
 
 /** A registry's contents as plain data, as it travels between processes. */
 export type MetricsSnapshot = MetricObjectWithValues<MetricValue<string>>[]
 
 /** Workers report the queues too when they are scraped one by one; here they are reported once, by the fleet. */
-const REPORTED_BY_FLEET = /^rankmill_queue_/
+const REPORTED_BY_FLEET = /^rankmill_(queue_|workers$|requests_total$|failures_total$)/
 
 export class FleetMetrics {
   readonly #own = new Registry()
   readonly #snapshots: () => Promise<MetricsSnapshot[]>
 
-  constructor(queues: readonly ObservedQueue[], snapshots: () => Promise<MetricsSnapshot[]>, now: () => number) {
-    collectQueues(this.#own, queues, () => true, now)
+  constructor(redis: Redis, keys: Keys, snapshots: () => Promise<MetricsSnapshot[]>) {
+    collectQueues(this.#own, redis, keys, () => true)
     this.#snapshots = snapshots
   }
 

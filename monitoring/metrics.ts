@@ -18,7 +18,7 @@ export class WorkerMetrics {
   readonly registry = new Registry()
   readonly requestDuration = new Histogram({
     name: 'rankmill_request_duration_seconds',
-    help: 'From submission to answer, by outcome (completed, or the code of the error)',
+    help: 'From submission to answer, by outcome (completed, or the code of the error), of the requests that this worker ended',
     labelNames: ['outcome'],
     buckets: SECONDS,
     registers: [this.registry],
@@ -59,16 +59,21 @@ export class WorkerMetrics {
     help: 'Tokens that went through the model, padding not counted',
     registers: [this.registry],
   })
-  readonly failures = new Counter({
-    name: 'rankmill_failures_total',
-    help: 'Requests that ended with an error, by its code',
-    labelNames: ['code'],
-    registers: [this.registry],
-  })
   readonly retries = new Counter({
     name: 'rankmill_retries_total',
     help: 'Jobs that will be tried again, by the reason',
     labelNames: ['reason'],
+    registers: [this.registry],
+  })
+  readonly jobsRecovered = new Counter({
+    name: 'rankmill_jobs_recovered_total',
+    help: 'Jobs that were put back into the queue because their worker died',
+    labelNames: ['reason'],
+    registers: [this.registry],
+  })
+  readonly requestsReconciled = new Counter({
+    name: 'rankmill_requests_reconciled_total',
+    help: 'Requests that nobody would have answered, found and ended or queued again; there should be none',
     registers: [this.registry],
   })
   readonly modelInfo = new Gauge({
@@ -104,6 +109,14 @@ export class WorkerMetrics {
     })
     collectDefaultMetrics({ register: this.registry })
     for (const source of ['model', 'exit', 'cache', 'prefilter'] as const) this.pairs.inc({ source }, 0)
+  }
+
+  recovered(reason: 'worker_lost', jobs: number): void {
+    this.jobsRecovered.inc({ reason }, jobs)
+  }
+
+  reconciled(): void {
+    this.requestsReconciled.inc()
   }
 
   observeStage(stage: Stage, ms: number): void {

@@ -7,9 +7,10 @@ import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { afterMs } from '../shared/long-timer.js'
-import { type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
+import { envOf, type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import type { Answer } from '../shared/protocol/job.js'
 import { type Keys, keysOf } from '../shared/protocol/keys.js'
+import { describePool, serves } from '../shared/protocol/pool.js'
 import {
   parseRequest,
   type RequestSchema,
@@ -20,13 +21,14 @@ import {
 import type { RerankResult } from '../shared/protocol/result.js'
 import type { WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../shared/redis/connection.js'
-import { LaneQueues } from '../shared/redis/lane-queues.js'
-import { Scripts } from '../shared/redis/scripts.js'
+import { PoolQueues } from '../shared/redis/pool-queues.js'
+import { errorEnd, RequestLife } from '../shared/redis/request-life.js'
+import { WorkerRegistry } from '../shared/redis/worker-registry.js'
 import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
-import { type RequestMeta, Submission } from './submission.js'
+import { Submission, type SubmitOptions } from './submission.js'
 
 export interface WaitOptions {
   /** Longest wait, or Infinity; default: the request's deadline, else the option `waitTimeoutMs`. */
@@ -56,20 +58,28 @@ export interface RequestStatus {
   readonly submittedAt: number
   readonly deadlineAt: number | null
   readonly pairs: number
+  /** What serves it: its model, and what else it needs. */
+  readonly needs: string
+  /** Why nothing happens with it, where that is known: `no worker serves bge-m3`. */
+  readonly waitingFor?: string
   readonly error?: ErrorBody
 }
 
 /** How long after its deadline a request is left to the workers to refuse, before the client does it. */
 const DEADLINE_GRACE_MS = 250
-/** How an answer begins that is an error. */
-const ERROR_HEAD = '{"error":'
+/** How often `rerank` submits a request again that was lost on its way into the queue. */
+const LOST_TRIES = 3
+/** A wait is asked after so long whether anybody serves the request. */
+const UNSERVED_LOOK_MS = 3000
 /** Requests that are forgotten together: bounds what is under way on the connection. */
 const FORGET_CHUNK = 64
 
 interface Connected {
   readonly redis: Redis
-  readonly queues: LaneQueues
-  readonly scripts: Scripts
+  readonly queues: PoolQueues
+  readonly life: RequestLife
+  readonly registry: WorkerRegistry
+  readonly corpora: Corpora
   readonly submission: Submission
   readonly answers: Answers
 }
@@ -83,16 +93,18 @@ export class RerankClient {
   readonly #schema: RequestSchema
   readonly #keys: Keys
   readonly #log: Logger
-  readonly #now: () => number
+  readonly #model: string | null
   readonly #closing = new AbortController()
   #connected: Promise<Connected> | undefined
 
-  constructor(options: OptionsInput = {}, parts: { now?: () => number; log?: Logger } = {}) {
+  /** @param options `model`: of requests that name none, instead of the fleet's default */
+  constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
     this.options = resolveOptions(options)
     this.#schema = requestSchema(this.options)
     this.#keys = keysOf(this.options.prefix, this.options.queue)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
-    this.#now = parts.now ?? Date.now
+    const model = options.model ?? process.env[envOf('model')]
+    this.#model = model ? (model.split(',')[0]?.trim() ?? null) : null
   }
 
   /**
@@ -107,21 +119,26 @@ export class RerankClient {
     checkTimeout(wait)
     wait.signal?.throwIfAborted()
     const mayShare = this.options.shareIdentical && input.id === undefined && request.deadlineMs === null
-    const id = await this.#submit(request, mayShare)
-    try {
-      return await this.#result(id, wait, request.deadlineMs)
-    } catch (error) {
-      const unwanted =
-        (wait.signal?.aborted && !wait.leave) || (error instanceof RankmillError && error.code === 'deadline_exceeded')
-      if (unwanted && !(await this.#othersWait(id)))
-        await this.#giveUp(id, wait.signal?.aborted ? 'cancelled' : 'deadline_exceeded').catch(() => false)
-      throw error
+    for (let tries = 1; ; tries++) {
+      const id = await this.#submit(request, { mayShare, interest: 'waits' })
+      try {
+        return await this.#result(id, wait, request.deadlineMs)
+      } catch (error) {
+        const code = error instanceof RankmillError ? error.code : undefined
+        // The content of one that was lost is here.
+        if (code === 'request_lost' && tries < LOST_TRIES && !wait.signal?.aborted) continue
+        const cancelled = wait.signal?.aborted === true && !wait.leave
+        if (cancelled || code === 'deadline_exceeded') {
+          await this.#end(id, cancelled ? 'cancelled' : 'deadline_exceeded', 'give up').catch(() => false)
+        }
+        throw error
+      }
     }
   }
 
   /** Submits a request and returns its id; the same id with the same content is the same request. */
   async submit(input: RerankInput): Promise<string> {
-    return this.#submit(this.#parse(input))
+    return this.#submit(this.#parse(input), { mayShare: false, interest: 'durable' })
   }
 
   /**
@@ -140,21 +157,18 @@ export class RerankClient {
 
   /** @throws RankmillError `not_found` */
   async status(id: string): Promise<RequestStatus> {
-    const { redis, answers, submission } = await this.#connect()
-    const [answer, meta] = await reaching(() =>
-      Promise.all([answers.read(id), redis.hget(this.#keys.request(id), 'meta')]),
-    )
-    if (meta === null) throw unknownRequest(id)
-    const request = JSON.parse(meta) as RequestMeta
-    const { parts, pairs, submittedAt, deadlineAt } = request
-    const known = { id, submittedAt, deadlineAt, pairs }
+    const { answers, life, registry } = await this.#connect()
+    const [answer, note] = await reaching(() => Promise.all([answers.read(id), life.read(id)]))
+    if (note === undefined) throw unknownRequest(id)
+    const { submittedAt, deadlineAt, pairs, pool, parts, waitingJobs } = note
+    const known = { id, submittedAt, deadlineAt, pairs, needs: describePool(pool) }
     if (answer && 'error' in answer) {
       return { ...known, state: answer.error.code === 'cancelled' ? 'cancelled' : 'failed', error: answer.error }
     }
     if (answer) return { ...known, state: 'completed' }
-    const states = await Promise.all((await submission.jobs(id, request)).map((job) => job.getState()))
-    const untouched = states.length === parts && states.every((s) => s === 'waiting' || s === 'prioritized')
-    return { ...known, state: untouched ? 'waiting' : 'running' }
+    if (waitingJobs < parts) return { ...known, state: 'running' }
+    const isServed = (await reaching(() => registry.workers())).some((worker) => serves(worker, pool))
+    return { ...known, state: 'waiting', ...(isServed ? {} : { waitingFor: unserved(pool) }) }
   }
 
   /**
@@ -164,7 +178,7 @@ export class RerankClient {
    * @throws RankmillError `not_found`
    */
   async cancel(id: string): Promise<boolean> {
-    return this.#giveUp(id, 'cancelled')
+    return this.#end(id, 'cancelled', 'end')
   }
 
   /**
@@ -224,14 +238,14 @@ export class RerankClient {
    * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
    */
   async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
-    const { redis } = await this.#connect()
-    return reaching(() => new Corpora(redis, this.#keys).pin(name, holder, ttlMs, version))
+    const { corpora } = await this.#connect()
+    return reaching(() => corpora.pin(name, holder, ttlMs, version))
   }
 
   /** Ends a pin; nothing happens where there is none. */
   async releaseCorpus(name: string, holder: string): Promise<void> {
-    const { redis } = await this.#connect()
-    await reaching(() => new Corpora(redis, this.#keys).release(name, holder))
+    const { corpora } = await this.#connect()
+    await reaching(() => corpora.release(name, holder))
   }
 
   /**
@@ -241,35 +255,29 @@ export class RerankClient {
    * @returns how many were removed
    */
   async forget(ids: readonly string[]): Promise<number> {
-    const { redis, submission } = await this.#connect()
+    const { life, queues } = await this.#connect()
     let forgotten = 0
     for (let i = 0; i < ids.length; i += FORGET_CHUNK) {
       const chunk = ids.slice(i, i + FORGET_CHUNK)
-      const answered = await reaching(() =>
+      const found = await reaching(() =>
         Promise.all(
           chunk.map(async (id) => {
-            const head = redis.getrange(this.#keys.result(id), 0, ERROR_HEAD.length - 1)
-            const [meta, answer] = await Promise.all([redis.hget(this.#keys.request(id), 'meta'), head])
-            if (meta === null || answer === '') return undefined
-            return { id, failed: answer === ERROR_HEAD, ...(JSON.parse(meta) as RequestMeta) }
+            const request = await life.forget(id)
+            // The only job of one that was done is gone already.
+            if (request && (request.failed || request.place.parts > 1)) await queues.remove(id, request.place)
+            return request
           }),
         ),
       )
-      const found = answered.filter((request) => request !== undefined)
-      // Jobs that were done are gone already.
-      const failed = found.filter((request) => request.failed)
-      await reaching(() => Promise.all(failed.map(({ id, lane, parts }) => submission.removeJobs(id, lane, parts))))
-      const keys = found.flatMap(({ id }) => [this.#keys.request(id), this.#keys.result(id), this.#keys.parts(id)])
-      if (keys.length > 0) await reaching(() => redis.unlink(keys))
-      forgotten += found.length
+      forgotten += found.filter((request) => request !== undefined).length
     }
     return forgotten
   }
 
-  /** The live workers, as of their last heartbeat (every 5 s); a worker that died is gone from it after 15 s. */
+  /** The live workers, as of their last heartbeat (every 2 s); a worker that died is gone from it after 6 s. */
   async workers(): Promise<WorkerInfo[]> {
-    const { scripts } = await this.#connect()
-    return reaching(() => scripts.workers())
+    const { registry } = await this.#connect()
+    return reaching(() => registry.workers())
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
@@ -298,19 +306,13 @@ export class RerankClient {
     return parseRequest(input, this.#schema, randomUUID)
   }
 
-  async #submit(request: RerankRequest, mayShare = false): Promise<string> {
+  async #submit(request: RerankRequest, how: SubmitOptions): Promise<string> {
     const { submission } = await this.#connect()
-    return reaching(() => submission.submit(request, mayShare))
-  }
-
-  /** Takes one off those that wait for a request. What cannot be told is left to run. */
-  async #othersWait(id: string): Promise<boolean> {
-    const { scripts } = await this.#connect()
-    return scripts.leave(id).catch(() => true)
+    return reaching(() => submission.submit(request, how))
   }
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
-    const { answers } = await this.#connect()
+    const { answers, life, registry } = await this.#connect()
     const limitMs =
       wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
     const late = () =>
@@ -325,6 +327,7 @@ export class RerankClient {
       afterMs(limitMs, () => stop.abort(late())),
       follow(this.#closing.signal, stop),
       ...(wait.signal ? [follow(wait.signal, stop)] : []),
+      afterMs(UNSERVED_LOOK_MS, () => void this.#warnIfUnserved(id, life, registry).catch(() => undefined)),
     ]
     try {
       return unpack(await answers.wait(id, stop.signal))
@@ -333,20 +336,28 @@ export class RerankClient {
     }
   }
 
-  async #giveUp(id: string, code: 'cancelled' | 'deadline_exceeded'): Promise<boolean> {
-    const { redis, scripts, submission } = await this.#connect()
-    const meta = await reaching(() => redis.hget(this.#keys.request(id), 'meta'))
-    if (meta === null) throw unknownRequest(id)
-    const message =
-      code === 'cancelled' ? `request "${id}" was cancelled` : `request "${id}" was not done within its deadline`
-    const answer = JSON.stringify({ error: { code, message } } satisfies Answer)
-    const first = await reaching(() => scripts.answer(id, answer, this.options.resultTtlMs))
-    if (first) {
-      await reaching(() => redis.publish(this.#keys.cancelChannel, id))
-      const { lane, parts } = JSON.parse(meta) as RequestMeta
-      await submission.removeJobs(id, lane, parts)
-    }
-    return first
+  async #warnIfUnserved(id: string, life: RequestLife, registry: WorkerRegistry): Promise<void> {
+    const [note, workers] = await Promise.all([life.read(id), registry.workers()])
+    if (!note || note.waitingJobs < note.parts || workers.some((worker) => serves(worker, note.pool))) return
+    this.#log.warn({ request: id, pool: note.pool }, `waiting: ${unserved(note.pool)}`)
+  }
+
+  /**
+   * Ends a request by somebody's will, and takes its jobs out of the queue.
+   *
+   * @param how `give up`: only where nobody else wants it
+   */
+  async #end(id: string, code: 'cancelled' | 'deadline_exceeded', how: 'end' | 'give up'): Promise<boolean> {
+    const { redis, life, queues } = await this.#connect()
+    const note = await reaching(() => life.read(id))
+    if (note === undefined) throw unknownRequest(id)
+    const end = errorEnd({ code, message: endMessage(id, code) }, note.generation)
+    const ref = { id, ...note }
+    const { outcome } = await reaching(() => (how === 'give up' ? life.giveUp(ref, end) : life.answer(ref, end)))
+    if (outcome !== 'written') return false
+    await reaching(() => redis.publish(this.#keys.cancelChannel, `${note.generation} ${id}`))
+    await reaching(() => queues.remove(id, note))
+    return true
   }
 
   /** Calls again while the queue is full, after as long as the error says. */
@@ -380,10 +391,13 @@ export class RerankClient {
   async #open(): Promise<Connected> {
     const { redis: url, pollIntervalMs, commandTimeoutMs } = this.options
     const redis = await connectProducer(url, commandTimeoutMs)
-    const queues = new LaneQueues(redis, this.#keys)
-    const scripts = new Scripts(redis, this.#keys)
-    const submission = new Submission(queues, scripts, this.options, this.#now)
-    return { redis, queues, scripts, submission, answers: new Answers(redis, this.#keys, pollIntervalMs, this.#log) }
+    const queues = new PoolQueues(redis, this.#keys)
+    const life = new RequestLife(redis, this.#keys)
+    const registry = new WorkerRegistry(redis, this.#keys)
+    const corpora = new Corpora(redis, this.#keys)
+    const submission = new Submission(queues, life, registry, corpora, this.options, this.#model)
+    const answers = new Answers(redis, this.#keys, pollIntervalMs, this.#log)
+    return { redis, queues, life, registry, corpora, submission, answers }
   }
 }
 
@@ -400,6 +414,14 @@ function unpack(answer: Answer): RerankResult {
 
 function unknownRequest(id: string): RankmillError {
   return new RankmillError('not_found', `no request "${id}" is known`, { param: 'id' })
+}
+
+function endMessage(id: string, code: 'cancelled' | 'deadline_exceeded'): string {
+  return code === 'cancelled' ? `request "${id}" was cancelled` : `request "${id}" was not done within its deadline`
+}
+
+function unserved(pool: string): string {
+  return `no worker serves ${describePool(pool)}`
 }
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {

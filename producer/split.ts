@@ -1,52 +1,57 @@
 /** Cuts a request into jobs of bounded size. */
 import { candidateCount, isCorpusReference } from '../shared/protocol/documents.js'
 import type { RerankJob } from '../shared/protocol/job.js'
+import { needsOf } from '../shared/protocol/pool.js'
 import type { RerankRequest } from '../shared/protocol/request.js'
+import type { Opened } from '../shared/redis/request-life.js'
 
 /**
- * The jobs of one request, in order of their offsets; one where it is small enough. Parts differ in size by one at
- * most, so that no worker is left with a crumb while another has a full share. A request with a prefilter or a
- * cascade stays whole: they compare all of its candidates. Early exits are decided in each part by itself: what cannot
- * come into the first `topN` of a part cannot come into those of the request.
+ * How many jobs a request is cut into, if nobody has noted it before. One with a prefilter or a cascade stays whole: they
+ * compare all of its candidates. Early exits are decided in each part by itself: what cannot come into the first `topN` of
+ * a part cannot come into those of the request.
  */
-export function splitRequest(
-  request: RerankRequest,
-  maxJobPairs: number,
-  submittedAt: number,
-  resultTtlMs: number,
-): RerankJob[] {
-  const { documents, deadlineMs } = request
+export function partsOf({ documents, prefilter, cascade }: RerankRequest, maxJobPairs: number): number {
+  return prefilter === null && cascade.length === 0 ? Math.ceil(candidateCount(documents) / maxJobPairs) : 1
+}
+
+/**
+ * One job of a request. Parts differ in size by one at most, so that no worker is left with a crumb while another has a
+ * full share.
+ *
+ * @param pinnedVersion of its corpus, where the request names none and all parts have to read the same
+ */
+export function partOf(request: RerankRequest, opened: Opened, part: number, pinnedVersion?: string): RerankJob {
+  const { documents } = request
+  const { generation, parts, submittedAt, deadlineAt } = opened
   const count = candidateCount(documents)
-  const parts = request.prefilter === null && request.cascade.length === 0 ? Math.ceil(count / maxJobPairs) : 1
-  return Array.from({ length: parts }, (_, part) => {
-    const offset = Math.floor((part * count) / parts)
-    const end = Math.floor(((part + 1) * count) / parts)
-    return {
-      v: 1,
-      requestId: request.id,
-      part,
-      parts,
-      offset,
-      query: request.query,
-      documents: isCorpusReference(documents)
-        ? { ...documents, ids: documents.ids.slice(offset, end) }
-        : parts === 1
-          ? documents
-          : documents.slice(offset, end),
-      model: request.model,
-      topN: request.topN,
-      returnDocuments: request.returnDocuments,
-      maxTokensPerDoc: request.maxTokensPerDoc,
-      dtype: request.dtype,
-      longDocuments: request.longDocuments,
-      prefilter: request.prefilter,
-      cascade: request.cascade,
-      fuse: request.fuse,
-      exit: request.exit,
-      priority: request.priority,
-      submittedAt,
-      deadlineAt: deadlineMs === null ? null : submittedAt + deadlineMs,
-      resultTtlMs,
-    }
-  })
+  const offset = Math.floor((part * count) / parts)
+  const end = Math.floor(((part + 1) * count) / parts)
+  return {
+    v: 2,
+    requestId: request.id,
+    generation,
+    part,
+    parts,
+    offset,
+    query: request.query,
+    documents: isCorpusReference(documents)
+      ? { ...documents, version: pinnedVersion ?? documents.version, ids: documents.ids.slice(offset, end) }
+      : parts === 1
+        ? documents
+        : documents.slice(offset, end),
+    ...(pinnedVersion === undefined ? {} : { pinned: true }),
+    model: needsOf(opened.pool).model,
+    topN: request.topN,
+    returnDocuments: request.returnDocuments,
+    maxTokensPerDoc: request.maxTokensPerDoc,
+    dtype: request.dtype,
+    longDocuments: request.longDocuments,
+    prefilter: request.prefilter,
+    cascade: request.cascade,
+    fuse: request.fuse,
+    exit: request.exit,
+    priority: request.priority,
+    submittedAt,
+    deadlineAt,
+  }
 }

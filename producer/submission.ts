@@ -1,135 +1,182 @@
-/** Puts a request into the queue: remembered first, then its jobs; safe to repeat at any point. */
-import type { Job, JobsOptions } from 'bullmq'
+/** Puts a request into the queue: noted first, then its jobs; safe to repeat at any point. */
+import type { JobsOptions } from 'bullmq'
+import type { Corpora } from '../shared/corpus/corpora.js'
+import { folderOf, requestPin } from '../shared/corpus/corpus-name.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Options } from '../shared/options.js'
-import { candidateCount } from '../shared/protocol/documents.js'
+import { candidateCount, isCorpusReference } from '../shared/protocol/documents.js'
 import { fingerprintOf } from '../shared/protocol/fingerprint.js'
 import type { RerankJob } from '../shared/protocol/job.js'
 import { jobIdOf } from '../shared/protocol/keys.js'
 import { type Lane, laneOf, priorityInLane } from '../shared/protocol/lanes.js'
-import type { RerankRequest } from '../shared/protocol/request.js'
-import type { LaneQueues } from '../shared/redis/lane-queues.js'
-import type { Scripts } from '../shared/redis/scripts.js'
-import { splitRequest } from './split.js'
-
-/** What is kept beside the fingerprint, for status and cancellation. */
-export interface RequestMeta {
-  readonly lane: Lane
-  readonly parts: number
-  readonly pairs: number
-  readonly submittedAt: number
-  readonly deadlineAt: number | null
-}
+import { describePool, encodedModel, poolSuffix } from '../shared/protocol/pool.js'
+import { bytesOf, type RerankRequest } from '../shared/protocol/request.js'
+import type { PoolQueues } from '../shared/redis/pool-queues.js'
+import type { Interest, NewNote, Opened, RequestLife } from '../shared/redis/request-life.js'
+import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
+import { partOf, partsOf } from './split.js'
 
 /** Jobs in one addBulk: it is one pipeline, whose size is memory on both sides. */
 const ADD_CHUNK = 32
 const FAILED_JOBS_KEPT = { age: 7 * 86_400, count: 10_000 }
+/** A part that is done may have to be scored again in another score space, and only its job has its content. */
+const DONE_PARTS_KEPT = { age: 7 * 86_400 }
+
+export interface SubmitOptions {
+  /** A request of the same content that is under way will do as well. */
+  readonly mayShare: boolean
+  readonly interest: Interest
+}
 
 export class Submission {
-  readonly #queues: LaneQueues
-  readonly #scripts: Scripts
+  readonly #queues: PoolQueues
+  readonly #life: RequestLife
+  readonly #registry: WorkerRegistry
+  readonly #corpora: Corpora
   readonly #options: Options
-  readonly #now: () => number
+  readonly #model: string | null
 
-  constructor(queues: LaneQueues, scripts: Scripts, options: Options, now: () => number) {
+  /** @param model of requests that name none; null: the fleet's default */
+  constructor(
+    queues: PoolQueues,
+    life: RequestLife,
+    registry: WorkerRegistry,
+    corpora: Corpora,
+    options: Options,
+    model: string | null,
+  ) {
     this.#queues = queues
-    this.#scripts = scripts
+    this.#life = life
+    this.#registry = registry
+    this.#corpora = corpora
     this.#options = options
-    this.#now = now
+    this.#model = model
   }
 
   /**
-   * @param mayShare whether a request of the same content that is under way will do as well
    * @returns the id under which the answer will come
-   * @throws RankmillError `conflict` (the id is another request's) or `overloaded` (with `retryAfterMs`)
+   * @throws RankmillError `conflict` (the id is another request's), `overloaded` (with `retryAfterMs`) or
+   *   `too_many_documents` (no queue of this size could ever hold it)
    */
-  async submit(request: RerankRequest, mayShare = false): Promise<string> {
-    const { maxJobPairs, resultTtlMs } = this.#options
-    const jobs = splitRequest(request, maxJobPairs, this.#now(), resultTtlMs)
-    const wanted = laneOf(request.priority)
-    const meta: RequestMeta = {
-      lane: wanted,
-      parts: jobs.length,
-      pairs: candidateCount(request.documents),
-      submittedAt: jobs[0]?.submittedAt ?? 0,
-      deadlineAt: jobs[0]?.deadlineAt ?? null,
-    }
-    const fingerprint = fingerprintOf(request)
-    const shares = mayShare ? `${fingerprint}-${request.priority}` : null
-    const note = { id: request.id, fingerprint, lane: wanted, meta: JSON.stringify(meta), shares }
-    const [outcome, depth, before, shared = request.id] = await this.#scripts.remember(note, this.#options)
-    switch (outcome) {
+  async submit(request: RerankRequest, how: SubmitOptions): Promise<string> {
+    const note = this.#noteOf(request, how)
+    const noted = await this.#life.note(note)
+    switch (noted.state) {
       case 'answered':
+      case 'pending':
         return request.id
       case 'shared':
-        return this.submit({ ...request, id: shared })
+        // Its producer may have died before it had queued it.
+        return noted.queued
+          ? noted.id
+          : this.submit({ ...request, id: noted.id }, { mayShare: false, interest: 'counted' })
       case 'conflict':
         throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
           param: 'id',
         })
       case 'overloaded':
-        throw await this.#overloaded(wanted, depth)
+        throw await this.#overloaded(noted.pool, note.lane, noted.jobs, noted.bytes)
+      case 'too_large':
+        throw this.#tooLarge(noted.jobs, noted.bytes)
       case 'reopened':
-        await this.removeJobs(request.id, before, jobs.length)
-        break
-      case 'pending':
-        // It may have lost its producer between the note and the jobs, or Redis may have lost a part of them: BullMQ
-        // ignores jobs that it has, so those that are in none of its lists have to go first.
-        await this.#removeStray(request.id, { ...meta, lane: before })
+        await this.#queues.remove(request.id, noted.before)
         break
       case 'new':
+      case 'unqueued':
     }
-    // A priority is no part of what a request is: one that is pending stays in its lane.
-    const queue = this.#queues.of(outcome === 'pending' ? before : wanted)
-    for (let i = 0; i < jobs.length; i += ADD_CHUNK) {
-      await queue.addBulk(
-        jobs.slice(i, i + ADD_CHUNK).map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })),
-      )
+    try {
+      await this.#enqueue(request, noted.opened)
+    } catch (error) {
+      // Should this fail as well, whoever looks after lost requests finds the note.
+      await this.#life.withdraw(request.id, noted.opened.generation, note.shares).catch(() => undefined)
+      throw error
     }
+    // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.
+    const { generation } = noted.opened
+    this.#life.queued({ id: request.id, generation, shared: note.shares ?? '' }).catch(() => undefined)
     return request.id
   }
 
-  /** Takes the jobs of a request out of the queue; those that run stay. */
-  async removeJobs(id: string, lane: Lane, parts: number): Promise<void> {
-    const queue = this.#queues.of(lane)
-    await Promise.all(Array.from({ length: parts }, (_, part) => queue.remove(jobIdOf(id, part)).catch(() => 0)))
+  async #enqueue(request: RerankRequest, opened: Opened): Promise<void> {
+    const queue = this.#queues.of(opened.pool, opened.lane)
+    const version = opened.parts > 1 ? await this.#pin(request) : undefined
+    for (let first = 0; first < opened.parts; first += ADD_CHUNK) {
+      const jobs = Array.from({ length: Math.min(ADD_CHUNK, opened.parts - first) }, (_, i) =>
+        partOf(request, opened, first + i, version),
+      )
+      await queue.addBulk(jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })))
+    }
   }
 
-  async #removeStray(id: string, meta: RequestMeta): Promise<void> {
-    const states = await Promise.all(
-      (await this.jobs(id, meta)).map(async (job) => ({ job, state: await job.getState() })),
-    )
-    await Promise.all(states.map(({ job, state }) => (state === 'unknown' ? job.remove().catch(() => 0) : 0)))
+  /** All parts of a request read one version of its corpus. @returns undefined where there is nothing to pin */
+  async #pin({ id, documents }: RerankRequest): Promise<string | undefined> {
+    if (!isCorpusReference(documents) || documents.version !== null || folderOf(documents.corpus) !== undefined)
+      return undefined
+    return this.#corpora.pin(documents.corpus, requestPin(id), this.#options.requestTtlMs)
   }
 
-  /** The queue's entries of a request, as far as they are still there. */
-  async jobs(id: string, { lane, parts }: RequestMeta): Promise<Job<RerankJob>[]> {
-    const queue = this.#queues.of(lane)
-    const jobs = await Promise.all(Array.from({ length: parts }, (_, part) => queue.getJob(jobIdOf(id, part))))
-    return jobs.filter((job) => job !== undefined)
+  #noteOf(request: RerankRequest, { mayShare, interest }: SubmitOptions): NewNote {
+    const { maxJobPairs, requestTtlMs, resultTtlMs, maxQueuedJobs, maxQueuedBytes, unservedMs } = this.#options
+    const fingerprint = fingerprintOf(request)
+    const model = request.model ?? this.#model
+    return {
+      id: request.id,
+      fingerprint,
+      shares: mayShare ? `${fingerprint}-${request.priority}` : null,
+      model: model === null ? null : encodedModel(model),
+      poolSuffix: poolSuffix(request),
+      fallbackModel: encodedModel(firstOf(this.#options.model)),
+      lane: laneOf(request.priority),
+      parts: partsOf(request, maxJobPairs),
+      pairs: candidateCount(request.documents),
+      bytes: bytesOf(request),
+      deadlineMs: request.deadlineMs,
+      interest,
+      requestTtlMs,
+      resultTtlMs,
+      maxQueuedJobs,
+      maxQueuedBytes,
+      unservedMs,
+    }
   }
 
   #jobOptions(job: RerankJob): JobsOptions {
     const { attempts, retryBackoffMs } = this.#options
     const priority = priorityInLane(job.priority)
     return {
-      jobId: jobIdOf(job.requestId, job.part),
+      jobId: jobIdOf(job.requestId, job.generation, job.part),
       ...(priority > 0 ? { priority } : {}),
       attempts,
       backoff: { type: 'exponential', delay: retryBackoffMs, jitter: 0.5 },
-      removeOnComplete: true,
+      removeOnComplete: job.parts > 1 ? DONE_PARTS_KEPT : true,
       removeOnFail: FAILED_JOBS_KEPT,
       stackTraceLimit: 3,
     }
   }
 
-  async #overloaded(lane: Lane, depth: number): Promise<RankmillError> {
-    const workers = await this.#scripts.workers()
-    const jobsPerSecond = workers.reduce((sum, info) => sum + info.jobsPerSecond, 0)
+  async #overloaded(pool: string, lane: Lane, jobs: number, bytes: number): Promise<RankmillError> {
+    const workers = await this.#registry.workers().catch(() => [])
+    const rates = workers.flatMap(({ pools }) => pools.filter(({ name }) => name === pool))
+    const jobsPerSecond = rates.reduce((sum, served) => sum + served.jobsPerSecond, 0)
     // Until a tenth of the queue has drained: sooner, the caller would only meet the bound again.
-    const seconds = jobsPerSecond > 0 ? depth / 10 / jobsPerSecond : 1
+    const seconds = jobsPerSecond > 0 ? jobs / 10 / jobsPerSecond : 1
     const retryAfterMs = Math.round(Math.min(60, Math.max(1, seconds)) * 1000)
-    const message = `the ${lane} lane of the queue holds ${depth} jobs, its bound is ${this.#options.maxQueuedJobs}: try again in ${retryAfterMs / 1000} s`
+    const { maxQueuedJobs, maxQueuedBytes } = this.#options
+    const message =
+      `the ${lane} lane of ${describePool(pool)} holds ${jobs} jobs of ${bytes} bytes, its bounds are ${maxQueuedJobs} ` +
+      `(maxQueuedJobs) and ${maxQueuedBytes} (maxQueuedBytes): try again in ${retryAfterMs / 1000} s`
     return new RankmillError('overloaded', message, { retryAfterMs })
   }
+
+  #tooLarge(jobs: number, bytes: number): RankmillError {
+    const { maxQueuedJobs, maxQueuedBytes } = this.#options
+    const message =
+      `documents: the request is ${jobs} jobs of ${bytes} bytes, more than a lane may ever hold: ${maxQueuedJobs} ` +
+      `(maxQueuedJobs) and ${maxQueuedBytes} (maxQueuedBytes)`
+    return new RankmillError('too_many_documents', message, { param: 'documents' })
+  }
+}
+
+function firstOf(models: string): string {
+  return models.split(',')[0]?.trim() ?? ''
 }

@@ -169,6 +169,11 @@ export const ERRORS = {
     retryable: true,
     advice: 'The job took down or stalled its worker too often: look at it with `rankmill failed show ID`.',
   },
+  request_lost: {
+    status: 503,
+    retryable: true,
+    advice: 'Its producer died before it was queued whole, or Redis lost a part of it: submit it again.',
+  },
   invalid_configuration: {
     status: 400,
     retryable: false,

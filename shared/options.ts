@@ -57,7 +57,7 @@ export const OPTIONS = {
       .refine((name) => !name.endsWith(BULK_SUFFIX), `must not end in "${BULK_SUFFIX}": so the bulk lanes are called`),
     default: 'rerank',
     value: '<name>',
-    help: 'name of the queue; producers and workers of one fleet share it, and `<name>-bulk` with it',
+    help: 'name of the fleet; its producers and workers share the queues `<name>@<model>` and `<name>-bulk@<model>`',
   }),
   commandTimeoutMs: define({
     group: 'redis',
@@ -109,12 +109,33 @@ export const OPTIONS = {
     value: '',
     help: 'requests that are waited for, without an id and a deadline, share the job of one of the same content that is under way',
   }),
+  maxRequestBytes: define({
+    group: 'producer',
+    schema: int(1, 256_000_000),
+    default: 128_000_000,
+    value: '<bytes>',
+    help: 'length of a request, its query and all documents or ids together, in UTF-8',
+  }),
   maxQueuedJobs: define({
     group: 'producer',
     schema: int(1, 100_000_000),
     default: 100_000,
     value: '<n>',
-    help: 'jobs that may wait in a lane of the queue before submissions to it are refused as overloaded',
+    help: 'jobs that may wait in a lane of a pool; submissions that would go beyond are refused as overloaded',
+  }),
+  maxQueuedBytes: define({
+    group: 'producer',
+    schema: int(1, 1_000_000_000_000),
+    default: 2_000_000_000,
+    value: '<bytes>',
+    help: 'what the jobs that wait in a lane of a pool may hold together; submissions that would go beyond are refused as overloaded',
+  }),
+  unservedMs: define({
+    group: 'producer',
+    schema: int(1000, 365 * DAY),
+    default: 600_000,
+    value: '<ms>',
+    help: 'how long a request waits for a worker that serves its model before it ends as unknown_model',
   }),
   attempts: define({
     group: 'producer',
@@ -215,7 +236,7 @@ export const OPTIONS = {
     schema: text(),
     default: 'rankmill-small',
     value: '<name>',
-    help: 'the model a worker serves: a shipped name, a folder, or a hub id (org/name); several, divided by commas, the first being the default',
+    help: 'the model a worker serves: a shipped name, a folder, or a hub id (org/name); several, divided by commas, the first being the default; `name=folder` serves a folder under a name of its own',
   }),
   filter: define({
     group: 'worker',

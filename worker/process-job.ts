@@ -1,9 +1,6 @@
 /** One job's way through the stages, top to bottom; the one file that composes them. */
-import { UnrecoverableError } from 'bullmq'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
-import { type ErrorCode, RankmillError } from '../shared/errors.js'
-import type { RerankJob } from '../shared/protocol/job.js'
-import type { Scripts } from '../shared/redis/scripts.js'
+import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
 import type { PairBudget } from './batching/pair-budget.js'
 import { composePart, type Scored } from './pipeline/aggregate.js'
 import { type Cascaded, cascade } from './pipeline/cascade.js'
@@ -15,7 +12,6 @@ import type { KnownScore, ScoreCache } from './pipeline/score-cache.js'
 import type { ScoreFlights } from './pipeline/score-flights.js'
 import { addSpent, NOTHING_SPENT, pairsExpected, scorePairs } from './pipeline/score-pairs.js'
 import { sift } from './pipeline/sift.js'
-import { writePart } from './pipeline/write-result.js'
 import type { Scorer, Scorers } from './scorers.js'
 
 /** What the stages need; made once a worker. */
@@ -25,25 +21,24 @@ export interface Stages {
   readonly cache: ScoreCache
   readonly flights: ScoreFlights
   readonly budget: PairBudget
-  readonly scripts: Scripts
   readonly metrics: WorkerMetrics
-  /** What a request was answered with already: by a part that failed, a cancellation, or an earlier attempt. */
-  readonly answeredWith: (requestId: string) => Promise<'result' | ErrorCode | undefined>
   readonly now: () => number
 }
 
 /**
- * @returns whether this job's end was the end of its request
+ * @param job with times by this process' clock
+ * @returns what the job's part of the request came to
  * @throws RankmillError of any stage; or the signal's reason, when the request was cancelled or the worker stops
  */
-export async function processJob(job: RerankJob, stages: Stages, signal: AbortSignal): Promise<boolean> {
-  const { scorers, scripts, metrics, now } = stages
+export async function processJob(
+  job: RerankJob,
+  scorer: Scorer,
+  stages: Stages,
+  signal: AbortSignal,
+): Promise<ScoredPart> {
+  const { metrics, now } = stages
   const queuedMs = Math.max(0, now() - job.submittedAt)
   metrics.observeStage('queued', queuedMs)
-  if (await isOver(job, stages)) return false
-  refuseLate(job, now())
-
-  const scorer = await scorers.get(job.model, job.dtype)
   const { filtered, missing } = await sift(job, stages, signal)
   // Weights that are not there are found out before the work, not after it.
   if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.opinion.name)
@@ -51,28 +46,13 @@ export async function processJob(job: RerankJob, stages: Stages, signal: AbortSi
   const scored = await scoreCandidates(job, cascaded.kept, scorer, stages, signal)
   const compose = () => composePart(job, scorer, filtered, cascaded, missing, scored, queuedMs)
   const part = await metrics.time('aggregate', compose)
-  const answered = await metrics.time('write', () => writePart(scripts, job, part, now))
   const early = scored.after === undefined ? scored.left.size : scored.fromModel
   metrics.pairs.inc({ source: 'model' }, part.usage.scored - early)
   metrics.pairs.inc({ source: 'exit' }, early)
   metrics.pairs.inc({ source: 'cache' }, part.usage.cached)
   metrics.pairs.inc({ source: 'prefilter' }, part.usage.prefiltered)
   metrics.tokens.inc(part.usage.tokens)
-  return answered
-}
-
-/** A part whose sibling failed is not worth scoring, but is kept with it, so that both can be tried again. */
-async function isOver(job: RerankJob, { answeredWith }: Stages): Promise<boolean> {
-  const outcome = await answeredWith(job.requestId)
-  if (outcome === undefined) return false
-  if (job.parts === 1 || outcome === 'result' || outcome === 'cancelled' || outcome === 'deadline_exceeded') return true
-  throw new UnrecoverableError(`${outcome}: another part of the request failed`)
-}
-
-function refuseLate(job: RerankJob, now: number): void {
-  if (job.deadlineAt === null || now <= job.deadlineAt) return
-  const message = `the request's deadline passed ${now - job.deadlineAt} ms before a worker could take it up`
-  throw new RankmillError('deadline_exceeded', message)
+  return part
 }
 
 function runCascade(

@@ -1,8 +1,10 @@
 /** The models that a worker serves, each with its encoder, its sessions and its batcher; loaded when first needed. */
+import { createHash } from 'node:crypto'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import { fullName } from '../shared/protocol/pool.js'
 import type { LongDocuments, Prefilter } from '../shared/protocol/strategy.js'
 import { Batcher } from './batching/batcher.js'
 import type { BiEncoder } from './bi-encoder.js'
@@ -26,12 +28,16 @@ export interface ScorerSource {
 }
 
 export interface Scorer {
+  /** What requests call its model. */
+  readonly name: string
   readonly model: Model
   readonly encoder: PairEncoder
   readonly engine: InferenceEngine
   readonly batcher: Batcher
   /** How documents that are too long for one pair are cut into windows. */
   readonly windows: WindowRule
+  /** What makes its scores comparable bit by bit: hash of the model's fingerprint and of all options that shape them. */
+  readonly space: string
   /** @param exit the model's exit that all are scored by, if not by the whole model */
   context(maxTokensPerDoc: number | null, longDocuments: LongDocuments, exit?: ModelExit): ScoringContext
   /** Logit to relevance score. */
@@ -80,6 +86,11 @@ export class Scorers {
     return [...this.#served.keys()]
   }
 
+  /** The names of the bi-encoders that it serves. */
+  get filterNames(): string[] {
+    return [...this.#servedFilters.keys()]
+  }
+
   /**
    * @param name null for the default model
    * @param param the field of the request that names it
@@ -96,7 +107,7 @@ export class Scorers {
     const key = `${reference} ${type}`
     const known = this.#loading.get(key)
     if (known) return known
-    const loading = this.#load(reference, type)
+    const loading = this.#load(reference, type, fullName(wanted))
     this.#loading.set(key, loading)
     // What failed may work later, when the model's files are complete.
     loading.catch(() => this.#loading.delete(key))
@@ -149,15 +160,18 @@ export class Scorers {
     this.#filters.clear()
   }
 
-  async #load(reference: string, dtype: Options['dtype']): Promise<Scorer> {
+  async #load(reference: string, dtype: Options['dtype'], name: string): Promise<Scorer> {
     const startedAt = performance.now()
-    const model = await this.#source.openModel(reference, dtype)
+    const opened = await this.#source.openModel(reference, dtype)
+    // One that is served under a name of its own goes by it.
+    const model: Model = name === fullName(reference) ? opened : { ...opened, name }
     const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
     const windows = { maxWindows: this.#options.maxWindows, overlap: this.#options.windowOverlapPercent / 100 }
     const metrics = this.#metrics
     const scorer: Scorer = {
+      name,
       model,
       engine,
       encoder: new PairEncoder(tokenizer, { maxTokens, truncation, cacheTokens: tokenCacheTokens }),
@@ -174,6 +188,7 @@ export class Scorers {
         },
       }),
       windows,
+      space: spaceOf([model.fingerprint, model.dtype, maxTokens, truncation, windows]),
       context: (maxTokensPerDoc, longDocuments, exit) => ({
         modelFingerprint: model.fingerprint,
         maxTokens,
@@ -202,12 +217,16 @@ export class Scorers {
   }
 }
 
-/** Full name -> what it is opened by, of a list divided by commas. */
+/** Full name -> what it is opened by, of a list divided by commas, in which `name=reference` gives it another name. */
 function namesIn(list: string): Map<string, string> {
-  return new Map(list.split(',').map((name) => [fullName(name.trim()), name.trim()]))
+  return new Map(
+    list.split(',').map((item) => {
+      const [, name, reference = item] = /^([^=/\\]+)=(.+)$/.exec(item) ?? []
+      return [fullName((name ?? reference).trim()), reference.trim()]
+    }),
+  )
 }
 
-/** Shipped models go by a short name too: `small` is `rankmill-small`. */
-export function fullName(name: string): string {
-  return /^(small|nano|filter)$/.test(name) ? `rankmill-${name}` : name
+function spaceOf(parts: readonly unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('base64url').slice(0, 22)
 }

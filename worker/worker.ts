@@ -1,43 +1,36 @@
-/** A worker process's heart: takes jobs from the queue, runs them through the stages, and ends every one of them. */
+/** A worker process's heart: what it is made of, how it starts, and how it stops. */
 import { randomUUID } from 'node:crypto'
-import { hostname } from 'node:os'
-import { type Job, UnrecoverableError, WaitingError } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { WorkerMetrics } from '../monitoring/metrics.js'
 import { collectQueues } from '../monitoring/queue-collector.js'
 import { type MonitoringServer, serveMonitoring } from '../monitoring/server.js'
 import { Corpora } from '../shared/corpus/corpora.js'
-import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
-import type { RerankJob } from '../shared/protocol/job.js'
 import { type Keys, keysOf } from '../shared/protocol/keys.js'
 import { LANES, type Lane } from '../shared/protocol/lanes.js'
-import type { WorkerInfo } from '../shared/protocol/worker-info.js'
+import { needsOf, serves } from '../shared/protocol/pool.js'
+import { Caretaker } from '../shared/redis/caretaker.js'
 import { connectWorker } from '../shared/redis/connection.js'
-import { LaneQueues } from '../shared/redis/lane-queues.js'
-import { HEARTBEAT_MS, Scripts } from '../shared/redis/scripts.js'
+import { PoolQueues } from '../shared/redis/pool-queues.js'
+import { RequestLife } from '../shared/redis/request-life.js'
+import { WorkerRegistry } from '../shared/redis/worker-registry.js'
 import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
-import { JobLanes } from './job-lanes.js'
+import { JobHands } from './job-hands.js'
+import { JobPools } from './job-pools.js'
 import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { ScoreFlights } from './pipeline/score-flights.js'
-import { writeError } from './pipeline/write-result.js'
-import { processJob, type Stages } from './process-job.js'
+import { Presence } from './presence.js'
+import type { Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
-
-/** Bytes of an answer that tell whether it is an error, and which. */
-const ANSWER_HEAD = 100
 
 /** For running jobs to go back to the queue, once they were told to. */
 const GIVE_BACK_MS = 3000
-
-/** Ends that belong to the request's own life, not faults of the job: nothing for `failed ls`. */
-const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 
 export class RerankWorker {
   readonly id = randomUUID()
@@ -48,20 +41,14 @@ export class RerankWorker {
   readonly #now: () => number
   readonly #redis: Redis
   readonly #keys: Keys
-  readonly #scripts: Scripts
-  readonly #queues: LaneQueues
-  readonly #lanes: JobLanes
-  readonly #stages: Readonly<Record<Lane, Stages>>
+  readonly #queues: PoolQueues
+  readonly #pools: JobPools
+  readonly #hands: JobHands
+  readonly #presence: Presence
+  readonly #caretaker: Caretaker
   readonly #folders: CorpusFolders
-  /** Of the jobs in hand, by request: cancellation ends all parts of a request that run here. */
-  readonly #running = new Map<string, Set<AbortController>>()
-  readonly #startedAt: number
   #subscriber: Redis | undefined
   #server: MonitoringServer | undefined
-  #heartbeat: NodeJS.Timeout | undefined
-  #jobsDone = 0
-  #jobsDoneBefore = 0
-  #isReporter = false
   #ready = false
   #closing: Promise<void> | undefined
 
@@ -94,8 +81,9 @@ export class RerankWorker {
     this.#now = now
     this.#redis = redis
     this.#keys = keysOf(options.prefix, options.queue)
-    this.#scripts = new Scripts(redis, this.#keys)
-    this.#startedAt = now()
+    const life = new RequestLife(redis, this.#keys)
+    const registry = new WorkerRegistry(redis, this.#keys)
+    const corpora = new Corpora(redis, this.#keys)
     this.metrics = new WorkerMetrics(
       () => this.#busyRatio(),
       () => redis.status === 'ready',
@@ -104,28 +92,40 @@ export class RerankWorker {
     this.scorers = new Scorers(source, options, embeddings, this.metrics, log, now)
     this.#folders = new CorpusFolders(options.corpusRoot)
     const stages: Omit<Stages, 'budget'> = {
-      loader: new CandidateLoader(new Corpora(redis, this.#keys), this.#folders, options.corpusCacheBytes, embeddings),
+      loader: new CandidateLoader(corpora, this.#folders, options.corpusCacheBytes, embeddings),
       scorers: this.scorers,
       cache: new ScoreCache(redis, this.#keys, options),
       flights: new ScoreFlights(),
-      scripts: this.#scripts,
       metrics: this.metrics,
-      answeredWith: async (id) => outcomeOf(await redis.getrange(this.#keys.result(id), 0, ANSWER_HEAD)),
       now,
     }
     // A share for each lane: neither can keep the other waiting for memory.
     const share = Math.max(1, Math.floor(options.maxInflightPairs / LANES.length))
-    this.#stages = {
+    const ofLanes: Readonly<Record<Lane, Stages>> = {
       interactive: { ...stages, budget: new PairBudget(share) },
       bulk: { ...stages, budget: new PairBudget(share) },
     }
     const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
-    this.#queues = new LaneQueues(redis, this.#keys, warn)
-    this.#lanes = new JobLanes(redis, options, {
-      take: (job, token, lane) => this.#take(job, token, lane),
-      failed: (job, error) => void this.#failed(job, error),
+    const queues = new PoolQueues(redis, this.#keys, warn)
+    const worker = this.id
+    const { metrics } = this
+    this.#queues = queues
+    this.#hands = new JobHands({ worker, life, registry, queues, corpora, metrics, stages: ofLanes, log, now })
+    this.#pools = new JobPools(redis, options, this.scorers.names, {
+      take: (job, token, pool, lane) => this.#hands.take(job, token, pool, lane),
+      // What is missed here is found by who looks after the others' requests.
+      completed: (job) => void this.#hands.completed(job, job.queueName).catch(() => undefined),
+      failed: (job, error) => void this.#hands.failed(job, error).catch(() => undefined),
       error: warn,
-      load: () => this.#load(),
+      load: (pool) => this.#load(pool),
+      serves: (pool) => serves({ models: this.scorers.names, filters: this.scorers.filterNames }, pool),
+    })
+    this.#caretaker = new Caretaker(this.id, redis, this.#keys, options, metrics, log)
+    const startedAt = now()
+    const { scorers } = this
+    this.#presence = new Presence({
+      ...{ id: this.id, startedAt, redis, registry, queues, scorers, log },
+      ...{ caretaker: this.#caretaker, pools: this.#pools, metricsUrl: () => this.metricsUrl },
     })
   }
 
@@ -141,22 +141,25 @@ export class RerankWorker {
    */
   close(force = false): Promise<void> {
     this.#ready = false
-    if (force) this.#abortRunning()
+    if (force) this.#hands.abortAll()
     this.#closing ??= this.#close()
     return this.#closing
   }
 
   async #start(): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
-    collectQueues(this.metrics.registry, this.#queues.all, () => this.#isReporter, this.#now)
+    collectQueues(this.metrics.registry, this.#redis, this.#keys, () => this.#presence.isReporter)
     this.#server = await serveMonitoring(
       {
         contentType: this.metrics.registry.contentType,
         metrics: () => this.metrics.registry.metrics(),
         alive: () => this.#alive(),
         ready: () => ({
-          ok: this.#ready && this.#redis.status === 'ready',
-          checks: { redis: this.#redis.status, model: this.#ready ? 'loaded' : 'loading' },
+          ok: this.#ready && this.#presence.isHeard,
+          checks: {
+            redis: this.#presence.isHeard ? this.#redis.status : 'not answering',
+            model: this.#ready ? 'loaded' : 'loading',
+          },
         }),
       },
       metricsHost,
@@ -164,27 +167,25 @@ export class RerankWorker {
     )
     this.#log.info({ url: this.#server.url, device }, 'metrics and health')
     await this.scorers.get(null, 'auto')
-    await this.#listenForCancellations()
-    await this.#beat()
-    this.#heartbeat = setInterval(() => void this.#beat().catch(() => undefined), HEARTBEAT_MS)
-    await this.#lanes.run()
+    await this.#listen()
+    await this.#pools.run()
+    await this.#presence.start()
     this.#ready = true
   }
 
   async #close(): Promise<void> {
-    clearInterval(this.#heartbeat)
-    // It takes no more: whoever comes now should not count on it.
-    await within(this.#scripts.farewell(this.id), 1000).catch(() => false)
-    const drained = this.#lanes.close()
+    await within(this.#presence.drain(), 1000).catch(() => false)
+    const drained = this.#pools.close()
     // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
     const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
     if (!(await within(drained, drainMs))) {
-      this.#log.warn({ jobs: this.#runningJobs() }, 'not drained in time: running jobs go back to the queue')
-      this.#abortRunning()
+      this.#log.warn({ jobs: this.#hands.size }, 'not drained in time: running jobs go back to the queue')
+      this.#hands.abortAll()
       await within(drained, GIVE_BACK_MS)
     }
     const failed = await closeAll([
-      { name: 'heartbeat', close: () => within(this.#scripts.farewell(this.id), 1000) },
+      { name: 'caretaker', close: () => within(this.#caretaker.close(), 1000) },
+      { name: 'heartbeat', close: () => within(this.#presence.leave(), 1000) },
       { name: 'corpora', close: () => this.#folders.close() },
       { name: 'models', close: () => this.scorers.close() },
       { name: 'metrics server', close: () => this.#server?.close() },
@@ -195,111 +196,29 @@ export class RerankWorker {
     for (const { name, error } of failed) this.#log.warn({ step: name, err: error }, 'closing')
   }
 
-  /** BullMQ's processor: whatever happens to a job is decided here. */
-  async #take(job: Job<RerankJob>, token: string, lane: Lane): Promise<void> {
-    const controller = this.#track(job.data.requestId)
-    try {
-      const answered = await processJob(job.data, this.#stages[lane], controller.signal)
-      if (answered) this.#observeEnd(job.data, 'completed')
-      this.#jobsDone++
-    } catch (cause) {
-      if (cause instanceof UnrecoverableError) throw cause
-      const error = RankmillError.from(cause)
-      if (error.code === 'closed') {
-        await job.moveToWait(token)
-        throw new WaitingError()
-      }
-      await this.#settleError(job, error)
-    } finally {
-      this.#untrack(job.data.requestId, controller)
-    }
-  }
-
-  /** Answers with the error, unless another try can help. */
-  async #settleError(job: Job<RerankJob>, error: RankmillError): Promise<void> {
-    const attemptsLeft = (job.opts.attempts ?? 1) - job.attemptsMade - 1
-    const ordinary = ORDINARY_ENDS.has(error.code)
-    if (error.retryable && !ordinary && attemptsLeft > 0) {
-      this.metrics.retries.inc({ reason: error.code })
-      this.#log.warn({ job: job.id, code: error.code, err: error.message, attemptsLeft }, 'job will be tried again')
-      throw error
-    }
-    if (error.code === 'internal') this.#log.error({ job: job.id, err: error }, 'job failed by a defect')
-    if (await writeError(this.#scripts, job.data, error.toBody())) this.#observeEnd(job.data, error.code)
-    if (!ordinary) throw new UnrecoverableError(`${error.code}: ${error.message}`)
-  }
-
-  /** Jobs that BullMQ gave up itself, because they lost their worker too often, still owe an answer. */
-  async #failed(job: Job<RerankJob> | undefined, cause: Error): Promise<void> {
-    if (!job || (await job.isFailed().catch(() => false)) === false) return
-    const message = `the job was given up after ${job.attemptsMade} attempts: ${cause.message}`
-    const error = new RankmillError('worker_lost', message)
-    const wrote = await writeError(this.#scripts, job.data, error.toBody()).catch(() => false)
-    if (wrote) this.#observeEnd(job.data, error.code)
-  }
-
-  #observeEnd(job: RerankJob, outcome: 'completed' | ErrorCode): void {
-    this.metrics.requestDuration.observe({ outcome }, Math.max(0, this.#now() - job.submittedAt) / 1000)
-    if (outcome !== 'completed') this.metrics.failures.inc({ code: outcome })
-  }
-
-  #track(requestId: string): AbortController {
-    const controller = new AbortController()
-    const running = this.#running.get(requestId)
-    if (running) running.add(controller)
-    else this.#running.set(requestId, new Set([controller]))
-    return controller
-  }
-
-  #untrack(requestId: string, controller: AbortController): void {
-    const running = this.#running.get(requestId)
-    running?.delete(controller)
-    if (running?.size === 0) this.#running.delete(requestId)
-  }
-
-  #runningJobs(): number {
-    return [...this.#running.values()].reduce((sum, jobs) => sum + jobs.size, 0)
-  }
-
-  #abortRunning(): void {
-    const reason = new RankmillError('closed', 'the worker is stopping')
-    for (const jobs of this.#running.values()) for (const controller of jobs) controller.abort(reason)
-  }
-
-  async #listenForCancellations(): Promise<void> {
-    this.#subscriber = this.#redis.duplicate({ connectionName: 'rankmill-cancellations' })
+  /** To cancellations, and to requests for pools that nobody watches without need. */
+  async #listen(): Promise<void> {
+    const { cancelChannel, bellChannel } = this.#keys
+    this.#subscriber = this.#redis.duplicate({ connectionName: 'rankmill-listener' })
     this.#subscriber.on('error', () => undefined)
-    this.#subscriber.on('message', (_channel: string, id: string) => {
-      const reason = new RankmillError('cancelled', `request "${id}" was cancelled`)
-      for (const controller of this.#running.get(id) ?? []) controller.abort(reason)
+    this.#subscriber.on('message', (channel: string, text: string) => {
+      if (channel === bellChannel) {
+        this.#pools.notice(text).catch((error) => this.#log.warn({ err: error, pool: text }, 'cannot watch a pool'))
+        return
+      }
+      const space = text.indexOf(' ')
+      this.#hands.cancel(text.slice(space + 1), Number(text.slice(0, space)))
     })
-    await this.#subscriber.subscribe(this.#keys.cancelChannel)
+    await this.#subscriber.subscribe(cancelChannel, bellChannel)
   }
 
-  async #beat(): Promise<void> {
-    const jobsPerSecond = (this.#jobsDone - this.#jobsDoneBefore) / (HEARTBEAT_MS / 1000)
-    this.#jobsDoneBefore = this.#jobsDone
-    const info: WorkerInfo = {
-      id: this.id,
-      host: hostname(),
-      pid: process.pid,
-      models: this.scorers.names,
-      loaded: [...this.scorers.loaded].map(({ model: { name, dtype, fingerprint } }) => ({ name, dtype, fingerprint })),
-      metricsUrl: this.metricsUrl,
-      startedAt: this.#startedAt,
-      jobsPerSecond,
-      appetite: this.#lanes.appetite,
-    }
-    await this.#scripts.heartbeat(this.id, JSON.stringify(info))
-    const alive = await this.#scripts.workers()
-    const [first] = alive.sort((a, b) => a.startedAt - b.startedAt || (a.id < b.id ? -1 : 1))
-    this.#isReporter = first?.id === this.id
-  }
-
-  #load(): Load {
+  /** What the batchers of a pool's model hold. */
+  #load(pool: string): Load {
+    const { model } = needsOf(pool)
     let pairsWaiting = 0
     let roundPairs = 0
-    for (const { batcher, engine } of this.scorers.loaded) {
+    for (const { batcher, engine, name } of this.scorers.loaded) {
+      if (name !== model) continue
       pairsWaiting += batcher.pairsWaiting
       roundPairs += engine.sessions * engine.shape.batchPairs
     }
@@ -316,12 +235,6 @@ export class RerankWorker {
     const stuck = [...this.scorers.loaded].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
     const inference =
       stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
-    return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#runningJobs()) } }
+    return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#hands.size) } }
   }
-}
-
-/** What a request was answered with, from the beginning of its answer's text. */
-function outcomeOf(head: string): 'result' | ErrorCode | undefined {
-  if (head === '') return undefined
-  return (/^\{"error":\{"code":"(\w+)"/.exec(head)?.[1] as ErrorCode | undefined) ?? 'result'
 }

@@ -6,7 +6,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
-import { Scripts } from '../../shared/redis/scripts.js'
+import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
@@ -71,7 +71,7 @@ async function checkRedis(options: Options): Promise<Finding[]> {
     checkServer(info)
     const field = (name: string) => infoField(info, name) ?? '?'
     const aof = field('aof_enabled') === '1'
-    const workers = await new Scripts(redis, keysOf(options.prefix, options.queue)).workers()
+    const workers = await new WorkerRegistry(redis, keysOf(options.prefix, options.queue)).workers()
     return [
       {
         what: 'Redis',

@@ -2,22 +2,22 @@
 import type { Job } from 'bullmq'
 import Table from 'cli-table3'
 import { Command, Option } from 'commander'
-import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
-import type { OptionName } from '../../shared/options.js'
+import type { OptionName, Options } from '../../shared/options.js'
 import { candidateCount } from '../../shared/protocol/documents.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
-import { type Keys, keysOf } from '../../shared/protocol/keys.js'
+import { jobIdOf, keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer } from '../../shared/redis/connection.js'
-import { LaneQueues } from '../../shared/redis/lane-queues.js'
+import { PoolQueues } from '../../shared/redis/pool-queues.js'
+import { RequestLife } from '../../shared/redis/request-life.js'
 import { countArgument } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 
 interface FailedJobs {
-  readonly redis: Redis
-  readonly queues: LaneQueues
-  readonly keys: Keys
+  readonly life: RequestLife
+  readonly queues: PoolQueues
+  readonly options: Options
 }
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'commandTimeoutMs']
@@ -48,11 +48,13 @@ export function failedCommand(): Command {
 }
 
 async function withQueues(command: Command, run: (jobs: FailedJobs) => Promise<void>): Promise<void> {
-  const { redis: url, prefix, queue, commandTimeoutMs } = optionsOf(command)
+  const options = optionsOf(command)
+  const { redis: url, prefix, queue, commandTimeoutMs } = options
+  const keys = keysOf(prefix, queue)
   const redis = await connectProducer(url, commandTimeoutMs)
-  const queues = new LaneQueues(redis, { prefix, queue })
+  const queues = new PoolQueues(redis, keys)
   try {
-    await run({ redis, queues, keys: keysOf(prefix, queue) })
+    await run({ life: new RequestLife(redis, keys), queues, options })
   } finally {
     await queues.close()
     redis.disconnect()
@@ -94,10 +96,35 @@ async function show(jobs: FailedJobs, ids: string[]): Promise<void> {
 
 async function retry(jobs: FailedJobs, ids: string[]): Promise<void> {
   const failed = await failedOf(jobs, ids)
-  // The stored error goes first: a job that finds its request answered does nothing.
-  for (const id of new Set(failed.map((job) => job.data.requestId))) await jobs.redis.del(jobs.keys.result(id))
-  await Promise.all(failed.map((job) => job.retry('failed')))
-  note(`rankmill: ${failed.length} job(s) back in the queue`)
+  let back = 0
+  for (const id of new Set(failed.map((job) => job.data.requestId))) {
+    const own = failed.filter((job) => job.data.requestId === id)
+    back += await retryRequest(jobs, id, own)
+  }
+  note(`rankmill: ${back} job(s) back in the queue`)
+}
+
+/** Opens a request again: its scored parts are kept, those of its jobs that failed are queued as the new generation's. */
+async function retryRequest({ life, queues, options }: FailedJobs, id: string, own: Job<RerankJob>[]): Promise<number> {
+  const before = await life.read(id)
+  const current = own.filter((job) => job.data.generation === before?.generation)
+  const reopened = before && (await life.retry(id, before.generation, options.requestTtlMs))
+  if (!before || !reopened) {
+    throw new RankmillError('not_found', `request "${id}" is not kept any more, or not failed: submit it again`, {
+      param: 'ids',
+    })
+  }
+  const { generation, submittedAt, done } = reopened
+  const queue = queues.of(before.pool, before.lane)
+  for (const job of current) {
+    const data: RerankJob = { ...job.data, generation, submittedAt, deadlineAt: null }
+    await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, data.part) })
+    await job.remove()
+  }
+  const missing = before.parts - done.length - current.length
+  if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
+  else await life.queued({ id, generation, shared: '' })
+  return current.length
 }
 
 async function remove(jobs: FailedJobs, ids: string[]): Promise<void> {
@@ -106,9 +133,9 @@ async function remove(jobs: FailedJobs, ids: string[]): Promise<void> {
   note(`rankmill: ${failed.length} job(s) removed`)
 }
 
-/** Failed jobs of both lanes; up to `limit` of each, or all. */
+/** Failed jobs of all queues; up to `limit` of each, or all. */
 async function newestFirst({ queues }: FailedJobs, limit = 0): Promise<Job<RerankJob>[]> {
-  const jobs = await Promise.all(queues.all.map((queue) => queue.getFailed(0, limit - 1)))
+  const jobs = await Promise.all((await queues.all()).map(({ queue }) => queue.getFailed(0, limit - 1)))
   return jobs.flat().sort((a, b) => (b.finishedOn ?? 0) - (a.finishedOn ?? 0))
 }
 

@@ -12,8 +12,7 @@ import type { Options } from '../../shared/options.js'
 import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer } from '../../shared/redis/connection.js'
-import { LaneQueues } from '../../shared/redis/lane-queues.js'
-import { Scripts } from '../../shared/redis/scripts.js'
+import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
 import { defaultWorkers, Fleet } from './fleet.js'
 import { findOrStartRedis } from './redis.js'
@@ -82,9 +81,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
     const fleet = await startFleet()
-    const queues = new LaneQueues(redis, filled)
-    steps.push({ name: 'queues', close: () => queues.close() })
-    const metrics = new FleetMetrics(queues.all, () => fleet.snapshots(), Date.now)
+    const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => fleet.snapshots())
     const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
     note(
@@ -99,7 +96,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
 
 /** Workers that say they live, but for those of this machine whose process is gone. */
 async function aliveWorkers(redis: Redis, { prefix, queue }: Options): Promise<number> {
-  const said = await new Scripts(redis, keysOf(prefix, queue)).workers()
+  const said = await new WorkerRegistry(redis, keysOf(prefix, queue)).workers()
   return said.filter(({ host, pid }) => host !== hostname() || isAlive(pid)).length
 }
 

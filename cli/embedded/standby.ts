@@ -1,5 +1,5 @@
 /** Watches over workers that somebody else started. */
-import { HEARTBEAT_MS } from '../../shared/redis/scripts.js'
+import { HEARTBEAT_MS } from '../../shared/redis/worker-registry.js'
 import { describeError, note } from '../exit.js'
 
 /** Steps in when the last of somebody else's workers goes, so that nobody waits for ever. */

@@ -29,3 +29,8 @@ export function checkCorpusName(name: string): void {
     : `corpus ${shown}: the name ${CORPUS_NAME_RULE}`
   throw new RankmillError('invalid_request', message, { param: 'corpus' })
 }
+
+/** Who pins the version that all parts of a request read. */
+export function requestPin(requestId: string): string {
+  return `request-${requestId}`
+}

@@ -8,23 +8,27 @@ import type { Strategy } from './strategy.js'
 
 /** A request, or one part of a split one, as it travels through the queue. */
 export interface RerankJob extends Strategy {
-  readonly v: 1
+  readonly v: 2
   readonly requestId: string
+  /** Whatever is of another than the request's is refused. */
+  readonly generation: number
   readonly part: number
   readonly parts: number
   /** Index in the request of this part's first candidate. */
   readonly offset: number
   readonly query: string
   readonly documents: RerankRequest['documents']
-  readonly model: string | null
+  /** Its corpus version is pinned for this request. */
+  readonly pinned?: true
+  /** Resolved when the request was noted. */
+  readonly model: string
   readonly topN: number | null
   readonly returnDocuments: boolean
   readonly maxTokensPerDoc: number | null
   readonly priority: number
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970, by Redis' clock. */
   readonly submittedAt: number
   readonly deadlineAt: number | null
-  readonly resultTtlMs: number
 }
 
 /** A candidate with its relevance score; `index` counts in the whole request. */
@@ -47,6 +51,9 @@ export interface MissingCandidate {
 /** What one part of a request came to. */
 export interface ScoredPart {
   readonly model: string
+  readonly dtype: string
+  /** Of the model: hash of everything that its scores depend on. */
+  readonly fingerprint: string
   readonly candidates: readonly ScoredCandidate[]
   /** Those that were skipped because the corpus lacks them. */
   readonly missing?: readonly MissingCandidate[]
@@ -54,5 +61,10 @@ export interface ScoredPart {
   readonly timings: Timings
 }
 
-/** What is stored under a request's result key, once. */
-export type Answer = { readonly result: RerankResult } | { readonly error: ErrorBody }
+/** What is stored under a request's result key, once a generation. */
+export type Answer = ({ readonly result: RerankResult } | { readonly error: ErrorBody }) & {
+  readonly generation: number
+}
+
+/** How the text of an answer begins that is an error: scripts look at no more. */
+export const ERROR_HEAD = '{"error":{"code":"'

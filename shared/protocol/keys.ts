@@ -1,17 +1,29 @@
-import { type Lane, queueName } from './lanes.js'
-
 /** Names of everything Rankmill keeps in Redis. docs/redis.md lists them with their lifetimes and sizes. */
 export interface Keys {
   readonly prefix: string
   readonly queue: string
-  /** Hash: what is known of a request (fingerprint, parts, times). */
+  /** Hash: what is known of a request; its fields are named in shared/redis/request-scripts.ts. */
   request(id: string): string
-  /** String: the result, or the error, of a request; written once. */
+  /** String: the result, or the error, of a request; written once a generation. */
   result(id: string): string
-  /** String: id of the request under way that others of the same content join. */
+  /** Hash: which request under way others of the same content join, and how many have. */
   same(what: string): string
   /** Hash: scored parts of a split request until the last one is there. */
   parts(id: string): string
+  /** Sorted set: unanswered requests, by when somebody should look after them. */
+  readonly open: string
+  /** Hash: jobs and bytes of each pool's lanes that no worker has taken yet; what is promised counts. */
+  readonly load: string
+  /** Hash: the pools that there are, by when a request was last noted for them. */
+  readonly pools: string
+  /** Hash: the last generation, and the model of requests that name none. */
+  readonly fleet: string
+  /** Hash: how requests ended, by pool, lane and outcome. */
+  readonly ends: string
+  /** String: the worker that looks after requests whose owners died. */
+  readonly caretaker: string
+  /** Hash: the jobs that a worker has in hand. */
+  held(worker: string): string
   /** Set: names of the corpora that there are. */
   readonly corpora: string
   /** String: which layers make up the kept versions of a corpus, and who needs them. */
@@ -32,9 +44,9 @@ export interface Keys {
   /** Sorted set and hash: workers alive, by their last heartbeat. */
   readonly workersSeen: string
   readonly workersInfo: string
-  /** BullMQ's own lists of a lane's jobs that no worker has: waiting, prioritized, delayed; for back-pressure. */
-  backlog(lane: Lane): readonly [string, string, string]
-  /** Pub/sub: ids of requests that were answered; ids of requests that were cancelled. */
+  /** Pub/sub: names of pools that requests were noted for and that not every worker watches. */
+  readonly bellChannel: string
+  /** Pub/sub: ids of requests that were answered; `<generation> <id>` of those that were cancelled. */
   readonly doneChannel: string
   readonly cancelChannel: string
 }
@@ -48,6 +60,13 @@ export function keysOf(prefix: string, queue: string): Keys {
     result: (id: string) => `${own('result')}:${id}`,
     same: (what: string) => `${own('same')}:${what}`,
     parts: (id: string) => `${own('parts')}:${id}`,
+    open: own('open'),
+    load: own('load'),
+    pools: own('pools'),
+    fleet: own('fleet'),
+    ends: own('ends'),
+    caretaker: own('caretaker'),
+    held: (worker: string) => `${own('held')}:${worker}`,
     // Corpora, scores and embeddings belong to no queue: fleets on one Redis share them.
     corpora: `${prefix}:corpora`,
     corpusManifest: (name: string) => `${prefix}:corpus-manifest:${name}`,
@@ -61,16 +80,13 @@ export function keysOf(prefix: string, queue: string): Keys {
     scoreCounts: `${prefix}:score-counts`,
     workersSeen: own('workers-seen'),
     workersInfo: own('workers-info'),
-    backlog: (lane: Lane) => {
-      const name = `${prefix}:${queueName(queue, lane)}`
-      return [`${name}:wait`, `${name}:prioritized`, `${name}:delayed`] as const
-    },
+    bellChannel: own('bell'),
     doneChannel: own('done'),
     cancelChannel: own('cancel'),
   })
 }
 
-/** BullMQ's id of one part of a request; BullMQ forbids ':' and whole numbers as ids. */
-export function jobIdOf(requestId: string, part: number): string {
-  return `${encodeURIComponent(requestId)}.${part}`
+/** BullMQ's id of one part of a request's generation; BullMQ forbids ':' and whole numbers as ids. */
+export function jobIdOf(requestId: string, generation: number, part: number): string {
+  return `${encodeURIComponent(requestId)}.${generation}.${part}`
 }

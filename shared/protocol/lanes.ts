@@ -1,5 +1,5 @@
 /**
- * The two lanes of a fleet, each a BullMQ queue of its own: what somebody waits for, and bulk work. Every worker serves
+ * The two lanes of a pool, each a BullMQ queue of its own: what somebody waits for, and bulk work. Every worker serves
  * both, with slots of their own, so that bulk work never holds the slot or the memory that a waiting caller needs.
  */
 
@@ -14,12 +14,12 @@ export function laneOf(priority: number): Lane {
   return priority >= BULK_PRIORITY ? 'bulk' : 'interactive'
 }
 
-/** What a lane's queue is called: option `queue`, and `<queue>-bulk` (names of fleets must not end so). */
-export function queueName(queue: string, lane: Lane): string {
-  return lane === 'bulk' ? `${queue}${BULK_SUFFIX}` : queue
-}
-
 export const BULK_SUFFIX = '-bulk'
+
+/** What the queue of a pool's lane is called: `rerank@rankmill-small`, `rerank-bulk@rankmill-small@fp32`. */
+export function queueName(queue: string, pool: string, lane: Lane): string {
+  return `${queue}${lane === 'bulk' ? BULK_SUFFIX : ''}@${pool}`
+}
 
 /** A request's priority within its lane. 0 is BullMQ's plain list, which is faster than its sorted set, and goes first. */
 export function priorityInLane(priority: number): number {

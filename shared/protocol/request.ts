@@ -1,7 +1,14 @@
 /** What a caller asks: schema, limits and types, as on the wire (README.md, docs/strategies.md). What comes back: result.ts. */
 import { z } from 'zod'
 import { type ErrorCode, RankmillError } from '../errors.js'
-import { candidateCount, type Documents, documentsSchemas, filledReference, withScores } from './documents.js'
+import {
+  candidateCount,
+  type Documents,
+  documentsSchemas,
+  filledReference,
+  isCorpusReference,
+  withScores,
+} from './documents.js'
 import { idSchema, textSchema } from './field-schemas.js'
 import { fillStrategy, type Strategy, type StrategyInput, strategySchema } from './strategy.js'
 
@@ -11,6 +18,7 @@ export interface RequestLimits {
   readonly maxDocumentBytes: number
   readonly maxQueryBytes: number
   readonly maxPrefilterDocuments: number
+  readonly maxRequestBytes: number
 }
 
 /** A request, parsed: every field present, nothing left to default. */
@@ -18,7 +26,7 @@ export interface RerankRequest extends Strategy {
   readonly id: string
   readonly query: string
   readonly documents: Documents
-  /** null: whatever the workers serve first. */
+  /** null: the fleet's default, which is resolved when the request is noted. */
   readonly model: string | null
   /** How many results to return; null: all. */
   readonly topN: number | null
@@ -82,6 +90,7 @@ export function requestSchema(limits: RequestLimits) {
     inline: z.strictObject({ ...fields, documents: inline }),
     reference: z.strictObject({ ...fields, documents: reference }),
     maxPrefilterDocuments: limits.maxPrefilterDocuments,
+    maxRequestBytes: limits.maxRequestBytes,
   }
 }
 
@@ -103,7 +112,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const r = parsed.data
   const documents = filledReference(r.documents) as Documents
   const strategy = fillStrategy(r.strategy, candidateCount(documents), schema.maxPrefilterDocuments)
-  return {
+  const request: RerankRequest = {
     id: r.id ?? newId(),
     query: r.query,
     documents: withScores(documents, strategy),
@@ -115,6 +124,22 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     deadlineMs: r.deadlineMs ?? null,
     ...strategy,
   }
+  const bytes = bytesOf(request)
+  if (bytes > schema.maxRequestBytes) {
+    const message = `documents: the request must have at most ${schema.maxRequestBytes} bytes (maxRequestBytes), got ${bytes}`
+    throw new RankmillError('too_many_documents', message, { param: 'documents' })
+  }
+  return request
+}
+
+/** UTF-8 length of a request's texts and ids. */
+export function bytesOf({ query, documents }: Pick<RerankRequest, 'query' | 'documents'>): number {
+  let bytes = Buffer.byteLength(query)
+  if (isCorpusReference(documents)) for (const id of documents.ids) bytes += Buffer.byteLength(id)
+  else
+    for (const { id, text } of documents)
+      bytes += Buffer.byteLength(text) + (id === undefined ? 0 : Buffer.byteLength(id))
+  return bytes
 }
 
 function renameAliases(input: unknown): unknown {

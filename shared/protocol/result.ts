@@ -64,6 +64,10 @@ export interface RankedDocument {
 export interface RerankResult {
   id: string
   model: string
+  /** Number format of the model. */
+  dtype: string
+  /** Hash of everything that the model's scores depend on: all of the result's come from this one. */
+  fingerprint: string
   results: RankedDocument[]
   /** Ids that the corpus lacks and that were skipped, as `documents.missing: "skip"` asks; absent where there are none. */
   missing?: string[]

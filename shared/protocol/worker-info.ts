@@ -6,6 +6,13 @@ export interface LoadedModel {
   readonly fingerprint: string
 }
 
+/** A pool that a worker takes jobs of. */
+export interface ServedPool {
+  readonly name: string
+  /** Jobs ended since the heartbeat before, a second. */
+  readonly jobsPerSecond: number
+}
+
 /** What a worker says of itself with every heartbeat. */
 export interface WorkerInfo {
   readonly id: string
@@ -13,12 +20,19 @@ export interface WorkerInfo {
   readonly pid: number
   /** Names that requests may use, the default first. */
   readonly models: readonly string[]
+  /** Bi-encoders that prefilters may name. */
+  readonly filters: readonly string[]
   /** Those that it has loaded so far. */
   readonly loaded: readonly LoadedModel[]
+  /** Score spaces that its loaded models score in. */
+  readonly spaces: readonly string[]
+  readonly pools: readonly ServedPool[]
   /** http://host:port of its metrics; '' where it serves none. */
   readonly metricsUrl: string
   /** Milliseconds since 1970. */
   readonly startedAt: number
+  /** It finishes what it holds and takes no more. */
+  readonly draining: boolean
   /** Jobs ended since the heartbeat before, a second. */
   readonly jobsPerSecond: number
   /** Bulk jobs that it holds at once to keep its sessions fed; it follows the size of the jobs. */

@@ -83,13 +83,18 @@ describe('rerank', () => {
     expect(other.usage.truncated).toBe(4)
   })
 
-  it('says which model it cannot serve, and keeps the worker', async () => {
-    await stage().worker()
-    const client = stage().client()
-    await expect(client.rerank({ query: 'q', documents: ['a'], model: 'nope' })).rejects.toMatchObject({
+  it('waits for a worker that serves its model, says so, and ends where none comes', async () => {
+    await stage().worker({ unservedMs: 1000 })
+    const client = stage().client({ unservedMs: 1000 })
+    const answer = expect(
+      client.rerank({ id: 'r', query: 'q', documents: ['a'], model: 'nope' }),
+    ).rejects.toMatchObject({
       code: 'unknown_model',
-      message: expect.stringContaining('"nope"'),
+      message: expect.stringContaining('no worker has served nope'),
     })
+    await until('it is noted', async () => (await client.status('r').catch(() => undefined)) !== undefined)
+    expect(await client.status('r')).toMatchObject({ state: 'waiting', waitingFor: 'no worker serves nope' })
+    await answer
     await expect(client.rerank({ query: 'q', documents: ['a'] })).resolves.toBeDefined()
   })
 })
@@ -213,7 +218,7 @@ describe('a submitted request', () => {
     await expect(client.rerank({ id: 'late', query: 'q', documents: ['a'], deadlineMs: 50 })).rejects.toMatchObject({
       code: 'deadline_exceeded',
     })
-    await until('its job is gone', async () => (await stage().redis.llen(`${stage().prefix}:rerank:wait`)) === 0)
+    await until('its job is gone', async () => (await stage().queued('interactive')) === 0)
     // The same request may be tried again, since that can help.
     await stage().worker()
     const retried = await client.rerank({ id: 'late', query: 'q', documents: ['a'], deadlineMs: 50_000 })
@@ -258,7 +263,7 @@ describe('the queue', () => {
     expect(error).toMatchObject({
       code: 'overloaded',
       retryable: true,
-      message: expect.stringContaining('its bound is 2'),
+      message: expect.stringContaining('its bounds are 2 (maxQueuedJobs)'),
     })
     expect(error.details.retryAfterMs).toBeGreaterThanOrEqual(1000)
   })
@@ -269,7 +274,7 @@ describe('the queue', () => {
     await client.putCorpus('kept', [{ id: 'a', text: 'b' }])
     await client.rerank({ query: 'q', documents: DOCUMENTS })
     const lasting =
-      /:(corpora|corpus-manifest|corpus-layer|workers-seen|workers-info)|:rerank(-bulk)?:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
+      /:(corpora|corpus-manifest|corpus-layer|workers-seen|workers-info|fleet|load|open|pools)|:rerank(-bulk)?@.*:(meta|events|stalled-check|id|marker|active|completed|failed|pc)$/
     const forever: string[] = []
     for (const key of await stage().keys())
       if ((await stage().redis.pttl(key)) === -1 && !lasting.test(key)) forever.push(key)
@@ -382,7 +387,10 @@ describe('forget', () => {
     const kept = await client.rerank({ query: 'kept', documents: ['a'] })
     const about = async (id: string) => (await stage().keys()).filter((key) => key.includes(id))
     // BullMQ moves a job after its request is answered.
-    await until('it counts as failed', async () => (await stage().keys('rerank:failed')).length === 1)
+    await until(
+      'it counts as failed',
+      async () => (await stage().redis.exists(stage().queueKey('interactive', 'failed'))) === 1,
+    )
     expect(await client.forget([bulk.id, whole.id, 'failed', 'never heard of'])).toBe(3)
     expect(await client.forget([bulk.id, whole.id, 'failed', 'never heard of'])).toBe(0)
     for (const id of [bulk.id, whole.id, 'failed']) {

@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { describe, expect, it, vi } from 'vitest'
 import type { OptionsInput } from '../../shared/options.js'
+import { LANES, type Lane } from '../../shared/protocol/lanes.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { RerankWorker } from '../../worker/worker.js'
 import { Pace, pacedSource } from './paced-source.js'
@@ -39,16 +40,8 @@ async function runBatches(pace: Pace, count: number): Promise<void> {
   }
 }
 
-async function queued(s: Stage, lane: string): Promise<number> {
-  const [waiting, prioritized] = await Promise.all([
-    s.redis.llen(`${s.prefix}:${lane}:wait`),
-    s.redis.zcard(`${s.prefix}:${lane}:prioritized`),
-  ])
-  return waiting + prioritized
-}
-
-function active(s: Stage, lane: string): Promise<number> {
-  return s.redis.llen(`${s.prefix}:${lane}:active`)
+function active(s: Stage, lane: Lane): Promise<number> {
+  return s.redis.llen(s.queueKey(lane, 'active'))
 }
 
 describe('an interactive request', () => {
@@ -63,7 +56,7 @@ describe('an interactive request', () => {
     // Ten looks in a row that find the same: every slot that bulk work may have is taken.
     let [held, looks] = [-1, 0]
     await until('the worker takes no more bulk work', async () => {
-      const now = (await active(stage(), 'rerank')) + (await active(stage(), 'rerank-bulk'))
+      const now = (await active(stage(), 'interactive')) + (await active(stage(), 'bulk'))
       looks = now === held ? looks + 1 : 0
       held = now
       return looks >= 10 && pace.handed - pace.run === 2
@@ -72,7 +65,7 @@ describe('an interactive request', () => {
     const answer = client.rerank(request('asked', 2 * BATCH))
     // No batch runs: it finds a slot and room although bulk work has taken all it may.
     await until('its pairs are with the batcher', () => handedIn.mock.calls.some(([{ priority }]) => priority === 0))
-    expect(await queued(stage(), 'rerank-bulk')).toBeGreaterThan(500)
+    expect(await stage().queued('bulk')).toBeGreaterThan(500)
     // Two that the session had already, its own two, and one that may go to pairs over age.
     await runBatches(pace, 5)
     expect((await answer).results).toHaveLength(2 * BATCH)
@@ -124,7 +117,7 @@ describe('bulk work', () => {
       }
     }
     const runs = [run('a'), run('b')]
-    await until('both have filled their windows', async () => (await queued(stage(), 'rerank-bulk')) === 2 * WINDOW)
+    await until('both have filled their windows', async () => (await stage().queued('bulk')) === 2 * WINDOW)
     await stage().worker({ scoreCacheTtlMs: 0 })
     await Promise.all(runs)
     expect(Math.abs(halfway!.a - halfway!.b)).toBeLessThanOrEqual(2 * WINDOW)
@@ -142,7 +135,7 @@ describe('bulk work', () => {
     const client = stage().client()
     await client.submit(request('same', BATCH, BULK))
     await client.submit(request('same', BATCH))
-    expect([await queued(stage(), 'rerank'), await queued(stage(), 'rerank-bulk')]).toEqual([0, 1])
+    expect([await stage().queued('interactive'), await stage().queued('bulk')]).toEqual([0, 1])
     expect(await client.status('same')).toMatchObject({ state: 'waiting' })
   })
 
@@ -166,7 +159,7 @@ describe('both lanes', () => {
     const client = stage().client({ maxJobPairs: 500 })
     const asked = [request('interactive', 3000), request('bulk', 3000, BULK), request('small', 5, BULK)]
     const results = asked.map((r) => client.rerank(r))
-    const held = () => Promise.all(['rerank', 'rerank-bulk'].map((lane) => active(stage(), lane)))
+    const held = () => Promise.all(LANES.map((lane) => active(stage(), lane)))
     await until('it holds jobs of both', async () => (await held()).every((jobs) => jobs > 0))
     first.kill('SIGKILL')
     await once(first, 'exit')
@@ -181,7 +174,7 @@ describe('both lanes', () => {
       expect(await client.cancel(id)).toBe(true)
       expect(await client.status(id)).toMatchObject({ state: 'cancelled' })
     }
-    expect([await queued(stage(), 'rerank'), await queued(stage(), 'rerank-bulk')]).toEqual([0, 0])
+    expect([await stage().queued('interactive'), await stage().queued('bulk')]).toEqual([0, 0])
     const { pace, batcher } = await pacedWorker(stage())
     const ids = [await client.submit(request('a', 100)), await client.submit(request('b', 100, BULK))]
     await until('both run', () => batcher.pairsWaiting === 200)
@@ -196,8 +189,9 @@ describe('both lanes', () => {
     const worker = await stage().worker()
     await client.rerank(request('a', 1, BULK))
     await worker.metrics.registry.metrics().then((text) => {
-      for (const queue of ['rerank', 'rerank-bulk'])
-        expect(text).toMatch(new RegExp(`^rankmill_queue_jobs\\{queue="${queue}",state="waiting"\\} 0$`, 'm'))
+      for (const lane of LANES)
+        expect(text).toMatch(new RegExp(`^rankmill_queue_jobs\\{.*lane="${lane}",state="waiting"\\} 0$`, 'm'))
+      expect(text).toMatch(/^rankmill_requests_total\{.*lane="bulk",outcome="completed"\} 1$/m)
     })
   })
 })

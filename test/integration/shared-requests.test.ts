@@ -8,12 +8,12 @@ const stage = useStage()
 const REQUEST = { query: 'job', documents: ['a queue', 'a retry', 'a lock'] }
 
 async function waiting(): Promise<number> {
-  return stage().redis.llen(`${stage().prefix}:rerank:wait`)
+  return stage().queued('interactive')
 }
 
 /** How many wait for each request that is shared. */
 async function waiters(): Promise<number[]> {
-  const keys = await stage().keys('request:*')
+  const keys = await stage().keys('same:*')
   return Promise.all(keys.map(async (key) => Number(await stage().redis.hget(key, 'waiters'))))
 }
 
@@ -73,8 +73,11 @@ it('are put into the queue again where the first producer could not', async () =
   const first = ask(lost)
   await until('it is queued', async () => (await waiting()) === 1)
   // As if that producer had died between the note and the job.
-  const [job] = await stage().redis.lrange(`${stage().prefix}:rerank:wait`, 0, -1)
-  await stage().redis.del(`${stage().prefix}:rerank:wait`, `${stage().prefix}:rerank:${job}`)
+  const { redis } = stage()
+  const [job = ''] = await redis.lrange(stage().queueKey('interactive', 'wait'), 0, -1)
+  await redis.del(stage().queueKey('interactive', 'wait'), stage().queueKey('interactive', job))
+  for (const key of [...(await stage().keys('request:*')), ...(await stage().keys('same:*'))])
+    await redis.hdel(key, 'queued')
   const second = ask(stage().client())
   await until('both wait', async () => (await waiters())[0] === 2)
   await stage().worker()

@@ -5,6 +5,8 @@ import { Redis } from 'ioredis'
 import { afterEach, inject } from 'vitest'
 import { RerankClient } from '../../producer/client.js'
 import { type Options, type OptionsInput, resolveOptions } from '../../shared/options.js'
+import { type Lane, queueName } from '../../shared/protocol/lanes.js'
+import { plainPool } from '../../shared/protocol/pool.js'
 import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
 
@@ -41,6 +43,17 @@ export class Stage {
 
   onEnd(close: () => unknown): void {
     this.#closers.push(close)
+  }
+
+  /** A key of the queue that requests go to that name no more than the tiny model. */
+  queueKey(lane: Lane, what: string): string {
+    return `${this.prefix}:${queueName('rerank', plainPool(TINY_MODEL), lane)}:${what}`
+  }
+
+  /** Jobs that wait in that queue. */
+  async queued(lane: Lane): Promise<number> {
+    const waiting = this.redis.llen(this.queueKey(lane, 'wait'))
+    return (await waiting) + (await this.redis.zcard(this.queueKey(lane, 'prioritized')))
   }
 
   /** Keys under this test's prefix. */

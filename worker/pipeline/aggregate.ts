@@ -84,6 +84,8 @@ export function composePart(
   const { tokens, tokenizeMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
   return {
     model: model.name,
+    dtype: model.dtype,
+    fingerprint: model.fingerprint,
     candidates: [...ordered, ...behind.map(({ row }, i): ScoredCandidate => ({ ...row, score: estimates[i] ?? 0 }))],
     ...(missing.length > 0 ? { missing } : {}),
     usage: {
@@ -135,7 +137,7 @@ export function trimPart(part: ScoredPart, topN: number | null): ScoredPart {
  */
 export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: number): RerankResult {
   const candidates = parts.flatMap((part) => part.candidates).sort(byRank)
-  const model = parts[0]?.model ?? ''
+  const { model = '', dtype = '', fingerprint = '' } = parts[0] ?? {}
   const missing = parts.flatMap((part) => part.missing ?? []).sort((a, b) => a.index - b.index)
   const best = job.topN === null ? candidates : candidates.slice(0, job.topN)
   const results = best.map(({ index, score, scoredBy, window, snippet, document }): RankedDocument => {
@@ -152,6 +154,8 @@ export function mergeParts(job: RerankJob, parts: readonly ScoredPart[], now: nu
   return {
     id: job.requestId,
     model,
+    dtype,
+    fingerprint,
     results,
     ...(missing.length > 0 ? { missing: missing.map(({ id }) => id) } : {}),
     usage: parts.map((part) => part.usage).reduce(addUsage),

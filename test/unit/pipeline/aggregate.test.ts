@@ -6,14 +6,15 @@ import { mergeParts, trimPart } from '../../../worker/pipeline/aggregate.js'
 const usage = { pairs: 1, scored: 1, cached: 0, prefiltered: 0, exited_early: 0, tokens: 10, truncated: 1 }
 const timings = { queued: 1, tokenize: 2, batch_wait: 3, inference: 4, total: 0 }
 const job = (topN: number | null, parts: number): RerankJob => ({
-  v: 1,
+  v: 2,
   requestId: 'r',
+  generation: 1,
   part: 0,
   parts,
   offset: 0,
   query: 'q',
   documents: [],
-  model: null,
+  model: 'm',
   topN,
   returnDocuments: false,
   maxTokensPerDoc: null,
@@ -26,10 +27,11 @@ const job = (topN: number | null, parts: number): RerankJob => ({
   priority: 0,
   submittedAt: 100,
   deadlineAt: null,
-  resultTtlMs: 1000,
 })
 const part = (scores: number[], offset: number): ScoredPart => ({
   model: 'm',
+  dtype: 'fp32',
+  fingerprint: 'f',
   candidates: scores.map((score, i) => ({ index: offset + i, score, document: { id: `d${offset + i}`, text: 't' } })),
   usage,
   timings,

@@ -8,6 +8,7 @@ const schema = requestSchema({
   maxDocumentBytes: 1_000_000,
   maxQueryBytes: 1000,
   maxPrefilterDocuments: 3,
+  maxRequestBytes: 10_000_000,
 })
 const parse = (input: unknown) => parseRequest(input, schema, () => 'new-id')
 const valid = { query: 'q', documents: ['a'] }

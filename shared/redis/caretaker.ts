@@ -1,0 +1,194 @@
+/**
+ * Looks after what others left behind: jobs of workers that died, requests past their deadlines that no worker took, and
+ * requests that have neither a job nor an answer, of which there should be none. One process of a fleet does it at a time;
+ * which one does not matter, and two at once do no harm.
+ */
+import type { Redis } from 'ioredis'
+import { type ErrorCode, RankmillError } from '../errors.js'
+import type { Logger } from '../logger.js'
+import type { Options } from '../options.js'
+import type { Keys } from '../protocol/keys.js'
+import { describePool, serves } from '../protocol/pool.js'
+import { PoolQueues } from './pool-queues.js'
+import { errorEnd, type HeldJob, RequestLife, type RequestNote } from './request-life.js'
+import { WorkerRegistry } from './worker-registry.js'
+
+export interface CaretakerEvents {
+  /** A dead worker's jobs are back in the queue. */
+  readonly recovered: (reason: 'worker_lost', jobs: number) => void
+  /** A request was found that nobody would have answered. */
+  readonly reconciled: (id: string) => void
+}
+
+/** Requests that are looked after in one round: bounds what it costs. */
+const ROUND = 200
+/** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
+const SOONEST_MS = 15_000
+const LATEST_MS = 300_000
+/** A producer may take so long from its note to its last job. */
+const QUEUEING_MS = 60_000
+/** A request that is about to be forgotten unanswered is answered before. */
+const BEFORE_EXPIRY_MS = 5_000
+
+export class Caretaker {
+  readonly #id: string
+  readonly #redis: Redis
+  readonly #keys: Keys
+  readonly #options: Pick<Options, 'maxStalled' | 'unservedMs'>
+  readonly #life: RequestLife
+  readonly #registry: WorkerRegistry
+  readonly #queues: PoolQueues
+  readonly #events: CaretakerEvents
+  readonly #log: Logger
+  /** Pools that nobody serves, by when this was first seen here. */
+  readonly #unserved = new Map<string, number>()
+  #round: Promise<void> | undefined
+
+  /** @param id what it calls itself among those that would do the same */
+  constructor(
+    id: string,
+    redis: Redis,
+    keys: Keys,
+    options: Pick<Options, 'maxStalled' | 'unservedMs'>,
+    events: CaretakerEvents,
+    log: Logger,
+  ) {
+    this.#id = id
+    this.#redis = redis
+    this.#keys = keys
+    this.#options = options
+    this.#life = new RequestLife(redis, keys)
+    this.#registry = new WorkerRegistry(redis, keys)
+    this.#queues = new PoolQueues(redis, keys)
+    this.#events = events
+    this.#log = log
+  }
+
+  /** One round, if it is this one's turn; rounds do not overlap. */
+  look(): Promise<void> {
+    this.#round ??= this.#look().finally(() => {
+      this.#round = undefined
+    })
+    return this.#round
+  }
+
+  async close(): Promise<void> {
+    await this.#round?.catch(() => undefined)
+    await this.#queues.close()
+  }
+
+  async #look(): Promise<void> {
+    if (!(await this.#registry.takeCare(this.#id))) return
+    for (const worker of await this.#registry.dead()) await this.#recover(worker)
+    const workers = await this.#registry.workers()
+    for (const pool of this.#unserved.keys()) {
+      if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
+    }
+    const { now, ids } = await this.#life.due(ROUND)
+    for (const id of ids) await this.#examine(id, now, (pool) => workers.some((worker) => serves(worker, pool)))
+  }
+
+  /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
+  async #recover(worker: string): Promise<void> {
+    let recovered = 0
+    for (const held of await this.#registry.heldBy(worker)) {
+      const lost = await this.#life.lose(held)
+      if (lost > this.#options.maxStalled) await this.#giveUpOn(held, lost)
+      else if (await this.#queues.giveBack(held)) {
+        await this.#life.giveBack(worker, held)
+        recovered++
+      }
+    }
+    await this.#registry.farewell(worker)
+    if (recovered === 0) return
+    this.#events.recovered('worker_lost', recovered)
+    this.#log.warn({ worker, jobs: recovered }, 'a worker died: its jobs are back in the queue')
+  }
+
+  /** A job that takes its workers down too often. */
+  async #giveUpOn(held: HeldJob, lost: number): Promise<void> {
+    const message = `the job was given up: ${lost} workers died while they had it in hand`
+    const note = await this.#life.read(held.requestId)
+    if (note?.generation === held.generation) await this.#answer(held.requestId, note, 'worker_lost', message)
+    await this.#queues.fail(held, message)
+  }
+
+  async #examine(id: string, now: number, isServed: (pool: string) => boolean): Promise<void> {
+    const note = await this.#life.read(id)
+    if (!note) return this.#life.later(id, SOONEST_MS)
+    const { deadlineAt, submittedAt, pool } = note
+    const leftMs = await this.#redis.pttl(this.#keys.request(id))
+    if (deadlineAt !== null && now > deadlineAt) {
+      await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
+    } else if (leftMs >= 0 && leftMs < BEFORE_EXPIRY_MS) {
+      await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
+    } else if (!isServed(pool) && this.#isUnservedTooLong(pool, now - submittedAt)) {
+      const message = `model: no worker has served ${describePool(pool)} for ${this.#options.unservedMs} ms`
+      await this.#end(id, note, 'unknown_model', message)
+    } else {
+      await this.#reconcile(id, note, now - submittedAt)
+      const soonest = Math.min(SOONEST_MS, this.#options.unservedMs)
+      const next = Math.min(LATEST_MS, Math.max(soonest, (now - submittedAt) / 2))
+      const until = [
+        deadlineAt === null ? next : deadlineAt - now + 1,
+        leftMs < 0 ? next : leftMs - BEFORE_EXPIRY_MS + 1,
+      ]
+      await this.#life.later(id, Math.max(1, Math.min(next, ...until)))
+    }
+  }
+
+  #isUnservedTooLong(pool: string, ageMs: number): boolean {
+    const since = this.#unserved.get(pool)
+    if (since === undefined) this.#unserved.set(pool, performance.now())
+    const { unservedMs } = this.#options
+    return ageMs > unservedMs && since !== undefined && performance.now() - since > unservedMs
+  }
+
+  /** Makes sure that a job, or somebody's answer, will end the request. */
+  async #reconcile(id: string, note: RequestNote, ageMs: number): Promise<void> {
+    if (!note.queued && ageMs < QUEUEING_MS) return
+    const all = Array.from({ length: note.parts }, (_, part) => part)
+    const scored = note.parts === 1 ? new Set<number>() : await this.#life.scored(id)
+    const isScored = scored.size === note.parts
+    // Where all are scored, the job of any will bring them together.
+    const open = isScored ? all : all.filter((part) => !scored.has(part))
+    const states = await this.#queues.states(id, note, open)
+    if (isScored ? states.includes('under way') : states.every((state) => state === 'under way')) {
+      // Its producer died after the last job, or before it could say so.
+      if (!note.queued) await this.#life.queued({ id, ...note })
+      return
+    }
+    const again = open.filter((_, i) => states[i] === 'completed')
+    if (states.includes('failed')) {
+      await this.#found(id, note, 'worker_lost', 'its job failed, and whoever saw it died before saying so')
+    } else if (isScored ? again.length > 0 : !states.includes('absent')) {
+      for (const part of isScored ? again.slice(0, 1) : again) await this.#queues.again(id, note, part, 'completed')
+      this.#tell(id, 'its jobs were done and its parts were not: they are back in the queue')
+    } else {
+      await this.#found(id, note, 'request_lost', 'a part of it is not in the queue')
+    }
+  }
+
+  async #found(id: string, note: RequestNote, code: ErrorCode, why: string): Promise<void> {
+    if (await this.#end(id, note, code, `request "${id}" was lost: ${why}`)) this.#tell(id, why)
+  }
+
+  #tell(id: string, why: string): void {
+    this.#events.reconciled(id)
+    this.#log.warn({ request: id }, `a request that nobody would have answered: ${why}`)
+  }
+
+  /** @returns whether it was this that ended it */
+  async #end(id: string, note: RequestNote, code: ErrorCode, message: string): Promise<boolean> {
+    if (!(await this.#answer(id, note, code, message))) return false
+    await this.#redis.publish(this.#keys.cancelChannel, `${note.generation} ${id}`)
+    // What failed is kept for `rankmill failed`.
+    if (code !== 'worker_lost') await this.#queues.remove(id, note)
+    return true
+  }
+
+  async #answer(id: string, note: RequestNote, code: ErrorCode, message: string): Promise<boolean> {
+    const end = errorEnd(new RankmillError(code, message).toBody(), note.generation)
+    return (await this.#life.answer({ id, ...note }, end)).outcome === 'written'
+  }
+}

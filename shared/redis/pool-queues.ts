@@ -1,0 +1,126 @@
+/** The BullMQ queues of a fleet's pools over one connection, opened when first needed. */
+import { Job, Queue, UnrecoverableError } from 'bullmq'
+import type { Redis } from 'ioredis'
+import { LRUCache } from 'lru-cache'
+import type { RerankJob } from '../protocol/job.js'
+import { jobIdOf, type Keys } from '../protocol/keys.js'
+import { LANES, type Lane, queueName } from '../protocol/lanes.js'
+import type { HeldJob, Place } from './request-life.js'
+
+/** Queues kept open: they cost memory and no connection of their own. */
+const OPEN_QUEUES = 256
+/** Jobs removed together: bounds what is under way on the connection. */
+const REMOVE_CHUNK = 128
+
+export interface PoolLane {
+  readonly pool: string
+  readonly lane: Lane
+  readonly queue: Queue<RerankJob>
+}
+
+export type JobState = 'absent' | 'failed' | 'completed' | 'under way'
+
+export class PoolQueues {
+  readonly #redis: Redis
+  readonly #keys: Keys
+  readonly #onError: (error: Error) => void
+  readonly #open = new LRUCache<string, Queue<RerankJob>>({
+    max: OPEN_QUEUES,
+    dispose: (queue) => void queue.close().catch(() => undefined),
+  })
+
+  /** Connection errors are told by `onError`; commands report theirs themselves. */
+  constructor(redis: Redis, keys: Keys, onError: (error: Error) => void = () => undefined) {
+    this.#redis = redis
+    this.#keys = keys
+    this.#onError = onError
+  }
+
+  of(pool: string, lane: Lane): Queue<RerankJob> {
+    return this.named(queueName(this.#keys.queue, pool, lane))
+  }
+
+  named(name: string): Queue<RerankJob> {
+    let queue = this.#open.get(name)
+    if (!queue) {
+      queue = new Queue<RerankJob>(name, { connection: this.#redis, prefix: this.#keys.prefix, skipVersionCheck: true })
+      queue.on('error', this.#onError)
+      this.#open.set(name, queue)
+    }
+    return queue
+  }
+
+  /** Every pool that requests were noted for, or that a worker has served. */
+  async pools(): Promise<string[]> {
+    return (await this.#redis.hkeys(this.#keys.pools)).sort()
+  }
+
+  /** The queues of all pools. */
+  async all(): Promise<PoolLane[]> {
+    return (await this.pools()).flatMap((pool) => LANES.map((lane) => ({ pool, lane, queue: this.of(pool, lane) })))
+  }
+
+  /** Takes jobs of a request out of the queue; those that run stay, and are refused where they end. */
+  async remove(id: string, { generation, pool, lane, parts }: Place): Promise<void> {
+    const queue = this.of(pool, lane)
+    for (let first = 0; first < parts; first += REMOVE_CHUNK) {
+      const chunk = Array.from({ length: Math.min(REMOVE_CHUNK, parts - first) }, (_, i) => first + i)
+      await Promise.all(chunk.map((part) => queue.remove(jobIdOf(id, generation, part)).catch(() => 0)))
+    }
+  }
+
+  /** Where jobs of a request are, by part, without reading what they hold. */
+  async states(id: string, { generation, pool, lane }: Place, parts: readonly number[]): Promise<JobState[]> {
+    const name = `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`
+    const reading = this.#redis.pipeline()
+    for (const part of parts) {
+      const job = jobIdOf(id, generation, part)
+      reading.exists(`${name}:${job}`).zscore(`${name}:failed`, job).zscore(`${name}:completed`, job)
+    }
+    const replies = ((await reading.exec()) ?? []).map(([error, reply]) => {
+      if (error) throw error
+      return reply
+    })
+    return parts.map((_, i) => {
+      const [exists, failed, completed] = replies.slice(3 * i, 3 * i + 3)
+      if (exists !== 1) return 'absent'
+      return failed !== null ? 'failed' : completed !== null ? 'completed' : 'under way'
+    })
+  }
+
+  /** Gives back a job that a dead worker held. @returns false where its lock has run out, and BullMQ sees to it */
+  async giveBack({ queue, jobId, token }: HeldJob): Promise<boolean> {
+    try {
+      await this.#handle(queue, jobId).moveToWait(token)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** Lets a job that a dead worker held count as failed, with its content, for `rankmill failed`. */
+  async fail({ queue, jobId, token }: HeldJob, message: string): Promise<void> {
+    await this.#handle(queue, jobId)
+      .moveToFailed(new UnrecoverableError(message), token, false)
+      .catch(() => undefined)
+  }
+
+  /** Puts a finished job back into the queue. */
+  async again(
+    id: string,
+    { generation, pool, lane }: Place,
+    part: number,
+    from: 'failed' | 'completed',
+  ): Promise<void> {
+    await this.#handle(queueName(this.#keys.queue, pool, lane), jobIdOf(id, generation, part)).retry(from)
+  }
+
+  async close(): Promise<void> {
+    this.#open.clear()
+  }
+
+  /** A job by its id alone: what it holds is not read. */
+  #handle(queue: string, jobId: string): Job<RerankJob> {
+    return new Job<RerankJob>(this.named(queue), 'rerank', {} as RerankJob, {}, jobId)
+  }
+}

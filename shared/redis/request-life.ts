@@ -1,0 +1,384 @@
+/**
+ * A request's life, from its note to the moment that it is forgotten: the one owner of its states, for producers and
+ * workers alike. docs/architecture.md draws them; every transition is one script of request-scripts.ts.
+ */
+import type { Redis } from 'ioredis'
+import { ERRORS, type ErrorBody, type ErrorCode } from '../errors.js'
+import { type Answer, ERROR_HEAD } from '../protocol/job.js'
+import type { Keys } from '../protocol/keys.js'
+import type { Lane } from '../protocol/lanes.js'
+import type { RerankResult } from '../protocol/result.js'
+import { REQUEST_SCRIPTS } from './request-scripts.js'
+
+/**
+ * Why a request is noted: its owner comes back for it, and nobody who merely waits for it may end it (`durable`); somebody
+ * `waits`; or does so and was counted already.
+ */
+export type Interest = 'durable' | 'waits' | 'counted'
+
+/** What is noted of a request before it has any job. */
+export interface NewNote {
+  readonly id: string
+  readonly fingerprint: string
+  /** What requests of the same content share, or null where this one stays alone. */
+  readonly shares: string | null
+  /** As in a pool's name; null: the fleet's default. */
+  readonly model: string | null
+  readonly poolSuffix: string
+  readonly fallbackModel: string
+  readonly lane: Lane
+  readonly parts: number
+  readonly pairs: number
+  /** What its jobs hold, about. */
+  readonly bytes: number
+  readonly deadlineMs: number | null
+  readonly interest: Interest
+  readonly requestTtlMs: number
+  readonly resultTtlMs: number
+  readonly maxQueuedJobs: number
+  readonly maxQueuedBytes: number
+  readonly unservedMs: number
+}
+
+/** A request as its note has it: decided once, read by everybody after. */
+export interface Opened {
+  readonly generation: number
+  readonly pool: string
+  readonly lane: Lane
+  readonly parts: number
+  /** Milliseconds since 1970, by Redis' clock. */
+  readonly submittedAt: number
+  readonly deadlineAt: number | null
+}
+
+/** Where the jobs of a request's generation are. */
+export type Place = Pick<Opened, 'generation' | 'pool' | 'lane' | 'parts'>
+
+export type NoteOutcome =
+  /** Its jobs are to be queued now: it is new, it failed and is open again, or whoever noted it has not queued them (yet). */
+  | { readonly state: 'new' | 'unqueued'; readonly opened: Opened }
+  | { readonly state: 'reopened'; readonly opened: Opened; readonly before: Place }
+  | { readonly state: 'pending' | 'answered' | 'conflict' }
+  /** The id of the request that it joined, and whether that one's jobs are all in the queue. */
+  | { readonly state: 'shared'; readonly id: string; readonly queued: boolean }
+  | { readonly state: 'overloaded'; readonly pool: string; readonly jobs: number; readonly bytes: number }
+  /** It could never be taken, however empty the queue. */
+  | { readonly state: 'too_large'; readonly jobs: number; readonly bytes: number }
+
+/** One job of a request, as scripts know it. */
+export interface PartRef {
+  readonly requestId: string
+  readonly generation: number
+  readonly part: number
+}
+
+/** What a worker has in hand, and the token of its lock on it. */
+export interface HeldJob extends PartRef {
+  readonly queue: string
+  readonly jobId: string
+  readonly token: string
+}
+
+export interface Taken {
+  /**
+   * `score` it; `merge` the parts, which are all there; the rest is not to be done: `done` (this part is), `answered`, `stale`
+   * (of another generation), `gone`, `late`, `elsewhere` (another score space's).
+   */
+  readonly outcome: 'score' | 'merge' | 'done' | 'answered' | 'stale' | 'gone' | 'late' | 'elsewhere'
+  /** Redis' clock, and the request's times by it. */
+  readonly now: number
+  readonly submittedAt: number
+  readonly deadlineAt: number | null
+  /** The score space that a split request is in; '' for none yet. */
+  readonly space: string
+  /** What requests of the same content join it by; '' for nothing. */
+  readonly shared: string
+  /** The error that it was answered with; '' for none. */
+  readonly code: ErrorCode | ''
+}
+
+/** What a request was answered with: its end, whoever brings it about. */
+export interface End {
+  readonly outcome: 'completed' | ErrorCode
+  /** JSON. */
+  readonly answer: string
+}
+
+/** A request that ends. */
+export interface EndingRef {
+  readonly id: string
+  readonly generation: number
+  readonly shared: string
+}
+
+export interface AnswerOutcome {
+  readonly outcome: 'written' | 'answered' | 'stale' | 'gone' | 'wanted'
+  /** From submission to answer, where this call wrote it. */
+  readonly durationMs: number
+}
+
+export interface RequestNote extends Place {
+  readonly pairs: number
+  readonly submittedAt: number
+  readonly deadlineAt: number | null
+  /** Jobs that no worker has begun. */
+  readonly waitingJobs: number
+  /** Whether all of its jobs were put into the queue. */
+  readonly queued: boolean
+  readonly shared: string
+  /** The score space that a split request is in; '' for none yet. */
+  readonly space: string
+}
+
+/** How long after its last sign of life a request is looked after for the first time. */
+const LOOK_AFTER_MS = 30_000
+
+const RETRYABLE_CODES = ` ${Object.entries(ERRORS)
+  .filter(([, e]) => e.retryable)
+  .map(([code]) => code)
+  .join(' ')} `
+
+type Reply = readonly (string | number | null | readonly string[])[]
+type ScriptName = keyof typeof REQUEST_SCRIPTS
+type Commands = { [name in ScriptName]: (...args: (string | number)[]) => Promise<unknown> }
+
+export class RequestLife {
+  readonly #redis: Redis & Commands
+  readonly #keys: Keys
+
+  constructor(redis: Redis, keys: Keys) {
+    for (const [name, script] of Object.entries(REQUEST_SCRIPTS)) redis.defineCommand(name, script)
+    this.#redis = redis as Redis & Commands
+    this.#keys = keys
+  }
+
+  async note(note: NewNote): Promise<NoteOutcome> {
+    const { request, result, parts, same, load, open, pools, fleet, bellChannel } = this.#keys
+    const { id, shares } = note
+    const reply = (await this.#redis.rankmillNote(
+      ...[request(id), result(id), parts(id), same(shares ?? ''), load, open, pools, fleet],
+      ...[id, note.fingerprint, shares ?? '', note.model ?? '', note.poolSuffix, note.fallbackModel, note.lane],
+      ...[note.parts, note.pairs, note.bytes, note.deadlineMs ?? '', note.requestTtlMs, note.resultTtlMs],
+      ...[
+        note.maxQueuedJobs,
+        note.maxQueuedBytes,
+        RETRYABLE_CODES,
+        note.interest,
+        bellChannel,
+        Math.min(LOOK_AFTER_MS, note.unservedMs),
+      ],
+    )) as Reply
+    const state = reply[0] as NoteOutcome['state']
+    const text = (place: number) => String(reply[place] ?? '')
+    switch (state) {
+      case 'shared':
+        return { state, id: text(1), queued: text(2) === '1' }
+      case 'overloaded':
+        return { state, pool: text(1), jobs: Number(reply[2]), bytes: Number(reply[3]) }
+      case 'too_large':
+        return { state, jobs: Number(reply[1]), bytes: Number(reply[2]) }
+      case 'new':
+      case 'unqueued':
+      case 'reopened': {
+        const opened = {
+          generation: Number(reply[1]),
+          pool: text(2),
+          lane: text(3) as Lane,
+          parts: Number(reply[4]),
+          submittedAt: Number(reply[5]),
+          deadlineAt: text(6) === '' ? null : Number(reply[6]),
+        }
+        if (state !== 'reopened') return { state, opened }
+        const before = { generation: Number(reply[7]), pool: text(8), lane: text(9) as Lane, parts: opened.parts }
+        return { state, opened, before }
+      }
+      default:
+        return { state }
+    }
+  }
+
+  /** All jobs of a generation are in the queue: whoever submits it again has nothing to add. */
+  async queued({ id, generation, shared }: EndingRef): Promise<void> {
+    await this.#redis.rankmillQueued(this.#keys.request(id), this.#keys.same(shared), generation, id)
+  }
+
+  /** Takes a note back whose jobs could not be queued; nothing happens where somebody else relies on it. */
+  async withdraw(id: string, generation: number, shares: string | null): Promise<void> {
+    const { request, load, open, same } = this.#keys
+    await this.#redis.rankmillWithdraw(request(id), load, open, same(shares ?? ''), generation, id)
+  }
+
+  /** @param space the score space in which this worker would score it */
+  async take(worker: string, job: HeldJob, space: string): Promise<Taken> {
+    const { request, result, parts, load, held } = this.#keys
+    const { requestId: id, generation, part } = job
+    const reply = (await this.#redis.rankmillTake(
+      ...[request(id), result(id), parts(id), load, held(worker)],
+      ...[generation, part, space, fieldOf(job), JSON.stringify(job)],
+    )) as Reply
+    const [outcome, now, submittedAt, deadlineAt, ownSpace, shared, code] = reply
+    return {
+      outcome: outcome as Taken['outcome'],
+      now: Number(now ?? 0),
+      submittedAt: Number(submittedAt ?? 0),
+      deadlineAt: deadlineAt === '' || deadlineAt === undefined ? null : Number(deadlineAt),
+      space: String(ownSpace ?? ''),
+      shared: String(shared ?? ''),
+      code: (code ?? '') as Taken['code'],
+    }
+  }
+
+  /**
+   * Lets a split request go on in another score space.
+   *
+   * @returns the parts that had been scored in the one before, and are to be scored again
+   */
+  async rebase({ requestId, generation }: PartRef, before: string, after: string): Promise<number[]> {
+    const { request, parts } = this.#keys
+    const keys = [request(requestId), parts(requestId)]
+    return ((await this.#redis.rankmillRebase(...keys, generation, before, after)) as string[]).map(Number)
+  }
+
+  /** @returns every part's text once all are there; else what became of it */
+  async writePart(worker: string, job: HeldJob, data: string, space: string): Promise<readonly string[] | string> {
+    const { request, result, parts, held } = this.#keys
+    const { requestId: id, generation, part } = job
+    const keys = [request(id), result(id), parts(id), held(worker)]
+    const [outcome, all] = (await this.#redis.rankmillWritePart(
+      ...keys,
+      ...[generation, part, data, space, fieldOf(job)],
+    )) as Reply
+    return outcome === 'all' ? (all as readonly string[]) : String(outcome)
+  }
+
+  /** The texts of a split request's scored parts. */
+  async parts(id: string): Promise<string[]> {
+    return this.#redis.hvals(this.#keys.parts(id))
+  }
+
+  /** Parts of a split request that are scored. */
+  async scored(id: string): Promise<ReadonlySet<number>> {
+    return new Set((await this.#redis.hkeys(this.#keys.parts(id))).map(Number))
+  }
+
+  async isAnswered(id: string): Promise<boolean> {
+    return (await this.#redis.exists(this.#keys.result(id))) === 1
+  }
+
+  /**
+   * Ends a request.
+   *
+   * @param ref with what it is shared by, as its note or `take` says
+   * @param by the worker that had it in hand, and what it held
+   */
+  answer(ref: EndingRef, end: End, by?: { worker: string; job: HeldJob }): Promise<AnswerOutcome> {
+    return this.#answer(ref, end, by, '')
+  }
+
+  /** Ends a request for one who waits for it no more, unless somebody else wants it. */
+  giveUp(ref: EndingRef, end: End): Promise<AnswerOutcome> {
+    return this.#answer(ref, end, undefined, 'give up')
+  }
+
+  /** A worker has a part in hand no more, and has not done it: it counts as waiting again. */
+  async giveBack(worker: string, job: HeldJob): Promise<void> {
+    const { request, load, held } = this.#keys
+    const keys = [request(job.requestId), load, held(worker)]
+    await this.#redis.rankmillGiveBack(...keys, job.generation, job.part, fieldOf(job))
+  }
+
+  async read(id: string): Promise<RequestNote | undefined> {
+    const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
+    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, 'queued', 'shared', 'space')
+    const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs, queued, shared, space] = note
+    if (!generation) return undefined
+    return {
+      generation: Number(generation),
+      pool: pool ?? '',
+      lane: lane as Lane,
+      parts: Number(parts),
+      pairs: Number(pairs),
+      submittedAt: Number(submittedAt),
+      deadlineAt: deadlineAt ? Number(deadlineAt) : null,
+      waitingJobs: Number(waitingJobs),
+      queued: queued === generation,
+      shared: shared ?? '',
+      space: space ?? '',
+    }
+  }
+
+  /** Removes what Redis holds of an answered request. @returns undefined where it is unknown or not answered */
+  async forget(id: string): Promise<{ readonly place: Place; readonly failed: boolean } | undefined> {
+    const { request, result, parts } = this.#keys
+    const reply = (await this.#redis.rankmillForget(request(id), result(id), parts(id))) as string[]
+    const [generation, pool = '', lane, count, head] = reply
+    if (generation === undefined) return undefined
+    const place = { generation: Number(generation), pool, lane: lane as Lane, parts: Number(count) }
+    return { place, failed: ERROR_HEAD.startsWith(head ?? '') }
+  }
+
+  /**
+   * Opens a failed request again, whatever its error.
+   *
+   * @returns the parts that are scored already, which need no jobs; undefined where it is not failed in that generation
+   */
+  async retry(
+    id: string,
+    generation: number,
+    requestTtlMs: number,
+  ): Promise<{ generation: number; submittedAt: number; done: number[] } | undefined> {
+    const { request, result, parts, load, open, fleet } = this.#keys
+    const keys = [request(id), result(id), parts(id), load, open, fleet]
+    const reply = (await this.#redis.rankmillRetry(...keys, id, generation, requestTtlMs, LOOK_AFTER_MS)) as Reply
+    const [outcome, opened, submittedAt, done] = reply
+    if (outcome !== 'reopened') return undefined
+    return {
+      generation: Number(opened),
+      submittedAt: Number(submittedAt),
+      done: ((done ?? []) as readonly string[]).map(Number),
+    }
+  }
+
+  /** Counts a death of a part's worker. @returns how many there were; 0 where the part is of another generation */
+  async lose({ requestId, generation, part }: PartRef): Promise<number> {
+    return (await this.#redis.rankmillLose(this.#keys.request(requestId), generation, part)) as number
+  }
+
+  /** Unanswered requests that somebody should look after, and the time by Redis' clock. */
+  async due(count: number): Promise<{ readonly now: number; readonly ids: readonly string[] }> {
+    const [now, ids] = (await this.#redis.rankmillDue(this.#keys.open, count)) as Reply
+    return { now: Number(now), ids: (ids ?? []) as readonly string[] }
+  }
+
+  /** Looks after a request again in a while; takes it off the list where there is no note any more. */
+  async later(id: string, ms: number): Promise<void> {
+    await this.#redis.rankmillLater(this.#keys.open, this.#keys.request(id), id, ms)
+  }
+
+  async #answer(
+    { id, generation, shared }: EndingRef,
+    { outcome, answer }: End,
+    by: { worker: string; job: HeldJob } | undefined,
+    mode: '' | 'give up',
+  ): Promise<AnswerOutcome> {
+    const { request, result, parts, open, load, same, held, ends, doneChannel } = this.#keys
+    const [written, durationMs] = (await this.#redis.rankmillAnswer(
+      ...[request(id), result(id), parts(id), open, load, same(shared), held(by?.worker ?? ''), ends],
+      ...[generation, answer, outcome, doneChannel, id, by ? fieldOf(by.job) : '', mode],
+    )) as Reply
+    return { outcome: written as AnswerOutcome['outcome'], durationMs: Number(durationMs ?? 0) }
+  }
+}
+
+/** What a worker's held jobs are found by. */
+function fieldOf({ queue, jobId }: HeldJob): string {
+  return `${queue} ${jobId}`
+}
+
+export function completedEnd(result: RerankResult, generation: number): End {
+  return { outcome: 'completed', answer: JSON.stringify({ result, generation } satisfies Answer) }
+}
+
+export function errorEnd(error: ErrorBody, generation: number): End {
+  return { outcome: error.code, answer: JSON.stringify({ error, generation } satisfies Answer) }
+}

@@ -1,0 +1,227 @@
+/** The jobs that a worker has in hand: takes each up, has it scored, writes what it came to, and ends every one of them. */
+import { DelayedError, type Job, UnrecoverableError, WaitingError } from 'bullmq'
+import type { WorkerMetrics } from '../monitoring/metrics.js'
+import type { Corpora } from '../shared/corpus/corpora.js'
+import { requestPin } from '../shared/corpus/corpus-name.js'
+import { type ErrorCode, RankmillError } from '../shared/errors.js'
+import type { Logger } from '../shared/logger.js'
+import { isCorpusReference } from '../shared/protocol/documents.js'
+import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
+import type { Lane } from '../shared/protocol/lanes.js'
+import { needsOf, serves } from '../shared/protocol/pool.js'
+import type { PoolQueues } from '../shared/redis/pool-queues.js'
+import { errorEnd, type HeldJob, type RequestLife, type Taken } from '../shared/redis/request-life.js'
+import { passes, untilPasses } from '../shared/redis/until-passes.js'
+import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
+import { type Holder, type Written, writePart, writeResult } from './pipeline/write-result.js'
+import { processJob, type Stages } from './process-job.js'
+import type { Scorer } from './scorers.js'
+
+/** Ends that belong to the request's own life, not faults of the job: nothing for `failed ls`. */
+const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
+/** A part that belongs to workers of another score space is offered to them again after so long. */
+const ELSEWHERE_MS = 250
+
+export interface JobHandsParts {
+  readonly worker: string
+  readonly life: RequestLife
+  readonly registry: WorkerRegistry
+  readonly queues: PoolQueues
+  readonly corpora: Corpora
+  readonly metrics: WorkerMetrics
+  readonly stages: Readonly<Record<Lane, Stages>>
+  readonly log: Logger
+  readonly now: () => number
+}
+
+export class JobHands {
+  readonly #parts: JobHandsParts
+  /** By generation and request: cancellation ends all parts of a request that run here. */
+  readonly #running = new Map<string, Set<AbortController>>()
+
+  constructor(parts: JobHandsParts) {
+    this.#parts = parts
+  }
+
+  get size(): number {
+    return [...this.#running.values()].reduce((sum, jobs) => sum + jobs.size, 0)
+  }
+
+  /** BullMQ's processor: whatever happens to a job is decided here. */
+  async take(job: Job<RerankJob>, token: string, pool: string, lane: Lane): Promise<void> {
+    const { requestId, generation, part } = job.data
+    const held: HeldJob = { requestId, generation, part, queue: job.queueName, jobId: job.id ?? '', token }
+    const controller = this.#track(held)
+    try {
+      await this.#untilTold(job, held, pool, lane, controller.signal)
+    } catch (cause) {
+      if (cause instanceof DelayedError || cause instanceof UnrecoverableError) throw cause
+      const error = RankmillError.from(cause)
+      if (error.code === 'closed') {
+        await job.moveToWait(token)
+        await this.#giveBack(held)
+        throw new WaitingError()
+      }
+      await this.#settleError(job, held, error)
+    } finally {
+      this.#untrack(held, controller)
+    }
+  }
+
+  /** A split request's jobs keep its content until it is answered, and no longer. */
+  async completed({ data, id }: Job<RerankJob>, queue: string): Promise<void> {
+    if (data.parts === 1 || !(await this.#parts.life.isAnswered(data.requestId))) return
+    await this.#parts.queues.named(queue).remove(id ?? '')
+  }
+
+  /** Jobs that BullMQ gave up itself, because they lost their worker too often, still owe an answer. */
+  async failed(job: Job<RerankJob> | undefined, cause: Error): Promise<void> {
+    if (!job || (await job.isFailed()) === false) return
+    const message = `the job was given up after ${job.attemptsMade} attempts: ${cause.message}`
+    const { requestId: id, generation } = job.data
+    const note = await this.#parts.life.read(id)
+    const end = errorEnd(new RankmillError('worker_lost', message).toBody(), generation)
+    const { outcome, durationMs } = await this.#parts.life.answer({ id, generation, shared: note?.shared ?? '' }, end)
+    if (outcome === 'written') this.#observeEnd(job.data, 'worker_lost', durationMs)
+  }
+
+  cancel(id: string, generation: number): void {
+    const reason = new RankmillError('cancelled', `request "${id}" was cancelled`)
+    for (const controller of this.#running.get(`${generation} ${id}`) ?? []) controller.abort(reason)
+  }
+
+  /** Ends all work: jobs go back into the queue. */
+  abortAll(): void {
+    const reason = new RankmillError('closed', 'the worker is stopping')
+    for (const jobs of this.#running.values()) for (const controller of jobs) controller.abort(reason)
+  }
+
+  /** A Redis that cannot be reached, or takes no writes, is waited for: it is no fault of the job. */
+  #untilTold(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
+    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    return untilPasses(() => this.#attempt(job, held, pool, lane, signal), patience)
+  }
+
+  async #attempt(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
+    const { life, worker, metrics, now } = this.#parts
+    const stages = this.#parts.stages[lane]
+    const scorer = await stages.scorers.get(needsOf(pool).model, job.data.dtype)
+    const taken = await life.take(worker, held, scorer.space)
+    const local = byOwnClock(job.data, taken, now())
+    const holder: Holder = { life, worker, held, taken, space: scorer.space, now }
+    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    switch (taken.outcome) {
+      case 'score': {
+        const part: ScoredPart = await processJob(local, scorer, stages, signal)
+        // What was scored is not scored again because Redis could not take it.
+        const write = () => metrics.time('write', () => writePart(holder, local, part))
+        return this.#wrote(job, held, await untilPasses(write, patience), scorer)
+      }
+      case 'merge': {
+        const parts = (await life.parts(held.requestId)).map((text) => JSON.parse(text) as ScoredPart)
+        return this.#wrote(job, held, await untilPasses(() => writeResult(holder, local, parts), patience), scorer)
+      }
+      case 'late':
+        throw new RankmillError(
+          'deadline_exceeded',
+          `the request's deadline passed ${now() - (local.deadlineAt ?? 0)} ms before a worker could take it up`,
+        )
+      case 'elsewhere':
+        return this.#elsewhere(job, held, taken.space, scorer)
+      case 'answered':
+        // A part whose sibling failed is not worth scoring, but is kept with it, so that both can be tried again.
+        if (job.data.parts === 1 || taken.code === '' || ORDINARY_ENDS.has(taken.code)) return
+        throw new UnrecoverableError(`${taken.code}: another part of the request failed`)
+      default:
+        // It is done, or belongs to another life of the request.
+        return
+    }
+  }
+
+  async #wrote(job: Job<RerankJob>, held: HeldJob, { outcome, durationMs }: Written, scorer: Scorer): Promise<void> {
+    const { life, queues, corpora } = this.#parts
+    if (outcome === 'elsewhere') {
+      const note = await life.read(held.requestId)
+      return this.#elsewhere(job, held, note?.space ?? '', scorer)
+    }
+    if (outcome !== 'written') return
+    const { requestId, parts, documents, pinned } = job.data
+    this.#observeEnd(job.data, 'completed', durationMs)
+    if (parts === 1) return
+    const note = await life.read(requestId)
+    if (note?.generation === held.generation) await queues.remove(requestId, note)
+    if (pinned && isCorpusReference(documents)) await corpora.release(documents.corpus, requestPin(requestId))
+  }
+
+  /**
+   * A part of a request that was begun in another score space: it is left to the workers of that one as long as there are
+   * any; then the whole request goes on in this one.
+   */
+  async #elsewhere(job: Job<RerankJob>, held: HeldJob, space: string, scorer: Scorer): Promise<void> {
+    const { life, registry, queues } = this.#parts
+    const pool = job.queueName.slice(job.queueName.indexOf('@') + 1)
+    const workers = await registry.workers()
+    if (!workers.some((worker) => worker.spaces.includes(space) && serves(worker, pool))) {
+      const note = await life.read(held.requestId)
+      for (const part of await life.rebase(held, space, scorer.space)) {
+        if (note) await queues.again(held.requestId, note, part, 'completed').catch(() => undefined)
+      }
+    }
+    await job.moveToDelayed(this.#parts.now() + ELSEWHERE_MS, held.token)
+    await this.#giveBack(held)
+    throw new DelayedError()
+  }
+
+  /** Answers with the error, unless another try can help. */
+  async #settleError(job: Job<RerankJob>, held: HeldJob, error: RankmillError): Promise<void> {
+    const { life, worker, metrics, log } = this.#parts
+    const attemptsLeft = (job.opts.attempts ?? 1) - job.attemptsMade - 1
+    const ordinary = ORDINARY_ENDS.has(error.code)
+    if (error.retryable && !ordinary && attemptsLeft > 0) {
+      metrics.retries.inc({ reason: error.code })
+      log.warn({ job: job.id, code: error.code, err: error.message, attemptsLeft }, 'job will be tried again')
+      await this.#giveBack(held)
+      throw error
+    }
+    if (error.code === 'internal') log.error({ job: job.id, err: error }, 'job failed by a defect')
+    const { requestId: id, generation } = held
+    const shared = (await life.read(id).catch(() => undefined))?.shared ?? ''
+    const end = errorEnd(error.toBody(), generation)
+    const answer = () => life.answer({ id, generation, shared }, end, { worker, job: held })
+    const { outcome, durationMs } = await untilPasses(answer, { limitMs: Number.POSITIVE_INFINITY })
+    if (outcome === 'written') this.#observeEnd(job.data, error.code, durationMs)
+    if (!ordinary) throw new UnrecoverableError(`${error.code}: ${error.message}`)
+  }
+
+  async #giveBack(held: HeldJob): Promise<void> {
+    await this.#parts.life.giveBack(this.#parts.worker, held).catch((error) => {
+      if (!passes(error)) throw error
+    })
+  }
+
+  #observeEnd(_job: RerankJob, outcome: 'completed' | ErrorCode, durationMs: number): void {
+    this.#parts.metrics.requestDuration.observe({ outcome }, durationMs / 1000)
+  }
+
+  #track(held: HeldJob): AbortController {
+    const controller = new AbortController()
+    const key = `${held.generation} ${held.requestId}`
+    const running = this.#running.get(key)
+    if (running) running.add(controller)
+    else this.#running.set(key, new Set([controller]))
+    return controller
+  }
+
+  #untrack(held: HeldJob, controller: AbortController): void {
+    const key = `${held.generation} ${held.requestId}`
+    const running = this.#running.get(key)
+    running?.delete(controller)
+    if (running?.size === 0) this.#running.delete(key)
+  }
+}
+
+/** A job whose times are by this process' clock: Redis' is the one that counts. */
+function byOwnClock(job: RerankJob, { now, submittedAt, deadlineAt }: Taken, own: number): RerankJob {
+  const ahead = own - now
+  return { ...job, submittedAt: submittedAt + ahead, deadlineAt: deadlineAt === null ? null : deadlineAt + ahead }
+}

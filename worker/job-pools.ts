@@ -1,0 +1,153 @@
+/**
+ * What takes jobs out of the queues: for each pool a BullMQ worker a lane, so that bulk work never holds all the slots. The
+ * pools of the models that are served are always watched; those that need more (a number format, other models) from the
+ * first request for them on, until they have been idle for a while, so that connections stay few.
+ */
+import { type Job, Worker } from 'bullmq'
+import type { Redis } from 'ioredis'
+import type { Options } from '../shared/options.js'
+import type { RerankJob } from '../shared/protocol/job.js'
+import { LANES, type Lane, queueName } from '../shared/protocol/lanes.js'
+import { plainPool } from '../shared/protocol/pool.js'
+import { Appetite, type Load } from './batching/appetite.js'
+
+export interface JobHandlers {
+  /** Runs a job to its end; what it throws goes to BullMQ. */
+  readonly take: (job: Job<RerankJob>, token: string, pool: string, lane: Lane) => Promise<void>
+  readonly completed: (job: Job<RerankJob>) => void
+  readonly failed: (job: Job<RerankJob> | undefined, error: Error) => void
+  readonly error: (error: Error) => void
+  readonly load: (pool: string) => Load
+  readonly serves: (pool: string) => boolean
+}
+
+/** A pool that needs more than a model is let go after so long without a job. */
+const IDLE_MS = 60_000
+
+interface Watched {
+  readonly workers: ReadonlyMap<Lane, Worker<RerankJob>>
+  readonly appetite: Appetite
+  readonly isPlain: boolean
+  held: number
+  bulkHeld: number
+  /** Jobs ended since the rate was last asked for. */
+  ended: number
+  lastTakenAt: number
+}
+
+export class JobPools {
+  readonly #redis: Redis
+  readonly #options: Options
+  readonly #handlers: JobHandlers
+  readonly #plain: ReadonlySet<string>
+  readonly #watched = new Map<string, Watched>()
+  #isClosing = false
+
+  /** @param models that are served */
+  constructor(redis: Redis, options: Options, models: readonly string[], handlers: JobHandlers) {
+    this.#redis = redis
+    this.#options = options
+    this.#handlers = handlers
+    this.#plain = new Set(models.map(plainPool))
+  }
+
+  /** Bulk jobs that are held at once, as things are. */
+  get appetite(): number {
+    return [...this.#watched.values()].reduce((sum, { appetite }) => sum + appetite.jobs, 0)
+  }
+
+  /** Pools that jobs are taken of now, and the jobs of each that ended since the last call. */
+  take(): { name: string; ended: number }[] {
+    return [...this.#watched].map(([name, watched]) => {
+      const { ended } = watched
+      watched.ended = 0
+      return { name, ended }
+    })
+  }
+
+  /** Begins to take jobs; resolves when the connections stand. */
+  async run(): Promise<void> {
+    await Promise.all([...this.#plain].map((pool) => this.#watch(pool)))
+  }
+
+  /** Watches those of some pools that are served and not watched yet; lets go of those that were idle for long. */
+  async follow(pools: readonly string[]): Promise<void> {
+    await Promise.all(pools.map((pool) => this.notice(pool)))
+    for (const [pool, { isPlain, held, lastTakenAt, workers }] of this.#watched) {
+      if (isPlain || held > 0 || performance.now() - lastTakenAt < IDLE_MS) continue
+      this.#watched.delete(pool)
+      // One that is noticed in the meantime is watched by others; a job taken just now is finished.
+      await Promise.all([...workers.values()].map((worker) => worker.close()))
+    }
+  }
+
+  /** A request was noted for a pool. */
+  async notice(pool: string): Promise<void> {
+    if (!this.#isClosing && !this.#watched.has(pool) && this.#handlers.serves(pool)) await this.#watch(pool)
+  }
+
+  /** Takes no more jobs; resolves when those in hand have ended. */
+  async close(): Promise<void> {
+    this.#isClosing = true
+    const workers = [...this.#watched.values()].flatMap((watched) => [...watched.workers.values()])
+    await Promise.all(workers.map((worker) => worker.close()))
+  }
+
+  async #watch(pool: string): Promise<void> {
+    const appetite = new Appetite(this.#options.concurrency)
+    const workers = new Map(LANES.map((lane) => [lane, this.#worker(pool, lane, appetite)]))
+    const isPlain = this.#plain.has(pool)
+    this.#watched.set(pool, {
+      ...{ workers, appetite, isPlain, held: 0, bulkHeld: 0, ended: 0 },
+      lastTakenAt: performance.now(),
+    })
+    for (const [lane, worker] of workers) {
+      worker.run().catch((cause) => {
+        const message = `the job loop of ${queueName(this.#options.queue, pool, lane)} ended: ${cause}`
+        this.#handlers.error(new Error(message, { cause }))
+      })
+    }
+    await Promise.all([...workers.values()].map((worker) => worker.waitUntilReady()))
+  }
+
+  #worker(pool: string, lane: Lane, appetite: Appetite): Worker<RerankJob> {
+    const { prefix, queue, concurrency, lockMs, maxStalled } = this.#options
+    const { completed, failed, error } = this.#handlers
+    const process = (job: Job<RerankJob>, token = '') => this.#take(job, token, pool, lane)
+    const worker = new Worker<RerankJob>(queueName(queue, pool, lane), process, {
+      connection: this.#redis,
+      prefix,
+      skipVersionCheck: true,
+      autorun: false,
+      concurrency: lane === 'bulk' ? appetite.jobs : concurrency,
+      lockDuration: lockMs,
+      maxStalledCount: maxStalled,
+      stalledInterval: lockMs,
+    })
+    worker.on('error', error)
+    worker.on('completed', completed)
+    worker.on('failed', failed)
+    return worker
+  }
+
+  async #take(job: Job<RerankJob>, token: string, pool: string, lane: Lane): Promise<void> {
+    const watched = this.#watched.get(pool)
+    if (!watched) return this.#handlers.take(job, token, pool, lane)
+    watched.held++
+    if (lane === 'bulk') watched.bulkHeld++
+    watched.lastTakenAt = performance.now()
+    try {
+      await this.#handlers.take(job, token, pool, lane)
+      watched.ended++
+    } finally {
+      watched.held--
+      watched.lastTakenAt = performance.now()
+      if (lane === 'bulk') {
+        watched.appetite.ended(watched.bulkHeld--, this.#handlers.load(pool))
+        // BullMQ looks at it before it fetches.
+        const worker = watched.workers.get('bulk')
+        if (worker) worker.concurrency = watched.appetite.jobs
+      }
+    }
+  }
+}
