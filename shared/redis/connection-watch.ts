@@ -34,7 +34,7 @@ export class ConnectionWatch {
   constructor(redis: Redis, options: WatchOptions) {
     this.#redis = redis
     this.#options = options
-    this.#timer = setInterval(() => this.#tick(), options.beatMs)
+    this.#timer = setInterval(() => this.#tick(), options.beatMs).unref()
     redis.once('end', () => this.stop())
   }
 
