@@ -152,7 +152,8 @@ export class RerankClient {
       return { ...known, state: answer.error.code === 'cancelled' ? 'cancelled' : 'failed', error: answer.error }
     }
     if (answer) return { ...known, state: 'completed' }
-    const states = await Promise.all((await submission.jobs(id, request)).map((job) => job.getState()))
+    const jobs = await reaching(() => submission.jobs(id, request))
+    const states = await reaching(() => Promise.all(jobs.map((job) => job.getState())))
     const untouched = states.length === parts && states.every((s) => s === 'waiting' || s === 'prioritized')
     return { ...known, state: untouched ? 'waiting' : 'running' }
   }

@@ -33,8 +33,8 @@ export class FaultyProxy {
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket))
   }
 
-  get url(): string {
-    return `redis://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port
   }
 
   set mode(mode: ProxyMode) {
