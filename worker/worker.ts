@@ -17,6 +17,7 @@ import { LANES, type Lane } from '../shared/protocol/lanes.js'
 import type { WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectWorker } from '../shared/redis/connection.js'
 import { LaneQueues } from '../shared/redis/lane-queues.js'
+import { redisError } from '../shared/redis/redis-errors.js'
 import { HEARTBEAT_MS, Scripts } from '../shared/redis/scripts.js'
 import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
@@ -204,7 +205,7 @@ export class RerankWorker {
       this.#jobsDone++
     } catch (cause) {
       if (cause instanceof UnrecoverableError) throw cause
-      const error = RankmillError.from(cause)
+      const error = redisError(cause)
       if (error.code === 'closed') {
         await job.moveToWait(token)
         throw new WaitingError()

@@ -89,13 +89,23 @@ async function connect(url: string, settings: ConnectionSettings): Promise<Redis
   }
 }
 
+/** By the options of a connection, which no two share: when it was last opened anew. */
+const movedAt = new WeakMap<object, number>()
+const MOVE_AGAIN_MS = 1000
+
 /**
  * After a failover the name leads elsewhere, but the connection stays with what has become a replica, until it is opened
- * anew. The command that found out fails: it is for its caller to say whether it may be made twice.
+ * anew: once for all the commands that find out, and again while it lasts. They fail; their callers say whether they may be
+ * made twice.
  */
-function reconnectOnError(error: Error): boolean {
+function reconnectOnError(this: unknown, error: Error): boolean {
   forgetCommand(error)
-  return /\b(READONLY|UNBLOCKED|MASTERDOWN) /.test(error.message)
+  if (!/\b(READONLY|UNBLOCKED|MASTERDOWN) /.test(error.message)) return false
+  const connection = this as RedisOptions
+  const now = performance.now()
+  if (now - (movedAt.get(connection) ?? Number.NEGATIVE_INFINITY) < MOVE_AGAIN_MS) return false
+  movedAt.set(connection, now)
+  return true
 }
 
 /** ioredis hangs the arguments of a command on its error: passwords, texts. Nobody, no log either, is to see them. */
