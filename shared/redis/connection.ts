@@ -9,7 +9,7 @@ import { backoffMs } from './until-passes.js'
  * A connection that owes an answer and brings nothing for so long is opened anew. BullMQ's blocking commands are answered
  * after 10 s at the latest.
  */
-const SILENCE_MS = 15_000
+const SILENCE_MS = 12_000
 /** However short a command's own limit is: a slow answer is no reason to reconnect. */
 const SHORTEST_SILENCE_MS = 1000
 const SUBSCRIBER_BEAT_MS = 5000
@@ -37,15 +37,15 @@ export async function connectProducer(url: string, commandTimeoutMs: number): Pr
  *
  * @throws RankmillError `redis_unavailable`, `redis_denied`, `redis_read_only`, `redis_misconfigured`
  */
-export async function connectWorker(url: string, name = 'rankmill-worker'): Promise<Redis> {
-  return connect(url, { maxRetriesPerRequest: null, socketTimeout: SILENCE_MS, connectionName: name })
+export async function connectWorker(url: string, name = 'rankmill-worker', silenceMs = SILENCE_MS): Promise<Redis> {
+  return connect(url, { maxRetriesPerRequest: null, socketTimeout: silenceMs, connectionName: name })
 }
 
 /**
- * A second connection like the first, for messages. It is asked for a sign of life regularly: nothing else would tell a
- * quiet channel from a connection that is gone. Comes back by itself, with its subscriptions.
+ * A second connection like the first, for messages. It is asked regularly whether it still leads to a primary: nothing else
+ * would tell a quiet channel from a connection that is gone. Comes back by itself, with its subscriptions.
  */
-export function openSubscriber(redis: Redis, connectionName: string): Redis {
+export function openSubscriber(redis: Redis, connectionName: string, beatMs = SUBSCRIBER_BEAT_MS): Redis {
   const subscriber = redis.duplicate({
     enableOfflineQueue: true,
     maxRetriesPerRequest: null,
@@ -54,8 +54,16 @@ export function openSubscriber(redis: Redis, connectionName: string): Redis {
     lazyConnect: false,
   })
   subscriber.on('error', forgetCommand)
-  new ConnectionWatch(subscriber, { beatMs: SUBSCRIBER_BEAT_MS })
+  new ConnectionWatch(subscriber, { beatMs, beat: () => leaveReplica(subscriber) })
   return subscriber
+}
+
+async function leaveReplica(subscriber: Redis): Promise<unknown> {
+  // Before RESP3 a subscriber may not ask for more.
+  if (subscriber.mode === 'subscriber') return subscriber.ping()
+  const isReplica = infoField(await subscriber.info('replication'), 'role') === 'slave'
+  if (isReplica) subscriber.disconnect(true)
+  return isReplica
 }
 
 type ConnectionSettings = Pick<

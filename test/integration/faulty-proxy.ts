@@ -15,7 +15,8 @@ export class FaultyProxy {
   latencyMs = 0
   /** Connections that were made so far. */
   accepted = 0
-  readonly #target: number
+  /** The port that new connections lead to, as a name does after a failover. */
+  target: number
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   readonly #stalled = new WeakSet<Socket>()
@@ -29,7 +30,7 @@ export class FaultyProxy {
   }
 
   private constructor(targetPort: number) {
-    this.#target = targetPort
+    this.target = targetPort
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket))
   }
 
@@ -52,7 +53,7 @@ export class FaultyProxy {
   #accept(client: Socket): void {
     this.accepted++
     if (this.#mode === 'cut') return void client.resetAndDestroy()
-    const server = connect({ port: this.#target, host: '127.0.0.1', allowHalfOpen: true })
+    const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true })
     this.#join(client, server)
     this.#join(server, client)
   }
