@@ -4,8 +4,8 @@ import type { ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
 import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
-import { PASSING, redisError } from '../../shared/redis/redis-errors.js'
-import { backoffMs } from '../../shared/redis/until-passes.js'
+import { redisError } from '../../shared/redis/redis-errors.js'
+import { backoffMs, passes } from '../../shared/redis/until-passes.js'
 import type { WaitOptions } from '../client.js'
 import type { CorpusPins, PinningClient } from './corpus-pins.js'
 
@@ -18,8 +18,6 @@ export interface BatchClient extends PinningClient {
   workers(): Promise<readonly Pick<WorkerInfo, 'appetite' | 'loaded'>[]>
 }
 
-/** Not the request's fault, and over at some time: however long it takes, no request is spent on it. */
-const AWAY: ReadonlySet<ErrorCode> = new Set([...PASSING, 'overloaded'])
 /** Not the request's fault, and not over before somebody corrects Redis or how it is used: no request would fare better. */
 const REFUSED: ReadonlySet<ErrorCode> = new Set(['redis_denied', 'redis_misconfigured'])
 /** Not answered yet, or forgotten by Redis: submitting the same id again changes nothing where nothing was lost. */
@@ -57,7 +55,8 @@ export async function answerOf(
     } catch (cause) {
       signal.throwIfAborted()
       const error = redisError(cause)
-      if (AWAY.has(error.code)) {
+      // Not the request's fault, and over at some time: however long it takes, no request is spent on it.
+      if (passes(error) || error.code === 'overloaded') {
         onAway(error)
         await delay(error.details.retryAfterMs ?? backoffMs(++failures), undefined, { signal })
         continue

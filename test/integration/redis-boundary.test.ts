@@ -2,7 +2,8 @@
  * Redis that fails for real under every public call: what comes out is an error of Rankmill with the right code, nothing in
  * it was sent to Redis, and the client works again when Redis does.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { spawnSync } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
@@ -204,6 +205,61 @@ describe('every call, while Redis', () => {
       proxy.mode = 'pass'
       await isWellAgain(client)
     }
+  })
+})
+
+it('the rights that docs/redis.md lists are enough for producers and workers', async () => {
+  const redis = await ownRedis()
+  const documented = /^ACL SETUSER rankmill (.*)$/m.exec(await readFile('docs/redis.md', 'utf8'))?.[1]?.split(' ') ?? []
+  expect(documented.length).toBeGreaterThan(5)
+  await redis.admin.acl('SETUSER', 'app', ...documented.map((rule) => (rule.startsWith('>') ? `>${ACCOUNT}` : rule)))
+  const own = { redis: accountUrl(redis.port), prefix: '{rankmill}' }
+  const client = stage().client(own)
+  await client.putCorpus('corpus', [{ id: 'a', text: 'one' }])
+  await client.pinCorpus('corpus', 'holder', 60_000)
+  const cancelled = await client.submit({ ...request, id: 'unwanted' })
+  await client.cancel(cancelled)
+  await stage().worker(own)
+  const texts = await client.rerank({ ...request, id: 'wanted' })
+  const ids = await client.rerank({ query: 'q', documents: { corpus: 'corpus', ids: ['a'] }, priority: 600 })
+  expect([texts.results.length, ids.results.length]).toEqual([2, 1])
+  expect(await client.status('wanted')).toMatchObject({ state: 'completed' })
+  expect(await client.workers()).toHaveLength(1)
+  expect(await client.forget(['wanted'])).toBe(1)
+  await client.releaseCorpus('corpus', 'holder')
+  expect(await redis.admin.call('ACL', 'LOG')).toEqual([])
+})
+
+describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('TLS', () => {
+  it('of an unknown authority, or where the URL does not say so, is told', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'rankmill-tls-'))
+    const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')]
+    const made = spawnSync(
+      'openssl',
+      `req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout ${key} -out ${cert}`.split(' '),
+    )
+    expect(made.status).toBe(0)
+    const tlsPort = await freePort()
+    await ownRedis([
+      '--tls-port',
+      String(tlsPort),
+      '--tls-key-file',
+      key,
+      '--tls-cert-file',
+      cert,
+      '--tls-ca-cert-file',
+      cert,
+      '--tls-auth-clients',
+      'no',
+    ])
+    const secure = stage().client({ redis: `rediss://127.0.0.1:${tlsPort}` })
+    await expect(secure.workers()).rejects.toMatchObject({
+      code: 'redis_misconfigured',
+      message: expect.stringMatching(/SELF_SIGNED.*NODE_EXTRA_CA_CERTS/),
+    })
+    const bare = stage().client({ redis: `redis://127.0.0.1:${tlsPort}` })
+    await expect(bare.workers()).rejects.toMatchObject({ code: 'redis_unavailable' })
+    await rm(folder, { recursive: true })
   })
 })
 
