@@ -247,6 +247,7 @@ export class RankmillError extends Error {
   static from(cause: unknown, code: ErrorCode = 'internal'): RankmillError {
     if (cause instanceof RankmillError) return cause
     const message = cause instanceof Error ? cause.message : String(cause)
-    return new RankmillError(code, message, {}, { cause })
+    // What ioredis throws carries what was sent: passwords, texts.
+    return new RankmillError(code, message, {}, cause instanceof Error && 'command' in cause ? {} : { cause })
   }
 }

@@ -10,6 +10,7 @@ import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
 import type { Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
+import { redisError } from '../shared/redis/redis-errors.js'
 import { errorEnd, type HeldJob, type RequestLife, type Taken } from '../shared/redis/request-life.js'
 import { passes, untilPasses } from '../shared/redis/until-passes.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
@@ -56,7 +57,7 @@ export class JobHands {
       await this.#untilTold(job, held, pool, lane, controller.signal)
     } catch (cause) {
       if (cause instanceof DelayedError || cause instanceof UnrecoverableError) throw cause
-      const error = RankmillError.from(cause)
+      const error = redisError(cause)
       if (error.code === 'closed') {
         await job.moveToWait(token)
         await this.#giveBack(held)

@@ -11,7 +11,7 @@ import { Admission } from './admission.js'
 import { type BatchReport, batchReport } from './batch-report.js'
 import type { BatchItem, BatchOutcome, BatchSource } from './batch-source.js'
 import { type BatchFormat, BatchState } from './batch-state.js'
-import { answerOf, type BatchClient } from './persistent-request.js'
+import { answerOf, type BatchClient, endsRun } from './persistent-request.js'
 import { ReadyItems } from './ready-items.js'
 import { withDefaults } from './request-defaults.js'
 
@@ -105,7 +105,8 @@ export class BatchRun {
   /**
    * Runs to the end of the input, or until it is stopped. Opened again on the same input and output, it goes on.
    *
-   * @throws RankmillError `output_in_use`, `output_unwritable`, `input_unreadable`, `too_many_errors`
+   * @throws RankmillError `output_in_use`, `output_unwritable`, `input_unreadable`, `too_many_errors`, `redis_denied`,
+   *   `redis_misconfigured`
    */
   async run(client: BatchClient): Promise<BatchReport> {
     try {
@@ -209,7 +210,11 @@ export class BatchRun {
       }
     } catch (error) {
       this.#aborting.signal.throwIfAborted()
-      return { error: RankmillError.from(error) }
+      const failure = RankmillError.from(error)
+      if (!endsRun(failure)) return { error: failure }
+      this.#failure ??= failure
+      this.abort()
+      throw failure
     }
   }
 

@@ -30,12 +30,15 @@ export class ConnectionWatch {
   #fault: RankmillError | undefined
   #isAsking = false
   #missed = 0
+  /** Closing a silent connection takes two seconds. */
+  #isClosing = false
 
   constructor(redis: Redis, options: WatchOptions) {
     this.#redis = redis
     this.#options = options
-    this.#timer = setInterval(() => this.#tick(), options.beatMs)
+    this.#timer = setInterval(() => this.#tick(), options.beatMs).unref()
     redis.once('end', () => this.stop())
+    redis.on('close', this.#closed)
   }
 
   /** Whether the connection stands and the last beat was answered, and well: for readiness. */
@@ -50,12 +53,18 @@ export class ConnectionWatch {
 
   stop(): void {
     clearInterval(this.#timer)
+    this.#redis.off('close', this.#closed)
+  }
+
+  readonly #closed = (): void => {
+    this.#isClosing = false
   }
 
   #tick(): void {
     if (!this.#isAsking) return void this.#ask()
     // While it is connecting anyway, there is nothing to give up.
-    if (++this.#missed < MISSED_BEATS || this.#redis.status !== 'ready') return
+    if (++this.#missed < MISSED_BEATS || this.#redis.status !== 'ready' || this.#isClosing) return
+    this.#isClosing = true
     this.#options.onSilent?.()
     this.#redis.disconnect(true)
   }

@@ -1,7 +1,18 @@
 /** Redis connections, and the checks without which nothing starts. */
 import { Redis, type RedisOptions } from 'ioredis'
 import { RankmillError } from '../errors.js'
+import { ConnectionWatch } from './connection-watch.js'
 import { redisError, redisFault } from './redis-errors.js'
+import { backoffMs } from './until-passes.js'
+
+/**
+ * A connection that owes an answer and brings nothing for so long is opened anew. BullMQ's blocking commands are answered
+ * after 10 s at the latest.
+ */
+const SILENCE_MS = 12_000
+/** However short a command's own limit is: a slow answer is no reason to reconnect. */
+const SHORTEST_SILENCE_MS = 1000
+const SUBSCRIBER_BEAT_MS = 5000
 
 /** BullMQ's recommended minimum; older servers lack commands that its scripts call. */
 const MINIMUM_VERSION = '6.2.0'
@@ -9,13 +20,14 @@ const MINIMUM_VERSION = '6.2.0'
 /**
  * Connects a producer: commands fail at once while Redis is away, so that callers learn of it and can decide.
  *
- * @throws RankmillError `redis_unavailable` or `redis_misconfigured`
+ * @throws RankmillError `redis_unavailable`, `redis_denied`, `redis_read_only`, `redis_misconfigured`
  */
 export async function connectProducer(url: string, commandTimeoutMs: number): Promise<Redis> {
   return connect(url, {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 1,
     commandTimeout: commandTimeoutMs,
+    socketTimeout: Math.max(commandTimeoutMs, SHORTEST_SILENCE_MS),
     connectionName: 'rankmill-producer',
   })
 }
@@ -23,32 +35,56 @@ export async function connectProducer(url: string, commandTimeoutMs: number): Pr
 /**
  * Connects a worker: commands wait until Redis is back, since a worker has nobody to complain to.
  *
- * @throws RankmillError `redis_unavailable` or `redis_misconfigured`
+ * @throws RankmillError `redis_unavailable`, `redis_denied`, `redis_read_only`, `redis_misconfigured`
  */
-export async function connectWorker(url: string, name = 'rankmill-worker'): Promise<Redis> {
-  return connect(url, { maxRetriesPerRequest: null, connectionName: name })
+export async function connectWorker(url: string, name = 'rankmill-worker', silenceMs = SILENCE_MS): Promise<Redis> {
+  return connect(url, { maxRetriesPerRequest: null, socketTimeout: silenceMs, connectionName: name })
+}
+
+/**
+ * A second connection like the first, for messages. It is asked regularly whether it still leads to a primary: nothing else
+ * would tell a quiet channel from a connection that is gone. Comes back by itself, with its subscriptions.
+ */
+export function openSubscriber(redis: Redis, connectionName: string, beatMs = SUBSCRIBER_BEAT_MS): Redis {
+  const subscriber = redis.duplicate({
+    enableOfflineQueue: true,
+    maxRetriesPerRequest: null,
+    commandTimeout: undefined,
+    connectionName,
+    lazyConnect: false,
+  })
+  subscriber.on('error', forgetCommand)
+  new ConnectionWatch(subscriber, { beatMs, beat: () => leaveReplica(subscriber) })
+  return subscriber
+}
+
+async function leaveReplica(subscriber: Redis): Promise<unknown> {
+  // Before RESP3 a subscriber may not ask for more.
+  if (subscriber.mode === 'subscriber') return subscriber.ping()
+  const isReplica = infoField(await subscriber.info('replication'), 'role') === 'slave'
+  if (isReplica) subscriber.disconnect(true)
+  return isReplica
 }
 
 type ConnectionSettings = Pick<
   RedisOptions,
-  'enableOfflineQueue' | 'maxRetriesPerRequest' | 'commandTimeout' | 'connectionName'
+  'enableOfflineQueue' | 'maxRetriesPerRequest' | 'commandTimeout' | 'socketTimeout' | 'connectionName'
 >
 
-async function connect(url: string, options: ConnectionSettings): Promise<Redis> {
-  let redis: Redis
-  try {
-    redis = new Redis(parseUrl(url).href, {
-      ...options,
-      lazyConnect: true,
-      connectTimeout: 5000,
-      retryStrategy: (attempt) => Math.min(50 * 2 ** Math.min(attempt, 6), 2000),
-    })
-  } catch (error) {
-    throw RankmillError.from(error, 'invalid_configuration')
-  }
+/** The one place where a connection is made from a URL. BullMQ's and all others are duplicates of it. */
+async function connect(url: string, settings: ConnectionSettings): Promise<Redis> {
+  const redis = new Redis(parseUrl(url).href, {
+    ...settings,
+    lazyConnect: true,
+    connectTimeout: 5000,
+    keepAlive: 10_000,
+    retryStrategy: backoffMs,
+    reconnectOnError,
+  })
   let lastError: unknown
   // Without a listener ioredis prints every failed reconnect; the connection's state is watched elsewhere.
   redis.on('error', (error) => {
+    forgetCommand(error)
     lastError = error
   })
   try {
@@ -61,23 +97,45 @@ async function connect(url: string, options: ConnectionSettings): Promise<Redis>
   }
 }
 
+/** By the options of a connection, which no two share: when it was last opened anew. */
+const movedAt = new WeakMap<object, number>()
+const MOVE_AGAIN_MS = 1000
+
+/**
+ * After a failover the name leads elsewhere, but the connection stays with what has become a replica, until it is opened
+ * anew: once for all the commands that find out, and again while it lasts. They fail; their callers say whether they may be
+ * made twice.
+ */
+function reconnectOnError(this: unknown, error: Error): boolean {
+  forgetCommand(error)
+  if (!/\b(READONLY|UNBLOCKED|MASTERDOWN) /.test(error.message)) return false
+  const connection = this as RedisOptions
+  const now = performance.now()
+  if (now - (movedAt.get(connection) ?? Number.NEGATIVE_INFINITY) < MOVE_AGAIN_MS) return false
+  movedAt.set(connection, now)
+  return true
+}
+
+/** ioredis hangs the arguments of a command on its error: passwords, texts. Nobody, no log either, is to see them. */
+function forgetCommand(error: Error & { command?: unknown }): void {
+  delete error.command
+}
+
+/** Refuses a URL that would be taken apart otherwise than it was meant, as a password with a bare # or / is. */
 function parseUrl(url: string): URL {
+  const refuse = (why: string) => new RankmillError('invalid_configuration', `--redis: ${why}`, { param: 'redis' })
   let parsed: URL
   try {
     parsed = new URL(url)
+    decodeURIComponent(parsed.username + parsed.password)
   } catch {
-    throw new RankmillError('invalid_configuration', '--redis: must be a URL like redis://127.0.0.1:6379', {
-      param: 'redis',
-    })
+    throw refuse('must be a URL like redis://127.0.0.1:6379, with %23 for # and the like in a password')
   }
   if (!['redis:', 'rediss:'].includes(parsed.protocol)) {
-    throw new RankmillError(
-      'invalid_configuration',
-      `--redis: must begin with redis:// or rediss://, got ${parsed.protocol}//`,
-      {
-        param: 'redis',
-      },
-    )
+    throw refuse(`must begin with redis:// or rediss://, got ${parsed.protocol}//`)
+  }
+  if (parsed.hash || !/^(\/\d*)?$/.test(parsed.pathname)) {
+    throw refuse('only the number of a database may follow the host; write / # ? @ in a password as %2F %23 %3F %40')
   }
   return parsed
 }
@@ -86,6 +144,8 @@ function parseUrl(url: string): URL {
 export function withoutPassword(url: string): string {
   const parsed = parseUrl(url)
   if (parsed.password) parsed.password = '***'
+  // ioredis takes any option from here, a password too.
+  if (parsed.search) parsed.search = '?***'
   return parsed.href
 }
 
@@ -105,7 +165,7 @@ function explain(error: unknown, lastError: unknown, url: string): RankmillError
  * Refuses a server on which jobs could be lost.
  *
  * @param info the text of Redis's INFO command
- * @throws RankmillError `redis_misconfigured`
+ * @throws RankmillError `redis_misconfigured`, or `redis_read_only` where it is a replica
  */
 export function checkServer(info: string): void {
   const version = infoField(info, 'redis_version') ?? '0'
@@ -119,6 +179,9 @@ export function checkServer(info: string): void {
       `Redis has maxmemory-policy ${policy}, which lets it drop queued jobs: set it to noeviction ` +
         '(`redis-cli config set maxmemory-policy noeviction`, and in redis.conf)',
     )
+  }
+  if (infoField(info, 'role') === 'slave') {
+    throw new RankmillError('redis_read_only', 'Redis is a replica, which takes no writes: name its primary')
   }
 }
 

@@ -14,14 +14,14 @@ export interface PassingOptions {
 }
 
 const FIRST_MS = 50
-const LONGEST_MS = 5000
+const LONGEST_MS = 2000
 
 /** Whether an error is one of Redis that passes by itself. */
 export function passes(error: unknown): boolean {
   return error instanceof RankmillError ? PASSING.has(error.code) : (redisFault(error)?.passes ?? false)
 }
 
-/** How long to wait after so many failures in a row: doubles up to 5 s, between half and all of it. */
+/** How long to wait after so many failures in a row: doubles up to 2 s, between half and all of it. */
 export function backoffMs(failures: number, random: () => number = Math.random): number {
   const most = Math.min(LONGEST_MS, FIRST_MS * 2 ** Math.min(failures - 1, 16))
   return most / 2 + (most / 2) * random()

@@ -1,55 +1,17 @@
 /** Redis as it should not be: each fault has its own clear error, in the client and in the worker. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Redis } from 'ioredis'
-import { afterEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { RerankClient } from '../../producer/client.js'
 import { checkServer } from '../../shared/redis/connection.js'
 import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
+import { freePort, kill, useOwnRedis } from './own-redis.js'
 import { until, useStage } from './stage.js'
 
 const stage = useStage()
-const servers: ChildProcess[] = []
-
-afterEach(async () => {
-  for (const server of servers.splice(0)) {
-    if (server.exitCode !== null || server.signalCode !== null) continue
-    server.kill('SIGKILL')
-    await once(server, 'exit')
-  }
-})
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  return typeof address === 'object' && address ? address.port : 0
-}
-
-/** A server of the test's own, to be broken; skipped where there is no redis-server to run. */
-async function server(port: number, ...flags: string[]): Promise<ChildProcess> {
-  const child = spawn('redis-server', ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...flags], {
-    stdio: 'ignore',
-  })
-  servers.push(child)
-  const probe = new Redis(port, { retryStrategy: () => 20, maxRetriesPerRequest: null })
-  probe.on('error', () => undefined)
-  await until('the server answers', async () =>
-    probe.ping().then(
-      () => true,
-      (error) => /NOAUTH/.test(error.message),
-    ),
-  )
-  probe.disconnect()
-  return child
-}
+const server = useOwnRedis()
 
 const request = { query: 'q', documents: ['a'] }
 
@@ -76,8 +38,7 @@ describe('Redis', () => {
   })
 
   it('with a password that is wrong or missing', async () => {
-    const port = await freePort()
-    await server(port, '--requirepass', 'right')
+    const { port } = await server(['--requirepass', 'right'])
     for (const url of [`redis://:wrong@127.0.0.1:${port}`, `redis://127.0.0.1:${port}`]) {
       for (const error of await both(url)) {
         expect(error).toMatchObject({
@@ -93,9 +54,8 @@ describe('Redis', () => {
   })
 
   it('that may evict queued jobs', async () => {
-    const port = await freePort()
-    await server(port, '--maxmemory-policy', 'allkeys-lru')
-    for (const error of await both(`redis://127.0.0.1:${port}`)) {
+    const { url } = await server(['--maxmemory-policy', 'allkeys-lru'])
+    for (const error of await both(url)) {
       expect(error).toMatchObject({
         code: 'redis_misconfigured',
         message: expect.stringContaining('maxmemory-policy allkeys-lru'),
@@ -121,18 +81,15 @@ describe('Redis', () => {
   })
 
   it('that goes away and comes back: jobs go on, callers are told meanwhile', async () => {
-    const port = await freePort()
-    const url = `redis://127.0.0.1:${port}`
     const folder = await mkdtemp(join(tmpdir(), 'rankmill-redis-'))
     const durable = ['--dir', folder, '--appendonly', 'yes', '--appendfsync', 'always']
-    const first = await server(port, ...durable)
+    const { port, url, process: first } = await server(durable)
     const client = stage().client({ redis: url })
     const id = await client.submit(request)
     const waiting = client.result(id)
-    first.kill('SIGKILL')
-    await once(first, 'exit')
+    await kill(first)
     await expect(client.submit(request)).rejects.toMatchObject({ code: 'redis_unavailable' })
-    await server(port, ...durable)
+    await server(durable, port)
     const options = stage().options({ redis: url })
     const worker = await RerankWorker.start(options, modelSource(options))
     stage().onEnd(() => worker.close(true))
@@ -147,16 +104,13 @@ describe('Redis', () => {
   })
 
   it('that restarts under a worker: the worker takes jobs again', async () => {
-    const port = await freePort()
-    const url = `redis://127.0.0.1:${port}`
-    const first = await server(port)
+    const { port, url, process: first } = await server()
     const options = stage().options({ redis: url })
     const worker = await RerankWorker.start(options, modelSource(options))
     stage().onEnd(() => worker.close(true))
     expect((await stage().client({ redis: url }).rerank(request)).results).toHaveLength(1)
-    first.kill('SIGKILL')
-    await once(first, 'exit')
-    await server(port)
+    await kill(first)
+    await server([], port)
     expect((await stage().client({ redis: url }).rerank(request)).results).toHaveLength(1)
   })
 })

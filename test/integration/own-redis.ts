@@ -1,0 +1,56 @@
+/** Redis servers of a test's own, to be broken. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { Redis } from 'ioredis'
+import { afterEach } from 'vitest'
+import { until } from './stage.js'
+
+export interface OwnRedis {
+  readonly port: number
+  readonly url: string
+  readonly process: ChildProcess
+  /** As the administrator: a connection that never gives up. */
+  readonly admin: Redis
+}
+
+export async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  probe.close()
+  await once(probe, 'close')
+  return typeof address === 'object' && address ? address.port : 0
+}
+
+export async function kill(child: ChildProcess, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  child.kill(signal)
+  await once(child, 'exit')
+}
+
+/** Starts redis-servers, killed after each test of the file. */
+export function useOwnRedis(): (flags?: readonly string[], port?: number) => Promise<OwnRedis> {
+  const started: OwnRedis[] = []
+  afterEach(async () => {
+    for (const { process, admin } of started.splice(0)) {
+      admin.disconnect()
+      await kill(process)
+    }
+  })
+  return async (flags = [], given) => {
+    const port = given ?? (await freePort())
+    const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...flags]
+    const process = spawn('redis-server', args, { stdio: 'ignore' })
+    const admin = new Redis(port, { retryStrategy: () => 20, maxRetriesPerRequest: null })
+    admin.on('error', () => undefined)
+    started.push({ port, url: `redis://127.0.0.1:${port}`, process, admin })
+    await until('the server answers', async () =>
+      admin.ping().then(
+        () => true,
+        (error) => /NOAUTH/.test(error.message),
+      ),
+    )
+    return { port, url: `redis://127.0.0.1:${port}`, process, admin }
+  }
+}
