@@ -89,12 +89,19 @@ export class ScoringGroup {
     }
     this.#logits[entry.index] = logit
     this.#states[entry.index] = states
-    // The entry may be remembered among those of its length for a while; its memory is wanted now.
+    // The group lives until its last pair is scored; the memory of this one is wanted now.
     entry.states = undefined
     this.#waitedMs += waitedMs
     this.#inferenceMs += inferenceMs
     this.#unsettled--
     if (this.#unsettled === 0) this.#finish()
+  }
+
+  /** Ends it where its deadline has passed; says whether that is so. */
+  expire(now: number): boolean {
+    if (this.deadlineAt > now) return false
+    this.fail(new RankmillError('deadline_exceeded', 'the deadline passed while the request waited for the model'))
+    return true
   }
 
   fail(error: unknown): void {
