@@ -116,8 +116,8 @@ export class RerankWorker {
     // A share for each lane: neither can keep the other waiting for memory.
     const share = Math.max(1, Math.floor(options.maxInflightPairs / LANES.length))
     this.#stages = {
-      interactive: { ...stages, budget: new PairBudget(share) },
-      bulk: { ...stages, budget: new PairBudget(share) },
+      interactive: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
+      bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
     const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
     this.#queues = new LaneQueues(redis, this.#keys, warn)
@@ -313,7 +313,7 @@ export class RerankWorker {
 
   #alive(): { ok: boolean; checks: Record<string, string> } {
     const { livenessMs } = this.#options
-    const stuck = [...this.scorers.loaded].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
+    const stuck = [...this.scorers.running].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
     const inference =
       stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
     return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#runningJobs()) } }

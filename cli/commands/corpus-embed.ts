@@ -7,8 +7,8 @@ import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
 import type { Keys } from '../../shared/protocol/keys.js'
-import { type EmbedReport, embedCorpus } from '../../worker/embed-corpus.js'
 import { openEncoder } from '../../worker/model-source.js'
+import { type EmbedReport, embedCorpus } from '../../worker/offline/embed-corpus.js'
 import { fullName } from '../../worker/scorers.js'
 
 /**

@@ -216,13 +216,15 @@ export class Batcher {
       const { logits, states: given, inferenceMs } = await this.#engine.run(staged)
       const tokens = entries.reduce((sum, { pair }) => sum + pair.ids.length, 0)
       observe({ pairs, tokens, paddedTokens: pairs * length, inferenceMs })
+      const width = logits.length / pairs
       entries.forEach((entry, row) => {
         const { group, pair } = entry
         const own =
           given && !group.settled
             ? takeStates(given, carries?.[stage ?? 0] ?? {}, row, length, pair.ids.length)
             : undefined
-        group.score(entry, logits[row] ?? Number.NaN, dispatchedAt - group.since, inferenceMs / pairs, own)
+        const values = logits.subarray(row * width, (row + 1) * width)
+        group.score(entry, values, dispatchedAt - group.since, inferenceMs / pairs, own)
       })
       this.#lastProgressAt = now()
     } catch (error) {
