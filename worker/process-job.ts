@@ -7,6 +7,7 @@ import { composePart } from './pipeline/aggregate.js'
 import { type Cascaded, cascade } from './pipeline/cascade.js'
 import { modelShare } from './pipeline/fuse.js'
 import type { Candidate, CandidateLoader } from './pipeline/load-candidates.js'
+import { readJob } from './pipeline/read-job.js'
 import { type ScoringStages, scoreCandidates } from './pipeline/score-candidates.js'
 import type { Scorer } from './pipeline/scorer.js'
 import { sift } from './pipeline/sift.js'
@@ -24,15 +25,17 @@ export interface Stages extends ScoringStages {
 }
 
 /**
+ * @param data of whatever release
  * @returns whether this job's end was the end of its request
- * @throws RankmillError of any stage; or the signal's reason, when the request was cancelled or the worker stops
+ * @throws RankmillError of any stage; NewerJob for what this release does not understand; or the signal's reason, when the request was cancelled or the worker stops
  */
-export async function processJob(job: RerankJob, stages: Stages, signal: AbortSignal): Promise<boolean> {
+export async function processJob(data: RerankJob, stages: Stages, signal: AbortSignal): Promise<boolean> {
   const { scorers, scripts, metrics, now } = stages
-  const queuedMs = Math.max(0, now() - job.submittedAt)
+  const queuedMs = Math.max(0, now() - data.submittedAt)
   metrics.observeStage('queued', queuedMs)
-  if (await isOver(job, stages)) return false
-  refuseLate(job, now())
+  if (await isOver(data, stages)) return false
+  refuseLate(data, now())
+  const job = readJob(data)
 
   const scorer = await scorers.get(job.model, job.dtype)
   const { filtered, missing } = await sift(job, stages, signal)
@@ -61,7 +64,7 @@ async function isOver(job: RerankJob, { answeredWith }: Stages): Promise<boolean
 }
 
 function refuseLate(job: RerankJob, now: number): void {
-  if (job.deadlineAt === null || now <= job.deadlineAt) return
+  if (typeof job.deadlineAt !== 'number' || now <= job.deadlineAt) return
   const message = `the request's deadline passed ${now - job.deadlineAt} ms before a worker could take it up`
   throw new RankmillError('deadline_exceeded', message)
 }

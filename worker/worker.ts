@@ -1,7 +1,7 @@
 /** A worker process's heart: takes jobs from the queue, runs them through the stages, and ends every one of them. */
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
-import { type Job, UnrecoverableError, WaitingError } from 'bullmq'
+import { DelayedError, type Job, UnrecoverableError, WaitingError } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { WorkerMetrics } from '../monitoring/metrics.js'
 import { collectQueues } from '../monitoring/queue-collector.js'
@@ -24,6 +24,7 @@ import { JobLanes } from './job-lanes.js'
 import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
+import { NewerJob } from './pipeline/read-job.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { ScoreFlights } from './pipeline/score-flights.js'
 import { writeError } from './pipeline/write-result.js'
@@ -35,6 +36,9 @@ const ANSWER_HEAD = 100
 
 /** For running jobs to go back to the queue, once they were told to. */
 const GIVE_BACK_MS = 3000
+
+/** A job of a newer release is offered again after this: some worker will be of that release. */
+const NEWER_JOB_MS = 1000
 
 /** Ends that belong to the request's own life, not faults of the job: nothing for `failed ls`. */
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
@@ -204,6 +208,11 @@ export class RerankWorker {
       this.#jobsDone++
     } catch (cause) {
       if (cause instanceof UnrecoverableError) throw cause
+      if (cause instanceof NewerJob) {
+        this.#log.warn({ job: job.id, err: cause.message }, 'a job of a newer release goes back to the queue')
+        await job.moveToDelayed(Date.now() + NEWER_JOB_MS, token)
+        throw new DelayedError()
+      }
       const error = RankmillError.from(cause)
       if (error.code === 'closed') {
         await job.moveToWait(token)
