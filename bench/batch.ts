@@ -165,7 +165,7 @@ async function resume(folder: string, lines: number): Promise<void> {
 function instantClient(onAnswer: (place: number) => void): BatchClient {
   let place = 0
   const usage = { pairs: 2, scored: 2, cached: 0, prefiltered: 0, exited_early: 0, tokens: 6, truncated: 0 }
-  const timings = { queued: 0, tokenize: 0, batch_wait: 0, inference: 0, total: 1 }
+  const timings = { queued: 0, tokenize: 0, budget_wait: 0, batch_wait: 0, inference: 0, total: 1 }
   return {
     rerank: async ({ id = '' }): Promise<RerankResult> => {
       onAnswer(++place)

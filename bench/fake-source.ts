@@ -3,6 +3,7 @@
 import { FakeEngine } from '../worker/inference/fake-engine.js'
 import type { Model } from '../worker/model/model.js'
 import type { ScorerSource } from '../worker/scorers.js'
+import { LocalTexts } from '../worker/text/local-texts.js'
 import type { Tokenizer } from '../worker/tokenize/tokenizer.js'
 
 const MODEL: Model = {
@@ -44,6 +45,7 @@ const TOKENIZER: Tokenizer = {
 export const fakeSource: ScorerSource = {
   openModel: async () => MODEL,
   loadTokenizer: async () => TOKENIZER,
+  openTexts: () => new LocalTexts(async () => TOKENIZER),
   createEngine: async () => new FakeEngine(),
   openFilter: () => Promise.reject(new Error('there is no fake filter')),
 }

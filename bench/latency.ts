@@ -9,6 +9,8 @@ import { resolveOptions } from '../shared/options.js'
 import { assembleBatch } from '../worker/batching/batch-assembly.js'
 import { ScoringGroup } from '../worker/batching/scoring-group.js'
 import { modelSource } from '../worker/model-source.js'
+import { PairEncoder } from '../worker/tokenize/pair-encoder.js'
+import { loadTokenizer } from '../worker/tokenize/tokenizer.js'
 import { RerankWorker } from '../worker/worker.js'
 import { percentile, printConditions } from './conditions.js'
 
@@ -28,6 +30,7 @@ const options = resolveOptions({
 })
 const worker = await RerankWorker.start(options, modelSource(options))
 const scorer = await worker.scorers.get(null, 'auto')
+const encoder = new PairEncoder(await loadTokenizer(scorer.model.folder), scorer.encoder)
 const client = new RerankClient({ redis: redis.url, prefix: options.prefix })
 printConditions('added latency of an idle system, one short document a request', {
   model: scorer.model.name,
@@ -40,7 +43,7 @@ const [direct, whole]: [number[], number[]] = [[], []]
 for (let i = 0; i < Number(requests) + 20; i++) {
   const [query, text] = [`question number ${i}`, `a short passage, number ${i}, that might answer it`]
   let startedAt = performance.now()
-  const { entries } = new ScoringGroup([scorer.encoder.encode(query, text)], 0, null, 0)
+  const { entries } = new ScoringGroup([encoder.encode(query, text)], 0, null, 0)
   await scorer.engine.run(assembleBatch(entries, scorer.model.padId, scorer.model.usesTokenTypes))
   const directMs = performance.now() - startedAt
   startedAt = performance.now()

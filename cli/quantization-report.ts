@@ -5,8 +5,8 @@ import type { TuningQuery } from '../producer/tune/trial.js'
 import { ERRORS } from '../shared/errors.js'
 import { OPTIONS, type Options } from '../shared/options.js'
 import type { Dtype } from '../shared/protocol/dtype.js'
-import { ListScorer } from '../worker/list-scorer.js'
 import type { QuantizedModel } from '../worker/model/model-quantization.js'
+import { ListScorer } from '../worker/offline/list-scorer.js'
 import { QUESTIONS } from './demo/questions.js'
 
 /** Documents that are scored alone and padded among each other. */

@@ -9,6 +9,7 @@ export type Stage =
   | 'prefilter'
   | 'cache'
   | 'tokenize'
+  | 'budget_wait'
   | 'batch_wait'
   | 'inference'
   | 'aggregate'

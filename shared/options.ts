@@ -343,6 +343,20 @@ export const OPTIONS = {
     value: '<ms>',
     help: 'a pair that has waited this long for a batch goes before those of a better priority',
   }),
+  textThreads: define({
+    group: 'worker',
+    schema: int(0, 64),
+    default: 0,
+    value: '<n>',
+    help: 'threads that tokenise, cut and count words, so that no text holds up a worker; 0 takes one for every four cores',
+  }),
+  textTimeoutMs: define({
+    group: 'worker',
+    schema: int(100, 3_600_000),
+    default: 60_000,
+    value: '<ms>',
+    help: 'a thread that works this long on some texts is replaced, and their jobs are tried again',
+  }),
   tokenCacheTokens: define({
     group: 'worker',
     schema: int(0, 1_000_000_000),

@@ -14,14 +14,17 @@ import { redisError } from '../shared/redis/redis-errors.js'
 import { errorEnd, type HeldJob, type RequestLife, type Taken } from '../shared/redis/request-life.js'
 import { passes, untilPasses } from '../shared/redis/until-passes.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
+import { NewerJob, readJob } from './pipeline/read-job.js'
+import type { Scorer } from './pipeline/scorer.js'
 import { type Holder, type Written, writePart, writeResult } from './pipeline/write-result.js'
 import { processJob, type Stages } from './process-job.js'
-import type { Scorer } from './scorers.js'
 
 /** Ends that belong to the request's own life, not faults of the job: nothing for `failed ls`. */
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
+/** A job of a newer release is offered again after this: some worker will be of that release. */
+const NEWER_JOB_MS = 1000
 
 export interface JobHandsParts {
   readonly worker: string
@@ -31,6 +34,8 @@ export interface JobHandsParts {
   readonly corpora: Corpora
   readonly metrics: WorkerMetrics
   readonly stages: Readonly<Record<Lane, Stages>>
+  /** Of requests and results that release 0.1.0 noted. */
+  readonly ttlMs: readonly [request: number, result: number]
   readonly log: Logger
   readonly now: () => number
 }
@@ -50,13 +55,19 @@ export class JobHands {
 
   /** BullMQ's processor: whatever happens to a job is decided here. */
   async take(job: Job<RerankJob>, token: string, pool: string, lane: Lane): Promise<void> {
-    const { requestId, generation, part } = job.data
+    const { requestId, generation = 0, part } = job.data
     const held: HeldJob = { requestId, generation, part, queue: job.queueName, jobId: job.id ?? '', token }
     const controller = this.#track(held)
     try {
       await this.#untilTold(job, held, pool, lane, controller.signal)
     } catch (cause) {
       if (cause instanceof DelayedError || cause instanceof UnrecoverableError) throw cause
+      if (cause instanceof NewerJob) {
+        this.#parts.log.warn({ job: job.id, err: cause.message }, 'a job of a newer release goes back to the queue')
+        await this.#giveBack(held)
+        await job.moveToDelayed(this.#parts.now() + NEWER_JOB_MS, token)
+        throw new DelayedError()
+      }
       const error = redisError(cause)
       if (error.code === 'closed') {
         await job.moveToWait(token)
@@ -79,7 +90,7 @@ export class JobHands {
   async failed(job: Job<RerankJob> | undefined, cause: Error): Promise<void> {
     if (!job || (await job.isFailed()) === false) return
     const message = `the job was given up after ${job.attemptsMade} attempts: ${cause.message}`
-    const { requestId: id, generation } = job.data
+    const { requestId: id, generation = 0 } = job.data
     const note = await this.#parts.life.read(id)
     const end = errorEnd(new RankmillError('worker_lost', message).toBody(), generation)
     const { outcome, durationMs } = await this.#parts.life.answer({ id, generation, shared: note?.shared ?? '' }, end)
@@ -106,9 +117,11 @@ export class JobHands {
   async #attempt(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
     const { life, worker, metrics, now } = this.#parts
     const stages = this.#parts.stages[lane]
-    const scorer = await stages.scorers.get(needsOf(pool).model, job.data.dtype)
+    const data = readJob(job.data)
+    if (data.v === 1) await life.adopt(data, pool, lane, ...this.#parts.ttlMs)
+    const scorer = await stages.scorers.get(data.model || needsOf(pool).model, data.dtype)
     const taken = await life.take(worker, held, scorer.space)
-    const local = byOwnClock(job.data, taken, now())
+    const local = byOwnClock(data, taken, now())
     const holder: Holder = { life, worker, held, taken, space: scorer.space, now }
     const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
     switch (taken.outcome) {

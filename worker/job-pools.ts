@@ -7,7 +7,7 @@ import { type Job, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import type { Options } from '../shared/options.js'
 import type { RerankJob } from '../shared/protocol/job.js'
-import { LANES, type Lane, queueName } from '../shared/protocol/lanes.js'
+import { LANES, type Lane, oldQueueName, queueName } from '../shared/protocol/lanes.js'
 import { plainPool } from '../shared/protocol/pool.js'
 import { Appetite, type Load } from './batching/appetite.js'
 
@@ -41,6 +41,7 @@ export class JobPools {
   readonly #handlers: JobHandlers
   readonly #plain: ReadonlySet<string>
   readonly #watched = new Map<string, Watched>()
+  readonly #old: Worker<RerankJob>[] = []
   #isClosing = false
 
   /** @param models that are served */
@@ -68,6 +69,24 @@ export class JobPools {
   /** Begins to take jobs; resolves when the connections stand. */
   async run(): Promise<void> {
     await Promise.all([...this.#plain].map((pool) => this.#watch(pool)))
+    await this.#finishOld()
+  }
+
+  /** What release 0.1.0 left in its queues is done by the default model. */
+  async #finishOld(): Promise<void> {
+    const { prefix, queue } = this.#options
+    const [pool] = this.#plain
+    for (const lane of LANES) {
+      const name = oldQueueName(queue, lane)
+      if (pool === undefined || (await this.#redis.exists(`${prefix}:${name}:meta`)) === 0) continue
+      const worker = this.#worker(name, pool, lane, this.#options.concurrency)
+      this.#old.push(worker)
+      this.#loop(name, worker)
+    }
+  }
+
+  #loop(name: string, worker: Worker<RerankJob>): void {
+    worker.run().catch((cause) => this.#handlers.error(new Error(`the job loop of ${name} ended: ${cause}`, { cause })))
   }
 
   /** Watches those of some pools that are served and not watched yet; lets go of those that were idle for long. */
@@ -89,37 +108,38 @@ export class JobPools {
   /** Takes no more jobs; resolves when those in hand have ended. */
   async close(): Promise<void> {
     this.#isClosing = true
-    const workers = [...this.#watched.values()].flatMap((watched) => [...watched.workers.values()])
+    const workers = [...this.#watched.values()].flatMap((watched) => [...watched.workers.values()]).concat(this.#old)
     await Promise.all(workers.map((worker) => worker.close()))
   }
 
   async #watch(pool: string): Promise<void> {
     const appetite = new Appetite(this.#options.concurrency)
-    const workers = new Map(LANES.map((lane) => [lane, this.#worker(pool, lane, appetite)]))
+    const { queue, concurrency } = this.#options
+    const workers = new Map(
+      LANES.map((lane) => {
+        const most = lane === 'bulk' ? appetite.jobs : concurrency
+        return [lane, this.#worker(queueName(queue, pool, lane), pool, lane, most)]
+      }),
+    )
     const isPlain = this.#plain.has(pool)
     this.#watched.set(pool, {
       ...{ workers, appetite, isPlain, held: 0, bulkHeld: 0, ended: 0 },
       lastTakenAt: performance.now(),
     })
-    for (const [lane, worker] of workers) {
-      worker.run().catch((cause) => {
-        const message = `the job loop of ${queueName(this.#options.queue, pool, lane)} ended: ${cause}`
-        this.#handlers.error(new Error(message, { cause }))
-      })
-    }
+    for (const worker of workers.values()) this.#loop(worker.name, worker)
     await Promise.all([...workers.values()].map((worker) => worker.waitUntilReady()))
   }
 
-  #worker(pool: string, lane: Lane, appetite: Appetite): Worker<RerankJob> {
-    const { prefix, queue, concurrency, lockMs, maxStalled } = this.#options
+  #worker(name: string, pool: string, lane: Lane, concurrency: number): Worker<RerankJob> {
+    const { prefix, lockMs, maxStalled } = this.#options
     const { completed, failed, error } = this.#handlers
     const process = (job: Job<RerankJob>, token = '') => this.#take(job, token, pool, lane)
-    const worker = new Worker<RerankJob>(queueName(queue, pool, lane), process, {
+    const worker = new Worker<RerankJob>(name, process, {
       connection: this.#redis,
       prefix,
       skipVersionCheck: true,
       autorun: false,
-      concurrency: lane === 'bulk' ? appetite.jobs : concurrency,
+      concurrency,
       lockDuration: lockMs,
       maxStalledCount: maxStalled,
       stalledInterval: lockMs,

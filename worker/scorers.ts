@@ -5,17 +5,16 @@ import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
 import { fullName } from '../shared/protocol/pool.js'
-import type { LongDocuments, Prefilter } from '../shared/protocol/strategy.js'
+import type { Prefilter } from '../shared/protocol/strategy.js'
 import { Batcher } from './batching/batcher.js'
 import type { BiEncoder } from './bi-encoder.js'
 import type { InferenceEngine } from './inference/engine.js'
 import type { Model } from './model/model.js'
-import type { ModelExit } from './model/model-exits.js'
 import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { fusedFilter } from './pipeline/fused-filter.js'
-import { BM25, FIRST_STAGE, type Filter } from './pipeline/prefilter.js'
-import type { ScoringContext } from './pipeline/score-cache.js'
-import { PairEncoder, type WindowRule } from './tokenize/pair-encoder.js'
+import { bm25Filter, FIRST_STAGE, type Filter } from './pipeline/prefilter.js'
+import type { Scorer } from './pipeline/scorer.js'
+import type { TextRunner } from './text/text-tasks.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
 
 /** How models come into being: real ones, or fakes in speed tests of the queue. */
@@ -23,25 +22,18 @@ export interface ScorerSource {
   openModel(reference: string, dtype: Options['dtype']): Promise<Model>
   loadTokenizer(model: Model): Promise<Tokenizer>
   createEngine(model: Model): Promise<InferenceEngine>
+  /** Who works on texts, for all models of a worker. */
+  openTexts(now: () => number): TextRunner
   /** A bi-encoder, loaded. */
-  openFilter(reference: string, cache: EmbeddingCache): Promise<BiEncoder>
+  openFilter(reference: string, parts: FilterParts): Promise<BiEncoder>
 }
 
-export interface Scorer {
-  /** What requests call its model. */
-  readonly name: string
-  readonly model: Model
-  readonly encoder: PairEncoder
-  readonly engine: InferenceEngine
-  readonly batcher: Batcher
-  /** How documents that are too long for one pair are cut into windows. */
-  readonly windows: WindowRule
-  /** What makes its scores comparable bit by bit: hash of the model's fingerprint and of all options that shape them. */
-  readonly space: string
-  /** @param exit the model's exit that all are scored by, if not by the whole model */
-  context(maxTokensPerDoc: number | null, longDocuments: LongDocuments, exit?: ModelExit): ScoringContext
-  /** Logit to relevance score. */
-  activate(logit: number): number
+/** What a bi-encoder is given to work with. */
+export interface FilterParts {
+  readonly cache: EmbeddingCache | undefined
+  readonly texts: TextRunner
+  readonly ownsTexts: boolean
+  readonly now: () => number
 }
 
 export class Scorers {
@@ -51,12 +43,16 @@ export class Scorers {
   readonly #metrics: WorkerMetrics
   readonly #log: Logger
   readonly #now: () => number
+  readonly #texts: TextRunner
+  /** Filters that are there without a model. */
+  readonly #plainFilters: readonly Filter[]
   readonly #loading = new Map<string, Promise<Scorer>>()
   readonly #loaded = new Set<Scorer>()
   /** Names that requests may use -> what the model is opened by. */
   readonly #served: ReadonlyMap<string, string>
   readonly #servedFilters: ReadonlyMap<string, string>
   readonly #filters = new Map<string, Promise<BiEncoder>>()
+  readonly #openFilters = new Set<BiEncoder>()
 
   constructor(
     source: ScorerSource,
@@ -72,6 +68,8 @@ export class Scorers {
     this.#metrics = metrics
     this.#log = log
     this.#now = now
+    this.#texts = source.openTexts(now)
+    this.#plainFilters = [bm25Filter(this.#texts), FIRST_STAGE]
     this.#served = namesIn(options.model)
     this.#servedFilters = namesIn(options.filter)
   }
@@ -79,6 +77,11 @@ export class Scorers {
   /** The models in use. */
   get loaded(): Iterable<Scorer> {
     return this.#loaded
+  }
+
+  /** What runs batches: the models, and the filters among them. */
+  get running(): Iterable<Pick<Scorer, 'batcher' | 'engine'> & { readonly model: { readonly name: string } }> {
+    return [...this.#loaded, ...this.#openFilters]
   }
 
   /** The names of the models that this worker serves, the default first. */
@@ -122,7 +125,7 @@ export class Scorers {
    *   opening it throws
    */
   async filter(name: string, by: Prefilter['by'] = 'rank'): Promise<Filter> {
-    const known = [BM25, FIRST_STAGE].find((filter) => filter.name === name)
+    const known = this.#plainFilters.find((filter) => filter.name === name)
     if (known) return known
     const full = fullName(name)
     const parts = name.split('+')
@@ -135,15 +138,19 @@ export class Scorers {
     }
     const reference = this.#servedFilters.get(full)
     if (reference === undefined) {
-      const served = [BM25.name, FIRST_STAGE.name, ...this.#servedFilters.keys()].join(', ')
+      const served = [...this.#plainFilters.map((filter) => filter.name), ...this.#servedFilters.keys()].join(', ')
       const message = `strategy.prefilter.model: "${name}" is not served here; served: ${served}`
       throw new RankmillError('unknown_model', message, { param: 'strategy.prefilter.model' })
     }
     let opening = this.#filters.get(full)
     if (!opening) {
-      opening = this.#source.openFilter(reference, this.#embeddings)
+      const parts = { cache: this.#embeddings, texts: this.#texts, ownsTexts: false, now: this.#now }
+      opening = this.#source.openFilter(reference, parts)
       this.#filters.set(full, opening)
-      opening.catch(() => this.#filters.delete(full))
+      opening.then(
+        (filter) => this.#openFilters.add(filter),
+        () => this.#filters.delete(full),
+      )
     }
     const biEncoder = await opening
     return { name: full, readsTexts: false, context: biEncoder.context, score: (...what) => biEncoder.score(...what) }
@@ -155,7 +162,9 @@ export class Scorers {
       ...[...this.#loaded].map((scorer) => scorer.engine.close()),
       ...[...this.#filters.values()].map(async (filter) => (await filter).close()),
     ])
+    await this.#texts.close()
     this.#loaded.clear()
+    this.#openFilters.clear()
     this.#loading.clear()
     this.#filters.clear()
   }
@@ -165,16 +174,25 @@ export class Scorers {
     const opened = await this.#source.openModel(reference, dtype)
     // One that is served under a name of its own goes by it.
     const model: Model = name === fullName(reference) ? opened : { ...opened, name }
-    const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
     const windows = { maxWindows: this.#options.maxWindows, overlap: this.#options.windowOverlapPercent / 100 }
+    const encoder = { folder: model.folder, maxTokens, truncation, cacheTokens: tokenCacheTokens }
+    const signal = new AbortController().signal
+    const opening = this.#texts.run({ kind: 'open', encoder }, { priority: 0, deadlineAt: null }, signal)
+    opening.catch(() => undefined)
+    const engine = await this.#source.createEngine(model)
+    await opening.catch(async (error) => {
+      await engine.close()
+      throw error
+    })
     const metrics = this.#metrics
     const scorer: Scorer = {
       name,
       model,
       engine,
-      encoder: new PairEncoder(tokenizer, { maxTokens, truncation, cacheTokens: tokenCacheTokens }),
+      texts: this.#texts,
+      encoder,
       batcher: new Batcher(engine, {
         padId: model.padId,
         withTypes: model.usesTokenTypes,

@@ -102,15 +102,18 @@ export class RerankWorker {
     // A share for each lane: neither can keep the other waiting for memory.
     const share = Math.max(1, Math.floor(options.maxInflightPairs / LANES.length))
     const ofLanes: Readonly<Record<Lane, Stages>> = {
-      interactive: { ...stages, budget: new PairBudget(share) },
-      bulk: { ...stages, budget: new PairBudget(share) },
+      interactive: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
+      bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
     const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
     const queues = new PoolQueues(redis, this.#keys, warn)
     const worker = this.id
     const { metrics } = this
     this.#queues = queues
-    this.#hands = new JobHands({ worker, life, registry, queues, corpora, metrics, stages: ofLanes, log, now })
+    this.#hands = new JobHands({
+      ...{ worker, life, registry, queues, corpora, metrics, stages: ofLanes, log, now },
+      ttlMs: [options.requestTtlMs, options.resultTtlMs],
+    })
     this.#pools = new JobPools(redis, options, this.scorers.names, {
       take: (job, token, pool, lane) => this.#hands.take(job, token, pool, lane),
       // What is missed here is found by who looks after the others' requests.
@@ -232,7 +235,7 @@ export class RerankWorker {
 
   #alive(): { ok: boolean; checks: Record<string, string> } {
     const { livenessMs } = this.#options
-    const stuck = [...this.scorers.loaded].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
+    const stuck = [...this.scorers.running].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
     const inference =
       stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
     return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#hands.size) } }

@@ -8,8 +8,8 @@ import { makeLogger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
 import type { Keys } from '../../shared/protocol/keys.js'
 import { fullName } from '../../shared/protocol/pool.js'
-import { type EmbedReport, embedCorpus } from '../../worker/embed-corpus.js'
 import { openEncoder } from '../../worker/model-source.js'
+import { type EmbedReport, embedCorpus } from '../../worker/offline/embed-corpus.js'
 
 /**
  * @param named NAME or NAME@VERSION

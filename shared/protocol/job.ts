@@ -8,7 +8,8 @@ import type { Strategy } from './strategy.js'
 
 /** A request, or one part of a split one, as it travels through the queue. */
 export interface RerankJob extends Strategy {
-  readonly v: 2
+  /** 1: of release 0.1.0, which knew no generations. */
+  readonly v: 1 | 2
   readonly requestId: string
   /** Whatever is of another than the request's is refused. */
   readonly generation: number

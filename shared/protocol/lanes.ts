@@ -21,6 +21,11 @@ export function queueName(queue: string, pool: string, lane: Lane): string {
   return `${queue}${lane === 'bulk' ? BULK_SUFFIX : ''}@${pool}`
 }
 
+/** What the one queue of a lane was called in release 0.1.0, which knew no pools. */
+export function oldQueueName(queue: string, lane: Lane): string {
+  return lane === 'bulk' ? `${queue}${BULK_SUFFIX}` : queue
+}
+
 /** A request's priority within its lane. 0 is BullMQ's plain list, which is faster than its sorted set, and goes first. */
 export function priorityInLane(priority: number): number {
   return laneOf(priority) === 'bulk' ? priority - BULK_PRIORITY : priority

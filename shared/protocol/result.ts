@@ -37,7 +37,11 @@ export interface Timings {
   /** Submission to start of work. */
   queued: number
   tokenize: number
+  /** Mean wait of a pair for room among those that the worker holds (option `maxInflightPairs`). */
+  budget_wait: number
+  /** Mean wait of a pair for its batch. */
   batch_wait: number
+  /** This request's share of the model calls. */
   inference: number
   /** Submission to result written. */
   total: number

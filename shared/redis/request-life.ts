@@ -4,7 +4,8 @@
  */
 import type { Redis } from 'ioredis'
 import { ERRORS, type ErrorBody, type ErrorCode } from '../errors.js'
-import { type Answer, ERROR_HEAD } from '../protocol/job.js'
+import { candidateCount } from '../protocol/documents.js'
+import { type Answer, ERROR_HEAD, type RerankJob } from '../protocol/job.js'
 import type { Keys } from '../protocol/keys.js'
 import type { Lane } from '../protocol/lanes.js'
 import type { RerankResult } from '../protocol/result.js'
@@ -206,6 +207,15 @@ export class RequestLife {
   async withdraw(id: string, generation: number, shares: string | null): Promise<void> {
     const { request, load, open, same } = this.#keys
     await this.#redis.rankmillWithdraw(request(id), load, open, same(shares ?? ''), generation, id)
+  }
+
+  /** Gives a job of release 0.1.0, which knew no generations, a note to go by. */
+  async adopt(job: RerankJob, pool: string, lane: Lane, requestTtlMs: number, resultTtlMs: number): Promise<void> {
+    const { requestId, parts, documents, submittedAt, deadlineAt } = job
+    await this.#redis.rankmillAdopt(
+      ...[this.#keys.request(requestId), pool, lane, parts, candidateCount(documents), submittedAt, deadlineAt ?? ''],
+      ...[resultTtlMs, requestTtlMs],
+    )
   }
 
   /** @param space the score space in which this worker would score it */

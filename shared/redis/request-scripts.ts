@@ -307,6 +307,19 @@ redis.call('ZADD', KEYS[5], now + ARGV[4], ARGV[1])
 return {'reopened', generation, string.format('%.0f', now), done}
 `
 
+/**
+ * Gives a request of release 0.1.0, or one that has no note at all, the note that its jobs go by.
+ * KEYS: request; ARGV: pool, lane, parts, pairs, time of submission, deadline or '', lifetime of the result, lifetime
+ */
+const ADOPT = `
+if redis.call('HEXISTS', KEYS[1], 'generation') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'generation', '0', 'pool', ARGV[1], 'lane', ARGV[2], 'parts', ARGV[3], 'pairs', ARGV[4],
+  'submittedAt', ARGV[5], 'deadlineAt', ARGV[6], 'resultTtlMs', ARGV[7], 'waitingJobs', 0, 'waitingBytes', 0, 'durable', '1',
+  'queued', '0')
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[8]) end
+return 1
+`
+
 /** How often the worker of a part has died. KEYS: request; ARGV: generation, part */
 const LOSE = `
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
@@ -337,6 +350,7 @@ export const REQUEST_SCRIPTS = {
   rankmillAnswer: { numberOfKeys: 8, lua: ANSWER },
   rankmillForget: { numberOfKeys: 3, lua: FORGET },
   rankmillRetry: { numberOfKeys: 6, lua: RETRY },
+  rankmillAdopt: { numberOfKeys: 1, lua: ADOPT },
   rankmillLose: { numberOfKeys: 1, lua: LOSE },
   rankmillDue: { numberOfKeys: 1, lua: DUE },
   rankmillLater: { numberOfKeys: 2, lua: LATER },

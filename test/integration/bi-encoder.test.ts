@@ -3,11 +3,13 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import { keysOf } from '../../shared/protocol/keys.js'
+import { Batcher } from '../../worker/batching/batcher.js'
 import { BiEncoder } from '../../worker/bi-encoder.js'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/thread-pool.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { EmbeddingCache } from '../../worker/pipeline/embedding-cache.js'
+import { LocalTexts } from '../../worker/text/local-texts.js'
 import { loadTokenizer } from '../../worker/tokenize/tokenizer.js'
 import { copyOf, goldenEmbeddings, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 import { useStage } from './stage.js'
@@ -15,6 +17,7 @@ import { useStage } from './stage.js'
 const stage = useStage()
 const candidatesOf = (texts: readonly string[]) => texts.map((text, index) => ({ index, document: { text } }))
 const never = new AbortController().signal
+const ordinary = { priority: 0, deadlineAt: null }
 const open: BiEncoder[] = []
 const quiet = { info: () => undefined, warn: () => undefined }
 
@@ -28,17 +31,14 @@ const openModel = async (folder: string) =>
 /** Counts the texts that go through the model. */
 async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel('bi-encoder')) {
   const model = await openModel(folder)
-  const [tokenizer, engine] = await Promise.all([
-    loadTokenizer(folder),
-    createEngine(model, {
-      device: 'cpu',
-      threads: 2,
-      calibrate: false,
-      cacheDir: model.folder,
-      log: quiet,
-      batchPairs: 3,
-    }),
-  ])
+  const engine = await createEngine(model, {
+    device: 'cpu',
+    threads: 2,
+    calibrate: false,
+    cacheDir: model.folder,
+    log: quiet,
+    batchPairs: 3,
+  })
   let embedded = 0
   const counting: InferenceEngine = {
     slots: engine.slots,
@@ -51,7 +51,17 @@ async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel
     busyRatio: () => engine.busyRatio(),
     close: () => engine.close(),
   }
-  const encoder = new BiEncoder(model, tokenizer, counting, cache)
+  const { maxTokens, padId, usesTokenTypes: withTypes } = model
+  const limits = { maxEntryAgeMs: 10_000, now: Date.now, observe: () => undefined }
+  const encoder = new BiEncoder({
+    model,
+    engine: counting,
+    batcher: new Batcher(counting, { padId, withTypes, ...limits }),
+    texts: new LocalTexts(loadTokenizer),
+    ownsTexts: true,
+    encoder: { folder, maxTokens, truncation: 'longest_first', cacheTokens: 0 },
+    cache,
+  })
   open.push(encoder)
   return { encoder, embedded: () => embedded }
 }
@@ -65,9 +75,9 @@ describe('a bi-encoder', () => {
   it('gives the embeddings that sentence-transformers would, alone and among others', async () => {
     const { encoder } = await openEncoder(undefined)
     const { texts, embeddings } = goldenEmbeddings()
-    const together = await encoder.embed(texts, never)
+    const together = await encoder.embed(texts, ordinary, never)
     for (const [i, text] of texts.entries()) {
-      const [alone] = await encoder.embed([text], never)
+      const [alone] = await encoder.embed([text], ordinary, never)
       expect(alone).toEqual(together[i])
       for (const [d, value] of embeddings[i]!.entries()) expect(together[i]![d]).toBeCloseTo(value, 5)
     }
@@ -76,7 +86,7 @@ describe('a bi-encoder', () => {
   it('scores by the cosine', async () => {
     const { encoder } = await openEncoder(undefined)
     const { texts, embeddings } = goldenEmbeddings()
-    const scores = (await encoder.score(texts[0]!, candidatesOf(texts), never)).scores
+    const scores = (await encoder.score(texts[0]!, candidatesOf(texts), ordinary, never)).scores
     for (const [i, score] of Array.from(scores).entries()) {
       expect(score).toBeCloseTo(
         embeddings[i]!.reduce((sum, value, d) => sum + value * embeddings[0]![d]!, 0),
@@ -95,13 +105,13 @@ describe('a bi-encoder', () => {
       )
     const { encoder, embedded } = await openEncoder(local(1e6))
     const texts = Array.from({ length: 50 }, (_, i) => `job ${i % 20}`)
-    const first = await encoder.passages(texts, never)
+    const first = await encoder.passages(texts, ordinary, never)
     expect(embedded()).toBe(20)
-    expect(await encoder.passages(texts, never)).toEqual({ ...first, computed: 0 })
+    expect(await encoder.passages(texts, ordinary, never)).toEqual({ ...first, computed: 0 })
     expect(embedded()).toBe(20)
     const { encoder: forgetful, embedded: again } = await openEncoder(local(1000))
-    expect(await forgetful.passages(texts, never)).toEqual(first)
-    await forgetful.passages(texts, never)
+    expect(await forgetful.passages(texts, ordinary, never)).toEqual(first)
+    await forgetful.passages(texts, ordinary, never)
     expect(again()).toBeGreaterThan(30)
     expect(await stage().keys()).toEqual([])
   })
@@ -110,7 +120,7 @@ describe('a bi-encoder', () => {
     const { encoder, embedded } = await openEncoder(undefined)
     const stop = new AbortController()
     const texts = Array.from({ length: 3000 }, (_, i) => `job ${i} ${'queue '.repeat(i % 40)}`)
-    const scoring = encoder.score('job', candidatesOf(texts), stop.signal)
+    const scoring = encoder.score('job', candidatesOf(texts), ordinary, stop.signal)
     setImmediate(() => stop.abort(new Error('no longer wanted')))
     await expect(scoring).rejects.toThrow('no longer wanted')
     expect(embedded()).toBeLessThan(3000)
@@ -138,7 +148,9 @@ describe('a folder', () => {
     })
     const { encoder } = await openEncoder(undefined, folder)
     const { encoder: plain } = await openEncoder(undefined)
-    expect(await encoder.embed(['the job'], never)).not.toEqual(await plain.embed(['the job'], never))
+    expect(await encoder.embed(['the job'], ordinary, never)).not.toEqual(
+      await plain.embed(['the job'], ordinary, never),
+    )
   })
 
   it('is refused where it is no bi-encoder, naming the file', async () => {

@@ -5,8 +5,8 @@
  *
  * Pairs of different stages of a model never share a call; those of one stage do, whichever jobs they are of.
  *
- * Order: priority, then deadline, then the later stage (what has begun is ended, and frees its memory), then age; every fourth batch goes to the pairs that have waited longer than the age
- * limit, so that nobody starves.
+ * Order: priority, then deadline, then the later stage (what has begun is ended, and frees its memory), then age; every
+ * fourth batch goes to the pairs that have waited longer than the age limit, so that nobody starves.
  */
 import { RankmillError } from '../../shared/errors.js'
 import type { InferenceEngine, States } from '../inference/engine.js'
@@ -104,14 +104,17 @@ export class Batcher {
     const group = new ScoringGroup(pairs, priority, deadlineAt, this.#options.now(), states)
     const abort = () => group.fail(signal.reason)
     signal.addEventListener('abort', abort, { once: true })
+    const groups = this.#groups(priority, stage)
     this.#waiting += pairs.length
     try {
-      this.#groups(priority, stage).add(group)
+      groups.add(group)
       this.#pump()
       return await group.done
     } finally {
       this.#waiting -= pairs.length
       signal.removeEventListener('abort', abort)
+      groups.remove(group)
+      if (groups.isEmpty) this.#drop(groups)
     }
   }
 
@@ -134,6 +137,12 @@ export class Batcher {
     return groups
   }
 
+  /** Forgets a priority that has no work, or one would be looked through for every number ever used. */
+  #drop(groups: PriorityGroups): void {
+    const place = this.#priorities.indexOf(groups)
+    if (place >= 0) this.#priorities.splice(place, 1)
+  }
+
   #pump(): void {
     while (this.#inFlight < this.#engine.slots) {
       const batch = this.#next()
@@ -143,12 +152,14 @@ export class Batcher {
   }
 
   #next(): Batched {
+    const now = this.#options.now()
+    for (const groups of this.#priorities) groups.expire(now)
     for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
-      const entries = retry.entries.filter((entry) => !entry.group.settled)
+      const entries = retry.entries.filter(({ group }) => !group.expire(now) && !group.settled)
       if (entries.length > 0) return { entries, stage: retry.stage }
     }
     const limits = this.#limits()
-    const next = this.#nextGroup()
+    const next = this.#nextGroup(now)
     if (!next) return { entries: [], stage: undefined }
     const { stage } = next.among
     const entries = next.among.take(next.group, limits)
@@ -157,8 +168,7 @@ export class Batcher {
     return { entries, stage }
   }
 
-  #nextGroup(): Next | undefined {
-    const now = this.#options.now()
+  #nextGroup(now: number): Next | undefined {
     this.#sinceAged++
     if (this.#sinceAged >= AGED_EVERY) {
       this.#sinceAged = 0
@@ -166,19 +176,13 @@ export class Batcher {
         const group = among.oldest()
         return group && (!best || group.since < best.group.since) ? { group, among } : best
       }, undefined)
-      if (oldest && now - oldest.group.since > this.#options.maxEntryAgeMs && oldest.group.deadlineAt > now)
-        return oldest
+      if (oldest && now - oldest.group.since > this.#options.maxEntryAgeMs) return oldest
     }
     let best: Next | undefined
     for (const among of this.#priorities) {
       if (best && among.priority > best.among.priority) break
-      for (let group = among.first(); group; group = among.first()) {
-        if (group.deadlineAt > now) {
-          if (!best || group.deadlineAt < best.group.deadlineAt) best = { group, among }
-          break
-        }
-        group.fail(new RankmillError('deadline_exceeded', 'the deadline passed while the request waited for the model'))
-      }
+      const group = among.first()
+      if (group && (!best || group.deadlineAt < best.group.deadlineAt)) best = { group, among }
     }
     return best
   }
@@ -212,13 +216,15 @@ export class Batcher {
       const { logits, states: given, inferenceMs } = await this.#engine.run(staged)
       const tokens = entries.reduce((sum, { pair }) => sum + pair.ids.length, 0)
       observe({ pairs, tokens, paddedTokens: pairs * length, inferenceMs })
+      const width = logits.length / pairs
       entries.forEach((entry, row) => {
         const { group, pair } = entry
         const own =
           given && !group.settled
             ? takeStates(given, carries?.[stage ?? 0] ?? {}, row, length, pair.ids.length)
             : undefined
-        group.score(entry, logits[row] ?? Number.NaN, dispatchedAt - group.since, inferenceMs / pairs, own)
+        const values = logits.subarray(row * width, (row + 1) * width)
+        group.score(entry, values, dispatchedAt - group.since, inferenceMs / pairs, own)
       })
       this.#lastProgressAt = now()
     } catch (error) {

@@ -1,4 +1,5 @@
 /** The groups of one priority and stage, with their entries by length, so that a batch can be filled without padding. */
+import { EntriesByLength } from './entries-by-length.js'
 import type { Entry, ScoringGroup } from './scoring-group.js'
 
 /** Of a batch's length, what may be padding before another group's entry is preferred to the group's own next one. */
@@ -14,33 +15,45 @@ export class PriorityGroups {
   readonly priority: number
   /** Stage of the model that they wait for; undefined: the whole model. */
   readonly stage: number | undefined
-  /** Earliest deadline first, then oldest. */
+  /** Those with something left to take; earliest deadline first, then oldest. */
   readonly #groups: ScoringGroup[] = []
-  readonly #byLength: (Entry[] | undefined)[] = []
+  /** What is not taken yet, and nothing else: it would live as long as its priority has work. */
+  readonly #entries = new EntriesByLength()
 
   constructor(priority: number, stage?: number) {
     this.priority = priority
     this.stage = stage
   }
 
+  /** Whether nothing waits here. */
+  get isEmpty(): boolean {
+    return this.#groups.length === 0
+  }
+
   add(group: ScoringGroup): void {
     const before = this.#groups.findIndex((g) => g.deadlineAt > group.deadlineAt)
     this.#groups.splice(before < 0 ? this.#groups.length : before, 0, group)
-    for (const entry of group.entries) {
-      const length = entry.pair.ids.length
-      const entries = this.#byLength[length]
-      if (entries) entries.push(entry)
-      else this.#byLength[length] = [entry]
-    }
+    for (const entry of group.entries) this.#entries.add(entry)
+  }
+
+  /** Lets go of a group and what is left of it. */
+  remove(group: ScoringGroup): void {
+    const place = this.#groups.indexOf(group)
+    if (place >= 0) this.#groups.splice(place, 1)
+    for (const entry of group.entries) if (!entry.taken) this.#entries.remove(entry)
+  }
+
+  /** Ends the groups whose deadline has passed, wherever they stand. */
+  expire(now: number): void {
+    for (let group = this.#groups[0]; group?.expire(now); group = this.#groups[0]) this.remove(group)
   }
 
   /** The group to serve next; groups with nothing left to take are dropped on the way. */
   first(): ScoringGroup | undefined {
     for (let group = this.#groups[0]; group; group = this.#groups[0]) {
       if (!group.settled && group.longest()) return group
-      this.#groups.shift()
+      this.remove(group)
     }
-    this.#byLength.length = 0
     return undefined
   }
 
@@ -73,28 +86,21 @@ export class PriorityGroups {
       }
       let entry: Entry | undefined
       while (length > 0) {
-        entry = this.#pop(length)
+        entry = this.#entries.first(length)
         if (entry) break
         length--
       }
       if (!entry) break
-      batch.push(this.#take(entry))
+      this.#take(entry)
+      if (!entry.group.settled) batch.push(entry)
     }
     return batch
   }
 
   #take(entry: Entry): Entry {
     entry.taken = true
+    this.#entries.remove(entry)
     return entry
-  }
-
-  #pop(length: number): Entry | undefined {
-    const entries = this.#byLength[length]
-    while (entries && entries.length > 0) {
-      const entry = entries.pop()
-      if (entry && !entry.taken && !entry.group.settled) return entry
-    }
-    return undefined
   }
 }
 

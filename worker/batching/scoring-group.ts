@@ -15,7 +15,7 @@ export interface Entry {
 }
 
 export interface GroupScores {
-  /** One logit a pair, in the order of the pairs. */
+  /** One logit a pair, in the order of the pairs; of a bi-encoder its embedding. */
   readonly logits: Float32Array
   /** What the next stage needs of each pair; undefined after a whole model or its last stage. */
   readonly states: readonly (States | undefined)[]
@@ -37,7 +37,9 @@ export class ScoringGroup {
   #waitedMs = 0
   #inferenceMs = 0
   #settled = false
-  readonly #logits: Float32Array
+  readonly #pairs: number
+  /** As wide as what the first pair gets. */
+  #logits = new Float32Array()
   readonly #states: (States | undefined)[]
   #resolve: (scores: GroupScores) => void = () => undefined
   #reject: (error: unknown) => void = () => undefined
@@ -57,7 +59,7 @@ export class ScoringGroup {
       .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
     this.#untaken = pairs.length
     this.#unsettled = pairs.length
-    this.#logits = new Float32Array(pairs.length)
+    this.#pairs = pairs.length
     this.#states = new Array(pairs.length).fill(undefined)
     this.done = new Promise((resolve, reject) => {
       this.#resolve = resolve
@@ -81,20 +83,30 @@ export class ScoringGroup {
     return undefined
   }
 
-  score(entry: Entry, logit: number, waitedMs: number, inferenceMs: number, states?: States): void {
+  /** @param row what the model gave for the pair: its logit, or its embedding */
+  score(entry: Entry, row: Float32Array, waitedMs: number, inferenceMs: number, states?: States): void {
     if (this.#settled) return
-    if (!Number.isFinite(logit)) {
-      this.fail(new RankmillError('inference_failed', `the model gives ${logit}`, { index: entry.index }))
+    const wrong = row.find((value) => !Number.isFinite(value))
+    if (row.length === 0 || wrong !== undefined) {
+      this.fail(new RankmillError('inference_failed', `the model gives ${wrong ?? 'nothing'}`, { index: entry.index }))
       return
     }
-    this.#logits[entry.index] = logit
+    if (this.#logits.length === 0) this.#logits = new Float32Array(this.#pairs * row.length)
+    this.#logits.set(row, entry.index * row.length)
     this.#states[entry.index] = states
-    // The entry may be remembered among those of its length for a while; its memory is wanted now.
+    // The group lives until its last pair is scored; the memory of this one is wanted now.
     entry.states = undefined
     this.#waitedMs += waitedMs
     this.#inferenceMs += inferenceMs
     this.#unsettled--
     if (this.#unsettled === 0) this.#finish()
+  }
+
+  /** Ends it where its deadline has passed; says whether that is so. */
+  expire(now: number): boolean {
+    if (this.deadlineAt > now) return false
+    this.fail(new RankmillError('deadline_exceeded', 'the deadline passed while the request waited for the model'))
+    return true
   }
 
   fail(error: unknown): void {
@@ -105,7 +117,7 @@ export class ScoringGroup {
 
   #finish(): void {
     this.#settled = true
-    const count = Math.max(1, this.#logits.length)
+    const count = Math.max(1, this.#pairs)
     this.#resolve({
       logits: this.#logits,
       states: this.#states,

@@ -13,9 +13,8 @@ import { RankmillError } from '../../shared/errors.js'
 import type { ModelFiles } from '../model/model.js'
 import { writeWhole } from '../model/model-fingerprint.js'
 import { defaultShape, type FixedShape, fixedShape, sessionCounts, shapeOf, tokenBudgets } from './batch-shape.js'
-import type { Batch, BatchShape } from './engine.js'
+import type { Batch, BatchShape, EngineOptions } from './engine.js'
 import type { SessionThread } from './session-thread.js'
-import type { EngineOptions } from './thread-pool.js'
 
 /** Lengths of the pairs measured with, in tokens: shorter and longer than the usual. */
 const LENGTHS = [96, 192]

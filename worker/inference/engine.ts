@@ -1,5 +1,7 @@
 /** What runs batches: the interface between the batcher and the inference threads. */
 
+import type { Device } from '../model/model.js'
+
 /** What a stage of a model hands to the next, by name; float32, row-major. */
 export type States = Readonly<Record<string, Float32Array>>
 
@@ -65,6 +67,22 @@ export interface InferenceEngine {
 export interface EngineLog {
   info(fields: object, message: string): void
   warn(fields: object, message: string): void
+}
+
+/** How an engine is started. */
+export interface EngineOptions {
+  readonly device: Device
+  /** CPU threads of this process for inference, shared by all sessions. */
+  readonly threads: number
+  /** Given ones are kept, the others are measured; 0 is the same as not given. */
+  readonly sessions?: number
+  readonly batchPairs?: number
+  readonly batchTokens?: number
+  /** Whether to measure what is not given, rather than to assume it. */
+  readonly calibrate: boolean
+  /** What calibration found is kept here for the next start. */
+  readonly cacheDir: string
+  readonly log: EngineLog
 }
 
 /** The memory that states lie in, to be handed to another thread. */

@@ -1,25 +1,10 @@
 /** The engine: inference threads with one session each, and the shape of the batches they are best fed with. */
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
-import type { Device, Model } from '../model/model.js'
+import type { Model } from '../model/model.js'
 import { chooseShape, type StartThreads } from './calibration.js'
-import type { Batch, BatchOutput, BatchShape, EngineLog, InferenceEngine } from './engine.js'
+import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
 import { SessionThread } from './session-thread.js'
-
-export interface EngineOptions {
-  readonly device: Device
-  /** CPU threads of this process for inference, shared by all sessions. */
-  readonly threads: number
-  /** Given ones are kept, the others are measured; 0 is the same as not given. */
-  readonly sessions?: number
-  readonly batchPairs?: number
-  readonly batchTokens?: number
-  /** Whether to measure what is not given, rather than to assume it. */
-  readonly calibrate: boolean
-  /** What calibration found is kept here for the next start. */
-  readonly cacheDir: string
-  readonly log: EngineLog
-}
 
 /**
  * Starts the inference threads: loads the model in each, warms them up, and measures the batch shape where it is neither

@@ -3,26 +3,14 @@ import { RankmillError } from '../../shared/errors.js'
 import type { MissingCandidate, RerankJob, ScoredCandidate, ScoredPart } from '../../shared/protocol/job.js'
 import { byRank } from '../../shared/protocol/ranking.js'
 import type { RankedDocument, RerankResult, Timings, Usage } from '../../shared/protocol/result.js'
-import type { Scorer } from '../scorers.js'
 import type { Cascaded } from './cascade.js'
-import type { EarlyScore } from './early-exit.js'
 import { fuse, modelShare } from './fuse.js'
 import type { Filtered } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
-import { addSpent, type Spent } from './score-pairs.js'
+import type { Scored } from './score-candidates.js'
+import type { Scorer } from './scorer.js'
 import { scoresBehind } from './scores-behind.js'
-
-/** The candidates that the model looked at, in their order, with their scores. */
-export interface Scored {
-  readonly scores: readonly (KnownScore | undefined)[]
-  /** Those that have no score because they left the model early, by their places. */
-  readonly left: ReadonlyMap<number, EarlyScore>
-  /** The layer that all left the model after; their scores are those of this exit. */
-  readonly after: number | undefined
-  /** Candidates that went through the model for this job, or part of it. */
-  readonly fromModel: number
-  readonly spent: Spent
-}
+import { addSpent } from './spent.js'
 
 /**
  * One job's part. Behind all that the request's model scored come those that left it early (later exits first, then by their
@@ -81,7 +69,7 @@ export function composePart(
     lowest,
   )
   const all = [...read, ...placed.map(({ score }) => score)]
-  const { tokens, tokenizeMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
+  const { tokens, tokenizeMs, budgetWaitMs, batchWaitMs, inferenceMs } = addSpent(cascaded.spent, spent)
   return {
     model: model.name,
     dtype: model.dtype,
@@ -107,6 +95,7 @@ export function composePart(
     timings: {
       queued: queuedMs,
       tokenize: tokenizeMs,
+      budget_wait: budgetWaitMs,
       batch_wait: batchWaitMs,
       inference: inferenceMs,
       total: 0,
@@ -190,6 +179,8 @@ function longestTimings(a: Timings, b: Timings): Timings {
   return {
     queued: Math.max(a.queued, b.queued),
     tokenize: Math.max(a.tokenize, b.tokenize),
+    // Parts that an earlier release scored do not say it.
+    budget_wait: Math.max(a.budget_wait ?? 0, b.budget_wait ?? 0),
     batch_wait: Math.max(a.batch_wait, b.batch_wait),
     inference: Math.max(a.inference, b.inference),
     total: Math.max(a.total, b.total),

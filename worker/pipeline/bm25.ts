@@ -2,53 +2,63 @@
  * Okapi BM25 of a request's own candidates, as in Lucene: k1 1.2, b 0.75, idf ln(1 + (N - n + 0.5) / (n + 0.5)).
  * Collection figures are those of the candidates; a term that the query repeats counts as often.
  */
-import { setImmediate } from 'node:timers/promises'
-import { termsOf } from './terms.js'
+import type { Urgency } from '../batching/urgency.js'
+import { type TermsOutput, type TextRunner, tasksOf } from '../text/text-tasks.js'
+import { TimeSlice } from '../time-slice.js'
 
 const K1 = 1.2
 const B = 0.75
-/** It runs on the event loop; after so long it lets others go first. */
-const SLICE_MS = 8
 
-/** @returns a score for each passage, 0 where it has none of the query's terms; the same on every machine */
-export async function bm25(query: string, passages: readonly string[], signal: AbortSignal): Promise<Float64Array> {
+/**
+ * Terms are counted where texts are worked on; what comes back is what each passage has of the query's.
+ *
+ * @returns a score for each passage, 0 where it has none of the query's terms; the same on every machine
+ */
+export async function bm25(
+  query: string,
+  passages: readonly string[],
+  texts: TextRunner,
+  urgency: Urgency,
+  signal: AbortSignal,
+): Promise<Float64Array> {
   const repeats = new Map<string, number>()
-  for (const term of termsOf(query)) repeats.set(term, (repeats.get(term) ?? 0) + 1)
-  const terms = new Map([...repeats.keys()].map((term, t) => [term, t]))
-  const size = terms.size
-  /** How often passage p has term t: counts[p * size + t]. */
-  const counts = new Uint32Array(passages.length * size)
-  const lengths = new Float64Array(passages.length)
-  const having = new Float64Array(size)
-  let sliceEnd = performance.now() + SLICE_MS
-  for (const [p, passage] of passages.entries()) {
-    const words = termsOf(passage)
-    lengths[p] = words.length
-    for (const word of words) {
-      const term = terms.get(word)
-      if (term === undefined) continue
-      const at = p * size + term
-      if (counts[at] === 0) having[term] = (having[term] ?? 0) + 1
-      counts[at] = (counts[at] ?? 0) + 1
-    }
-    if (performance.now() > sliceEnd) {
-      await setImmediate()
-      signal.throwIfAborted()
-      sliceEnd = performance.now() + SLICE_MS
-    }
+  const asked = await texts.run({ kind: 'split', text: query }, urgency, signal)
+  for (const term of asked.terms) repeats.set(term, (repeats.get(term) ?? 0) + 1)
+  const terms = [...repeats.keys()]
+  const counted = await Promise.all(
+    Array.from(tasksOf(passages), ([from, to]) => {
+      return texts.run({ kind: 'terms', terms, passages: passages.slice(from, to) }, urgency, signal)
+    }),
+  )
+  const having = new Float64Array(terms.length)
+  let total = 0
+  for (const { lengths, terms: found } of counted) {
+    for (const length of lengths) total += length
+    for (const term of found) having[term] = (having[term] ?? 0) + 1
   }
-  const mean = lengths.reduce((a, b) => a + b, 0) / Math.max(1, passages.length)
-  const weights = [...repeats.values()].map((times, t) => {
+  const mean = total / Math.max(1, passages.length)
+  const weights = Array.from(repeats.values(), (times, t) => {
     const n = having[t] ?? 0
     return times * Math.log(1 + (passages.length - n + 0.5) / (n + 0.5))
   })
-  return lengths.map((length, p) => {
+  const scores: number[] = []
+  const slice = new TimeSlice()
+  for (const some of counted) {
+    for (const score of scoresOf(some, weights, mean)) scores.push(score)
+    if (slice.isOver) await slice.pause(signal)
+  }
+  return Float64Array.from(scores)
+}
+
+function* scoresOf({ lengths, counts, terms, times }: TermsOutput, weights: readonly number[], mean: number) {
+  let at = 0
+  for (const [p, length] of lengths.entries()) {
     const norm = K1 * (1 - B + (B * length) / (mean || 1))
     let score = 0
-    for (let t = 0; t < size; t++) {
-      const count = counts[p * size + t] ?? 0
-      if (count > 0) score += ((weights[t] ?? 0) * count * (K1 + 1)) / (count + norm)
+    for (const end = at + (counts[p] ?? 0); at < end; at++) {
+      const count = times[at] ?? 0
+      score += ((weights[terms[at] ?? 0] ?? 0) * count * (K1 + 1)) / (count + norm)
     }
-    return score
-  })
+    yield score
+  }
 }

@@ -2,12 +2,12 @@
 import { RankmillError } from '../../shared/errors.js'
 import { byRank } from '../../shared/protocol/ranking.js'
 import type { CascadeStage } from '../../shared/protocol/strategy.js'
-import type { Scorer } from '../scorers.js'
-import type { Scored } from './aggregate.js'
+import { keepsAll, keptOf } from './keep.js'
 import type { Candidate } from './load-candidates.js'
-import { keepsAll, keptOf } from './prefilter.js'
 import type { KnownScore } from './score-cache.js'
-import { addSpent, NOTHING_SPENT, type Spent } from './score-pairs.js'
+import type { Scored } from './score-candidates.js'
+import type { Scorer } from './scorer.js'
+import { addSpent, NOTHING_SPENT, type Spent } from './spent.js'
 
 /** A candidate whose place a cheaper model decided. */
 export interface Placed {

@@ -9,6 +9,7 @@ import { LRUCache } from 'lru-cache'
 import type { Options } from '../../shared/options.js'
 import type { Keys } from '../../shared/protocol/keys.js'
 import { type Embedding, packEmbedding, unpackEmbedding } from '../embedding.js'
+import { TimeSlice } from '../time-slice.js'
 import { SharedCache, type Shelf } from './shared-cache.js'
 
 export type EmbeddingCacheOptions = Pick<
@@ -48,17 +49,17 @@ export class EmbeddingCache {
    * Those of texts, in their order.
    *
    * @param context hash of all that an embedding depends on beside the text
+   * @param fields what the texts go by (fieldsOf)
    */
-  read(context: string, texts: readonly string[]): Promise<(Embedding | undefined)[]> {
-    return this.#cache.read(this.#shelf(context), texts.map(fieldOf))
+  read(context: string, fields: readonly string[]): Promise<(Embedding | undefined)[]> {
+    return this.#cache.read(this.#shelf(context), fields)
   }
 
-  /** Keeps embeddings of texts here, and shares them with the other workers. */
+  /** Keeps embeddings of texts here, by their fields, and shares them with the other workers. */
   async write(context: string, embeddings: ReadonlyMap<string, Embedding>): Promise<void> {
     const shelf = this.#shelf(context)
-    const fields = new Map([...embeddings].map(([text, embedding]) => [fieldOf(text), embedding]))
-    for (const [field, embedding] of fields) this.#cache.remember(shelf, field, embedding)
-    await this.#cache.write(shelf, fields)
+    for (const [field, embedding] of embeddings) this.#cache.remember(shelf, field, embedding)
+    await this.#cache.write(shelf, embeddings)
   }
 
   /** In this process alone: the embedding of a passage of a corpus, of which the text is not at hand. */
@@ -83,6 +84,13 @@ export class EmbeddingCache {
   }
 }
 
-function fieldOf(text: string): string {
-  return hash('sha256', text, 'buffer').toString('latin1', 0, HASH_BYTES)
+/** What texts go by in the cache, the same for the same text. @throws the signal's reason */
+export async function fieldsOf(texts: readonly string[], signal: AbortSignal): Promise<string[]> {
+  const fields: string[] = []
+  const slice = new TimeSlice()
+  for (const text of texts) {
+    fields.push(hash('sha256', text, 'buffer').toString('latin1', 0, HASH_BYTES))
+    if (slice.isOver) await slice.pause(signal)
+  }
+  return fields
 }

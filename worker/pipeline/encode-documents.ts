@@ -1,43 +1,86 @@
 /** Stage: token ids of the documents that have no score yet, and how a document's score comes from those of its pairs. */
-import { setImmediate } from 'node:timers/promises'
 import type { RerankJob } from '../../shared/protocol/job.js'
-import type { EncodedPair, PairEncoder, WindowRule } from '../tokenize/pair-encoder.js'
+import type { Urgency } from '../batching/urgency.js'
+import {
+  type EncoderSettings,
+  type PairsOutput,
+  SNIPPET,
+  type TextRunner,
+  TRUNCATED,
+  tasksOf,
+  WINDOWS,
+} from '../text/text-tasks.js'
+import type { EncodedPair, WindowRule } from '../tokenize/pair-encoder.js'
 import type { KnownScore } from './score-cache.js'
-import { snippetOf } from './snippet.js'
-
-/** Tokenising runs on the event loop; after so long it lets others go first (lock renewal, finished batches). */
-const SLICE_MS = 8
-const UNITS_PER_TOKEN = 4
 
 export interface EncodedDocument {
   readonly pairs: readonly EncodedPair[]
-  /** The document's score, from the logits of its pairs. */
+  /** The document's score, from the logits of its pairs; of windows, the best one's, whose place is not known yet. */
   score(logits: Float32Array): KnownScore
+  /** Tokens of a window, from and to, where it is a part of the text. */
+  readonly spans?: readonly (readonly [from: number, to: number])[]
 }
 
 /** What documents are encoded with. */
 export interface DocumentEncoder {
-  readonly encoder: PairEncoder
+  readonly texts: TextRunner
+  readonly encoder: EncoderSettings
   readonly windows: WindowRule
 }
 
-/** One pair a document, or with `windows` several where it is too long for one. */
+/** About so many code units of a text are a token. */
+const UNITS_PER_TOKEN = 4
+
+/**
+ * One pair a document, or with `windows` several where it is too long for one.
+ *
+ * @throws RankmillError of the encoder or of whoever works on texts; or the signal's reason
+ */
 export async function encodeDocuments(
-  with_: DocumentEncoder,
-  job: Pick<RerankJob, 'query' | 'maxTokensPerDoc' | 'longDocuments'>,
+  { texts, encoder, windows }: DocumentEncoder,
+  job: Pick<RerankJob, 'query' | 'maxTokensPerDoc' | 'longDocuments'> & Urgency,
   passages: readonly string[],
+  signal: AbortSignal,
 ): Promise<EncodedDocument[]> {
-  const encode = MODES[job.longDocuments]
-  const documents: EncodedDocument[] = []
-  let sliceEnd = performance.now() + SLICE_MS
-  for (const passage of passages) {
-    documents.push(encode(with_, job.query, passage, job.maxTokensPerDoc ?? undefined))
-    if (performance.now() > sliceEnd) {
-      await setImmediate()
-      sliceEnd = performance.now() + SLICE_MS
-    }
-  }
-  return documents
+  const { query, longDocuments: mode, maxTokensPerDoc: limit } = job
+  const outputs = await Promise.all(
+    Array.from(tasksOf(passages), async ([from, to]) => {
+      const some = passages.slice(from, to)
+      const task = { kind: 'pairs', encoder, query, passages: some, mode, limit, windows } as const
+      return documentsOf(await texts.run(task, job, signal), some)
+    }),
+  )
+  return outputs.flat()
+}
+
+/** Fills in where windows are: scores in their documents' order, undefined for those that there are none of. */
+export async function placeWindows(
+  { texts, encoder }: DocumentEncoder,
+  urgency: Urgency,
+  documents: readonly EncodedDocument[],
+  passages: readonly string[],
+  scores: readonly (KnownScore | undefined)[],
+  signal: AbortSignal,
+): Promise<(KnownScore | undefined)[]> {
+  const placed = [...scores]
+  const open = scores.flatMap((score, i) => {
+    const span = score?.window && documents[i]?.spans?.[score.window.index]
+    return span ? [{ i, span, passage: passages[i] ?? '' }] : []
+  })
+  await Promise.all(
+    Array.from(tasksOf(open.map(({ passage }) => passage)), async ([from, to]) => {
+      const some = open.slice(from, to)
+      const spans = Int32Array.from(some.flatMap(({ span }) => span))
+      const task = { kind: 'places', encoder, passages: some.map(({ passage }) => passage), spans } as const
+      const { places } = await texts.run(task, urgency, signal)
+      for (const [n, { i }] of some.entries()) {
+        const score = placed[i]
+        if (!score?.window) continue
+        placed[i] = { ...score, window: { ...score.window, start: places[2 * n] ?? 0, end: places[2 * n + 1] ?? 0 } }
+      }
+    }),
+  )
+  return placed
 }
 
 /** About how many windows a text of so many UTF-16 code units has. */
@@ -45,38 +88,40 @@ export function windowsOf(length: number, { encoder, windows }: DocumentEncoder)
   return Math.ceil(length / UNITS_PER_TOKEN / (encoder.maxTokens * (1 - windows.overlap)))
 }
 
-type Encode = (with_: DocumentEncoder, query: string, passage: string, limit: number | undefined) => EncodedDocument
-
-const MODES: Readonly<Record<RerankJob['longDocuments'], Encode>> = {
-  truncate({ encoder }, query, passage, limit) {
-    return single(encoder.encode(query, passage, limit))
-  },
-
-  snippet({ encoder }, query, passage, limit) {
-    const { tokens, complete } = encoder.room(query, passage, limit)
-    if (complete || tokens < 1) return single(encoder.encode(query, passage, limit))
-    const snippet = snippetOf(query, passage, tokens, (text) => encoder.countTokens(text, tokens))
-    const pair = encoder.encode(query, snippet, limit)
-    return { pairs: [pair], score: (logits) => ({ logit: logits[0] ?? Number.NaN, truncated: true, snippet: true }) }
-  },
-
-  windows({ encoder, windows }, query, passage, limit) {
-    const { pairs, spans, truncated } = encoder.encodeWindows(query, passage, windows, limit)
-    return {
-      pairs,
-      score(logits) {
-        const index = firstBest(logits)
-        const span = spans[index] ?? [0, 0]
-        const place =
-          spans.length === 1 && !truncated ? { start: 0, end: passage.length } : encoder.locate(passage, span)
-        return { logit: logits[index] ?? Number.NaN, truncated, window: { index, ...place, count: spans.length } }
-      },
+function documentsOf(
+  { ids, lengths, secondStarts, counts, flags, spans }: PairsOutput,
+  passages: readonly string[],
+): EncodedDocument[] {
+  let [pair, at] = [0, 0]
+  return passages.map((passage, i) => {
+    const flag = flags[i] ?? 0
+    const truncated = (flag & TRUNCATED) !== 0
+    const pairs: EncodedPair[] = []
+    const own: [number, number][] = []
+    for (const end = pair + (counts[i] ?? 0); pair < end; pair++) {
+      const length = lengths[pair] ?? 0
+      pairs.push({ ids: ids.subarray(at, at + length), secondStart: secondStarts[pair] ?? 0, truncated })
+      if (spans.length > 0) own.push([spans[2 * pair] ?? 0, spans[2 * pair + 1] ?? 0])
+      at += length
     }
-  },
-}
-
-function single(pair: EncodedPair): EncodedDocument {
-  return { pairs: [pair], score: (logits) => ({ logit: logits[0] ?? Number.NaN, truncated: pair.truncated }) }
+    const end = passage.length
+    if (spans.length > 0) {
+      return {
+        pairs,
+        ...(flag & WINDOWS ? { spans: own } : {}),
+        score(logits) {
+          const index = firstBest(logits)
+          return {
+            logit: logits[index] ?? Number.NaN,
+            truncated,
+            window: { index, start: 0, end, count: pairs.length },
+          }
+        },
+      }
+    }
+    const snippet = flag & SNIPPET ? ({ snippet: true } as const) : {}
+    return { pairs, score: (logits) => ({ logit: logits[0] ?? Number.NaN, truncated, ...snippet }) }
+  })
 }
 
 function firstBest(logits: Float32Array): number {

@@ -2,8 +2,11 @@
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
 import { byRank } from '../../shared/protocol/ranking.js'
-import { FIRST_STAGE_FILTER, type Prefilter } from '../../shared/protocol/strategy.js'
+import { FIRST_STAGE_FILTER } from '../../shared/protocol/strategy.js'
+import type { Urgency } from '../batching/urgency.js'
+import type { TextRunner } from '../text/text-tasks.js'
 import { bm25 } from './bm25.js'
+import { type Keep, keepsAll, keptOf } from './keep.js'
 import type { Candidate } from './load-candidates.js'
 
 /** A cheap look at candidates: a score for each, higher is better. */
@@ -13,7 +16,7 @@ export interface Filter {
   readonly readsTexts: boolean
   /** What embeddings of passages depend on, where it looks at those. */
   readonly context?: string
-  score(query: string, candidates: readonly Candidate[], signal: AbortSignal): Promise<Looked>
+  score(query: string, candidates: readonly Candidate[], urgency: Urgency, signal: AbortSignal): Promise<Looked>
 }
 
 export interface Opinion {
@@ -30,13 +33,15 @@ export interface Looked {
   readonly embeddings?: { readonly computed: number; readonly reused: number }
 }
 
-export const BM25: Filter = {
-  name: 'bm25',
-  readsTexts: true,
-  score: async (query, candidates, signal) => {
-    const passages = candidates.map(({ document }) => document.text)
-    return { scores: await bm25(query, passages, signal) }
-  },
+export function bm25Filter(texts: TextRunner): Filter {
+  return {
+    name: 'bm25',
+    readsTexts: true,
+    score: async (query, candidates, urgency, signal) => {
+      const passages = candidates.map(({ document }) => document.text)
+      return { scores: await bm25(query, passages, texts, urgency, signal) }
+    },
+  }
 }
 
 /** What the request says that its first stage gave each document. */
@@ -67,12 +72,6 @@ export interface Filtered {
   }
 }
 
-/** `auto` guards the first so many where a request wants all, and keeps this many at least. */
-const AUTO_WANTED = 10
-const AUTO_LEAST = 20
-/** Standard deviations below the last one wanted at which `auto` stops. */
-const AUTO_GAP = 1
-
 /**
  * Best first means by the filter's score, then by index. A filter that would keep everything is run only
  * where its order counts.
@@ -80,14 +79,14 @@ const AUTO_GAP = 1
  * @throws what the filter throws; or the signal's reason
  */
 export async function prefilter(
-  { query, topN, fuse }: Pick<RerankJob, 'query' | 'topN' | 'fuse'>,
-  keep: Prefilter['keep'],
+  { query, topN, fuse, ...urgency }: Pick<RerankJob, 'query' | 'topN' | 'fuse'> & Urgency,
+  keep: Keep,
   filter: Filter,
   candidates: readonly Candidate[],
   signal: AbortSignal,
 ): Promise<Filtered> {
   if (keepsAll(keep, candidates.length, topN) && fuse === null) return { kept: candidates, rest: [] }
-  const { scores, parts, embeddings } = await filter.score(query, candidates, signal)
+  const { scores, parts, embeddings } = await filter.score(query, candidates, urgency, signal)
   const opinion = (fuse === null || fuse.of === null ? undefined : parts?.[fuse.of]) ?? { name: filter.name, scores }
   const ranking = candidates
     .map((candidate, place) => ({ candidate, index: candidate.index, score: scores[place] ?? 0, place }))
@@ -110,32 +109,4 @@ export async function prefilter(
       ...(embeddings ? { embeddings } : {}),
     },
   }
-}
-
-/** Whether it is clear before the look that everything would be kept. */
-export function keepsAll(keep: Prefilter['keep'], count: number, topN: number | null): boolean {
-  return (keep === 'auto' ? leastOf(topN) : numberOf(keep, count)) >= count
-}
-
-/**
- * How many candidates are kept. `auto`: those whose score is no more than a standard deviation (of all scores) below that
- * of the last one wanted.
- *
- * @param scores best first
- */
-export function keptOf(keep: Prefilter['keep'], scores: readonly number[], topN: number | null): number {
-  if (keep !== 'auto') return numberOf(keep, scores.length)
-  const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length
-  const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length)
-  const last = scores[(topN ?? AUTO_WANTED) - 1]
-  if (last === undefined) return scores.length
-  return Math.max(leastOf(topN), scores.filter((score) => score >= last - AUTO_GAP * deviation).length)
-}
-
-function leastOf(topN: number | null): number {
-  return Math.max(AUTO_LEAST, topN ?? AUTO_WANTED)
-}
-
-function numberOf(keep: number, count: number): number {
-  return keep < 1 ? Math.max(1, Math.ceil(count * keep - 1e-9)) : keep
 }

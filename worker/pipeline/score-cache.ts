@@ -11,6 +11,7 @@ import type { Keys } from '../../shared/protocol/keys.js'
 import type { Window } from '../../shared/protocol/result.js'
 import type { LongDocuments } from '../../shared/protocol/strategy.js'
 import type { ModelExit } from '../model/model-exits.js'
+import { TimeSlice } from '../time-slice.js'
 import type { WindowRule } from '../tokenize/pair-encoder.js'
 import { SharedCache, type Shelf } from './shared-cache.js'
 
@@ -81,13 +82,19 @@ export class ScoreCache {
     this.#maxShared = sharedScoreCacheEntries
   }
 
-  keysOf(context: ScoringContext, query: string, passages: readonly string[]): PairKeys {
+  /** @throws the signal's reason */
+  async keysOf(
+    context: ScoringContext,
+    query: string,
+    passages: readonly string[],
+    signal: AbortSignal,
+  ): Promise<PairKeys> {
     // Without a cache nothing is shared: names that no other job has.
     if (this.#ttlMs === 0) return { query: `unshared ${this.#unshared++}`, passages: passages.map((_, i) => String(i)) }
     const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments, exit } = context
     const model = digest(
       JSON.stringify([
-        2,
+        3,
         modelFingerprint,
         maxTokens,
         truncation,
@@ -96,7 +103,13 @@ export class ScoreCache {
         ...(exit ? [exit.fingerprint, exit.calibration] : []),
       ]),
     ).toString('base64url')
-    return { query: this.#keys.scores(model, digest(query).toString('base64url')), passages: passages.map(fieldOf) }
+    const fields: string[] = []
+    const slice = new TimeSlice()
+    for (const passage of passages) {
+      fields.push(fieldOf(passage))
+      if (slice.isOver) await slice.pause(signal)
+    }
+    return { query: this.#keys.scores(model, digest(query).toString('base64url')), passages: fields }
   }
 
   /** Name of a single pair, the same for the same pair in whatever request. */

@@ -3,14 +3,8 @@
  * again. A job never waits for one that is less urgent than itself, and when the job that scores a pair ends without
  * its score, those that wait are told so and see to it themselves: they neither fail nor stop with it.
  */
+import type { Urgency } from '../batching/urgency.js'
 import type { KnownScore } from './score-cache.js'
-
-/** Who goes first in the batcher: the lower priority, then the earlier deadline. */
-export interface Urgency {
-  readonly priority: number
-  /** Milliseconds since 1970. */
-  readonly deadlineAt: number | null
-}
 
 interface Flight {
   readonly urgency: Urgency

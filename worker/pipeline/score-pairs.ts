@@ -1,38 +1,23 @@
-/** Stages: token ids, then logits, of candidates whose scores nobody knows. */
-import { setImmediate } from 'node:timers/promises'
+/** Stages: token ids, then logits, of a block of candidates whose scores nobody knows. */
 import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
 import type { Batcher, ScoringRequest } from '../batching/batcher.js'
+import type { Lease, PairBudget } from '../batching/pair-budget.js'
 import type { GroupScores } from '../batching/scoring-group.js'
 import type { Model } from '../model/model.js'
 import { type EarlyScore, type StagedScores, scoreByStages } from './early-exit.js'
-import { type DocumentEncoder, type EncodedDocument, encodeDocuments, windowsOf } from './encode-documents.js'
+import {
+  type DocumentEncoder,
+  type EncodedDocument,
+  encodeDocuments,
+  placeWindows,
+  windowsOf,
+} from './encode-documents.js'
 import type { ExitPlan } from './exit-plan.js'
 import type { Candidate } from './load-candidates.js'
 import type { KnownScore } from './score-cache.js'
-
-/** Finding windows in their texts runs on the event loop; after so long it lets others go first. */
-const SLICE_MS = 8
-
-/** What scoring took. */
-export interface Spent {
-  readonly tokens: number
-  readonly tokenizeMs: number
-  readonly batchWaitMs: number
-  readonly inferenceMs: number
-}
-
-export const NOTHING_SPENT: Spent = { tokens: 0, tokenizeMs: 0, batchWaitMs: 0, inferenceMs: 0 }
-
-export function addSpent(a: Spent, b: Spent): Spent {
-  return {
-    tokens: a.tokens + b.tokens,
-    tokenizeMs: a.tokenizeMs + b.tokenizeMs,
-    batchWaitMs: a.batchWaitMs + b.batchWaitMs,
-    inferenceMs: a.inferenceMs + b.inferenceMs,
-  }
-}
+import { NOTHING_SPENT, type Spent } from './spent.js'
 
 /** What scores candidates. */
 export interface PairScorer extends DocumentEncoder {
@@ -40,10 +25,19 @@ export interface PairScorer extends DocumentEncoder {
   readonly model: Pick<Model, 'exits'>
 }
 
+export interface ScoredPairs {
+  /** In the candidates' order. */
+  readonly scores: readonly (KnownScore | undefined)[]
+  /** Those that left the model early, by their places. */
+  readonly left: ReadonlyMap<number, EarlyScore>
+  readonly spent: Spent
+}
+
 /**
+ * Nothing of the budget is held but while a block is encoded and scored.
+ *
  * @param plan who may leave the model early
  * @param known final logits of the job's other candidates
- * @returns a score for each candidate, in their order; those that left the model early have theirs in `left`
  * @throws RankmillError of the encoder or the batcher, naming documents by their index in the request; or the signal's
  *   reason
  */
@@ -53,16 +47,35 @@ export async function scorePairs(
   scorer: PairScorer,
   plan: ExitPlan,
   known: readonly number[],
+  { budget, metrics }: { readonly budget: PairBudget; readonly metrics: WorkerMetrics },
+  signal: AbortSignal,
+): Promise<ScoredPairs> {
+  const expected = candidates.reduce((sum, candidate) => sum + pairsExpected(job, candidate, scorer), 0)
+  const lease = await budget.take(expected, job, signal)
+  try {
+    return await scoreLeased(job, candidates, scorer, plan, known, lease, metrics, signal)
+  } finally {
+    lease.release()
+  }
+}
+
+async function scoreLeased(
+  job: RerankJob,
+  candidates: readonly Candidate[],
+  scorer: PairScorer,
+  plan: ExitPlan,
+  known: readonly number[],
+  lease: Lease,
   metrics: WorkerMetrics,
   signal: AbortSignal,
-): Promise<Spent & { scores: (KnownScore | undefined)[]; left: ReadonlyMap<number, EarlyScore> }> {
+): Promise<ScoredPairs> {
   const startedAt = performance.now()
   const passages = candidates.map((candidate) => candidate.document.text)
-  const documents = await metrics.time('tokenize', () => encodeDocuments(scorer, job, passages))
+  const documents = await metrics.time('tokenize', () => encodeDocuments(scorer, job, passages, signal))
   const tokenizeMs = performance.now() - startedAt
-  const pairs = documents.flatMap((document) => document.pairs)
-  const tokens = pairs.reduce((sum, pair) => sum + pair.ids.length, 0)
-  const spent = { tokens, tokenizeMs, batchWaitMs: 0, inferenceMs: 0 }
+  const pairs = documents.reduce((sum, document) => sum + document.pairs.length, 0)
+  lease.resize(pairs)
+  const spent = { ...NOTHING_SPENT, pairs, tokens: tokensOf(documents), tokenizeMs, budgetWaitMs: lease.waitedMs }
   const run = async (request: Pick<ScoringRequest, 'pairs' | 'stage' | 'states'>, owners: readonly number[]) => {
     const { priority, deadlineAt } = job
     const scored = await scorer.batcher.score({ ...request, priority, deadlineAt, signal }).catch((error) => {
@@ -75,15 +88,23 @@ export async function scorePairs(
     spent.inferenceMs += scored.inferenceMs
     return scored
   }
-  const scored =
+  const { final, left } =
     plan.kind === 'never'
       ? await scoreWhole(documents, run)
       : await scoreByStages(plan, scorer.model.exits, documents, known, (staged, owners, stage, states) =>
           run({ pairs: staged, stage, states }, owners),
         )
+  metrics.observeStage('budget_wait', spent.budgetWaitMs)
   metrics.observeStage('batch_wait', spent.batchWaitMs)
   metrics.observeStage('inference', spent.inferenceMs)
-  return { scores: scored.final, left: scored.left, ...spent }
+  if (job.longDocuments !== 'windows') return { scores: final, left, spent }
+  const found = final.map((score, place) => score ?? left.get(place)?.score)
+  const placed = await placeWindows(scorer, job, documents, passages, found, signal)
+  return {
+    scores: final.map((score, place) => score && placed[place]),
+    left: new Map([...left].map(([place, early]) => [place, { ...early, score: placed[place] ?? early.score }])),
+    spent,
+  }
 }
 
 async function scoreWhole(
@@ -93,25 +114,47 @@ async function scoreWhole(
   const owners = documents.flatMap(({ pairs }, place) => pairs.map(() => place))
   const { logits } = await run({ pairs: documents.flatMap(({ pairs }) => pairs) }, owners)
   let next = 0
-  const final: KnownScore[] = []
-  let sliceEnd = performance.now() + SLICE_MS
-  for (const document of documents) {
+  const final = documents.map((document) => {
     const first = next
     next += document.pairs.length
-    final.push(document.score(logits.subarray(first, next)))
-    if (performance.now() > sliceEnd) {
-      await setImmediate()
-      sliceEnd = performance.now() + SLICE_MS
-    }
-  }
+    return document.score(logits.subarray(first, next))
+  })
   return { final, left: new Map() }
 }
 
-/** For the budget, before anything is tokenised: about how many pairs the candidates will be. */
-export function pairsExpected(job: RerankJob, candidates: readonly Candidate[], scorer: DocumentEncoder): number {
-  if (job.longDocuments !== 'windows') return candidates.length
-  const most = scorer.windows.maxWindows
-  return candidates.reduce((sum, { document }) => sum + Math.min(most, windowsOf(document.text.length, scorer)), 0)
+/** About how many pairs a candidate will be, before anything is tokenised. */
+function pairsExpected(job: RerankJob, { document }: Candidate, scorer: DocumentEncoder): number {
+  if (job.longDocuments !== 'windows') return 1
+  return Math.min(scorer.windows.maxWindows, windowsOf(document.text.length, scorer))
+}
+
+/** The places of candidates in blocks of at most so many pairs, or one candidate, in their order. */
+export function blocksOf(
+  job: RerankJob,
+  candidates: readonly Candidate[],
+  places: readonly number[],
+  scorer: DocumentEncoder,
+  most: number,
+): number[][] {
+  const blocks: number[][] = []
+  let pairs = Number.POSITIVE_INFINITY
+  for (const place of places) {
+    const candidate = candidates[place]
+    const own = candidate ? pairsExpected(job, candidate, scorer) : 0
+    if (pairs + own > most) {
+      blocks.push([])
+      pairs = 0
+    }
+    blocks.at(-1)?.push(place)
+    pairs += own
+  }
+  return blocks
+}
+
+function tokensOf(documents: readonly EncodedDocument[]): number {
+  let tokens = 0
+  for (const { pairs } of documents) for (const { ids } of pairs) tokens += ids.length
+  return tokens
 }
 
 /** A batcher's error names a pair by its place among those it was given; callers know the document's index. */

@@ -6,8 +6,9 @@ import type { WorkerMetrics } from '../../monitoring/metrics.js'
 import { isCorpusReference } from '../../shared/protocol/documents.js'
 import type { MissingCandidate, RerankJob } from '../../shared/protocol/job.js'
 import type { Prefilter } from '../../shared/protocol/strategy.js'
+import { keepsAll } from './keep.js'
 import { type Candidate, type CandidateLoader, isChanged } from './load-candidates.js'
-import { type Filter, type Filtered, keepsAll, prefilter } from './prefilter.js'
+import { type Filter, type Filtered, prefilter } from './prefilter.js'
 
 export interface Sifted {
   readonly filtered: Filtered

@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { RankmillError } from '../../../shared/errors.js'
@@ -54,6 +56,8 @@ const pair = (length: number, id = 1): EncodedPair => ({
   secondStart: 1,
   truncated: false,
 })
+setFlagsFromString('--expose-gc')
+const collectGarbage = runInNewContext('gc') as () => void
 const never = new AbortController().signal
 const ordinary = { priority: 0, deadlineAt: null, signal: never }
 
@@ -182,6 +186,62 @@ describe('Batcher', () => {
     await running
     await expect(late).rejects.toMatchObject({ code: 'deadline_exceeded' })
     expect(engine.calls).toHaveLength(1)
+  })
+
+  it('ends whoever is past its deadline, though others go first, and lets nobody starve behind it', async () => {
+    const clock = { now: 0 }
+    const engine = new ManualEngine(1)
+    const { batcher } = setUp(engine, clock, 1000)
+    const running = batcher.score({ ...ordinary, pairs: [pair(3)] })
+    const late = batcher.score({ pairs: [pair(3)], priority: 500, deadlineAt: 10, signal: never })
+    const patient = batcher.score({ pairs: [pair(5)], priority: 500, deadlineAt: null, signal: never })
+    clock.now = 2000
+    const urgent = batcher.score({ ...ordinary, pairs: Array.from({ length: 8 }, () => pair(3)) })
+    engine.calls[0]!.finish()
+    await running
+    await expect(late).rejects.toMatchObject({ code: 'deadline_exceeded' })
+    const lengths: number[] = []
+    for (let i = 1; i <= 9; i++) {
+      lengths.push(engine.calls[i]!.batch.length)
+      engine.calls[i]!.finish()
+      await settled()
+    }
+    expect(lengths.indexOf(5)).toBeLessThan(4)
+    await Promise.all([patient, urgent])
+  })
+
+  it('ends a halved batch of a request whose deadline passed, without another try', async () => {
+    const clock = { now: 0 }
+    const engine = new ManualEngine(4)
+    const { batcher } = setUp(engine, clock)
+    const late = batcher.score({ pairs: [pair(3), pair(3)], priority: 0, deadlineAt: 10, signal: never })
+    clock.now = 11
+    engine.calls[0]!.fail(new RankmillError('inference_failed', 'once'))
+    await expect(late).rejects.toMatchObject({ code: 'deadline_exceeded' })
+    expect(engine.calls).toHaveLength(1)
+  })
+
+  it('lets go of pairs when they are scored, though their priority never runs out of work', async () => {
+    const { batcher } = setUp(new InstantEngine(8, 100_000, 2))
+    const held: WeakRef<Int32Array>[] = []
+    let open = 0
+    const feed = async (rounds: number) => {
+      for (let i = 0; i < rounds; i++) {
+        const pairs = [pair(20 + (i % 30)), pair(10)]
+        for (const { ids } of pairs) held.push(new WeakRef(ids))
+        await batcher.score({ ...ordinary, pairs })
+        open++
+      }
+    }
+    const feeding = Promise.all(Array.from({ length: 8 }, () => feed(1000)))
+    while (open < 4000) await settled()
+    collectGarbage()
+    await settled()
+    collectGarbage()
+    const alive = held.filter((ref) => ref.deref() !== undefined).length
+    expect(batcher.pairsWaiting).toBeGreaterThan(0)
+    expect(alive).toBeLessThan(held.length / 20)
+    await feeding
   })
 
   it('drops the pairs of a cancelled job', async () => {

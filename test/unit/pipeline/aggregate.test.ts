@@ -4,7 +4,7 @@ import type { RerankJob, ScoredPart } from '../../../shared/protocol/job.js'
 import { mergeParts, trimPart } from '../../../worker/pipeline/aggregate.js'
 
 const usage = { pairs: 1, scored: 1, cached: 0, prefiltered: 0, exited_early: 0, tokens: 10, truncated: 1 }
-const timings = { queued: 1, tokenize: 2, batch_wait: 3, inference: 4, total: 0 }
+const timings = { queued: 1, tokenize: 2, budget_wait: 0, batch_wait: 3, inference: 4, total: 0 }
 const job = (topN: number | null, parts: number): RerankJob => ({
   v: 2,
   requestId: 'r',
@@ -71,5 +71,5 @@ it('adds usage up and takes the longest timings', () => {
     tokens: 20,
     truncated: 2,
   })
-  expect(result.timings_ms).toEqual({ queued: 1, tokenize: 2, batch_wait: 3, inference: 9, total: 250 })
+  expect(result.timings_ms).toEqual({ queued: 1, tokenize: 2, budget_wait: 0, batch_wait: 3, inference: 9, total: 250 })
 })

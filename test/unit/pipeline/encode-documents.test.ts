@@ -1,8 +1,8 @@
 /** Long documents, against the same rules written the slow and obvious way. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { encodeDocuments } from '../../../worker/pipeline/encode-documents.js'
-import { snippetOf } from '../../../worker/pipeline/snippet.js'
+import { encodeDocuments, placeWindows } from '../../../worker/pipeline/encode-documents.js'
+import { LocalTexts } from '../../../worker/text/local-texts.js'
 import { PairEncoder } from '../../../worker/tokenize/pair-encoder.js'
 import { loadTokenizer } from '../../../worker/tokenize/tokenizer.js'
 
@@ -109,45 +109,20 @@ describe('windows', () => {
   })
 
   it('give the document the logit of the best, the first of equals', async () => {
-    const windows = { maxWindows: 8, overlap: 0 }
-    const encoder = encoderOf(tokenizers[0]!, 8)
-    const job = { query: 'a', maxTokensPerDoc: null, longDocuments: 'windows' as const }
-    const [document] = await encodeDocuments({ encoder, windows }, job, ['a a a a job job job job ! ! ! !'])
-    expect(document!.pairs.length).toBe(3)
-    const score = document!.score(Float32Array.of(-1, 2, 2))
-    expect(score).toMatchObject({ logit: 2, truncated: false, window: { index: 1, count: 3 } })
-    expect('a a a a job job job job ! ! ! !'.slice(score.window!.start, score.window!.end)).toBe('job job job job')
-  })
-})
-
-describe('snippet', () => {
-  const countWords = (source: string) => source.split(/\s+/).filter(Boolean).length
-
-  it('takes the sentences with the rarest of the query’s words, in their order', () => {
-    const document = 'Cats sleep. Dogs bark at cats. A rare heron fishes. Dogs sleep. Dogs and cats eat. '
-    const take = (query: string, words: number) => snippetOf(query, document, words, countWords).trim()
-    expect(take('heron', 4)).toBe('A rare heron fishes.')
-    expect(take('the heron, dogs', 6)).toBe('A rare heron fishes. Dogs sleep.')
-    expect(take('cats', 2)).toBe('Cats sleep.')
-    expect(take('nothing of it', 2)).toBe('Cats sleep.')
-    expect(take('heron', 3)).toBe('Cats sleep.')
-  })
-
-  it('never has more tokens than it may, unless the best sentence alone has', () => {
-    const sentence = fc
-      .array(fc.constantFrom('job', 'queue', 'retry', 'red', 'fox'), { minLength: 1, maxLength: 9 })
-      .map((words) => `${words.join(' ').replace(/^./, (c) => c.toUpperCase())}. `)
-    fc.assert(
-      fc.property(fc.array(sentence, { minLength: 1, maxLength: 12 }), fc.integer({ min: 1, max: 30 }), (all, max) => {
-        const snippet = snippetOf('red queue', all.join(''), max, countWords)
-        if (all.some((one) => countWords(one) <= max)) expect(countWords(snippet)).toBeLessThanOrEqual(max)
-        const kept = snippet.match(/[^.]+\. /g) ?? []
-        let at = 0
-        for (const one of kept) {
-          at = all.indexOf(one, at) + 1
-          expect(at).toBeGreaterThan(0)
-        }
-      }),
+    const encoder = { folder: folders[0]!, maxTokens: 8, truncation: 'longest_first', cacheTokens: 0 } as const
+    const by = { texts: new LocalTexts(loadTokenizer), encoder, windows: { maxWindows: 8, overlap: 0 } }
+    const ordinary = { priority: 0, deadlineAt: null }
+    const job = { query: 'a', maxTokensPerDoc: null, longDocuments: 'windows' as const, ...ordinary }
+    const never = new AbortController().signal
+    const passages = ['a job', 'a a a a job job job job ! ! ! !']
+    const documents = await encodeDocuments(by, job, passages, never)
+    expect(documents.map(({ pairs }) => pairs.length)).toEqual([1, 3])
+    const scores = documents.map((document, i) =>
+      document.score(i === 0 ? Float32Array.of(3) : Float32Array.of(-1, 2, 2)),
     )
+    const [whole, part] = await placeWindows(by, ordinary, documents, passages, scores, never)
+    expect(whole).toEqual({ logit: 3, truncated: false, window: { index: 0, start: 0, end: 5, count: 1 } })
+    expect(part).toMatchObject({ logit: 2, truncated: false, window: { index: 1, count: 3 } })
+    expect(passages[1]!.slice(part!.window!.start, part!.window!.end)).toBe('job job job job')
   })
 })

@@ -2,10 +2,14 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { bm25 } from '../../../worker/pipeline/bm25.js'
-import { BM25, prefilter } from '../../../worker/pipeline/prefilter.js'
-import { termsOf } from '../../../worker/pipeline/terms.js'
+import { bm25Filter, prefilter } from '../../../worker/pipeline/prefilter.js'
+import { LocalTexts } from '../../../worker/text/local-texts.js'
+import { termsOf } from '../../../worker/text/terms.js'
 
 const never = new AbortController().signal
+const ordinary = { priority: 0, deadlineAt: null }
+const texts = new LocalTexts(() => Promise.reject(new Error('there is no tokeniser')))
+const BM25 = bm25Filter(texts)
 const word = fc.constantFrom('job', 'Queue', 'RETRY', 'naïve', '検索', 'x', '!', '42')
 const text = (maxLength: number) => fc.array(word, { maxLength }).map((words) => words.join(' '))
 const candidatesOf = (texts: readonly string[]) => texts.map((one, index) => ({ index, document: { text: one } }))
@@ -39,7 +43,7 @@ describe('bm25', () => {
   it('is what its formula says', async () => {
     await fc.assert(
       fc.asyncProperty(text(6), fc.array(text(12), { minLength: 1, maxLength: 12 }), async (query, passages) => {
-        const scores = await bm25(query, passages, never)
+        const scores = await bm25(query, passages, texts, ordinary, never)
         for (const [i, score] of slowBm25(query, passages).entries()) expect(scores[i]).toBeCloseTo(score, 10)
       }),
     )
@@ -49,7 +53,7 @@ describe('bm25', () => {
     const passages = Array.from({ length: 20_000 }, (_, i) => `passage ${i} ${'about jobs and queues '.repeat(10)}`)
     const stop = new AbortController()
     setImmediate(() => stop.abort(new Error('no longer wanted')))
-    await expect(bm25('jobs', passages, stop.signal)).rejects.toThrow('no longer wanted')
+    await expect(bm25('jobs', passages, texts, ordinary, stop.signal)).rejects.toThrow('no longer wanted')
   })
 })
 
@@ -60,17 +64,17 @@ describe('prefilter', () => {
       fc.double({ min: 0.01, max: 0.99, noNaN: true }),
       fc.constant('auto' as const),
     )
-    const texts = fc.array(text(8), { minLength: 1, maxLength: 60 })
+    const lists = fc.array(text(8), { minLength: 1, maxLength: 60 })
     await fc.assert(
-      fc.asyncProperty(text(4), texts, keep, async (query, passages, wanted) => {
+      fc.asyncProperty(text(4), lists, keep, async (query, passages, wanted) => {
         const { kept, rest } = await prefilter(
-          { query, topN: null, fuse: null },
+          { ...ordinary, query, topN: null, fuse: null },
           wanted,
           BM25,
           candidatesOf(passages),
           never,
         )
-        const scores = await bm25(query, passages, never)
+        const scores = await bm25(query, passages, texts, ordinary, never)
         const mean = scores.reduce((sum, score) => sum + score, 0) / scores.length
         const ranking = passages.map((_, i) => i).sort((a, b) => scores[b]! - scores[a]! || a - b)
         const deviation = Math.sqrt(scores.reduce((sum, score) => sum + (score - mean) ** 2, 0) / scores.length)
@@ -85,7 +89,7 @@ describe('prefilter', () => {
 
   it('stops by itself where the rest is far behind the last one wanted', async () => {
     const candidates = candidatesOf(Array.from({ length: 1000 }, (_, i) => (i % 20 === 7 ? 'job' : 'queue')))
-    const request = { query: 'job', topN: 3, fuse: null }
+    const request = { ...ordinary, query: 'job', topN: 3, fuse: null }
     const { kept } = await prefilter(request, 'auto', BM25, candidates, never)
     expect(kept.map(({ index }) => index % 20)).toEqual(new Array(50).fill(7))
     const all = await prefilter({ ...request, topN: 51 }, 'auto', BM25, candidates, never)
@@ -99,7 +103,13 @@ describe('prefilter', () => {
     ['more than there are', 5000, 1000],
   ])('keeps %s', async (_, keep, count) => {
     const candidates = candidatesOf(Array.from({ length: 1000 }, (__, i) => `job ${i}`))
-    const { kept, rest } = await prefilter({ query: 'job', topN: 3, fuse: null }, keep, BM25, candidates, never)
+    const { kept, rest } = await prefilter(
+      { ...ordinary, query: 'job', topN: 3, fuse: null },
+      keep,
+      BM25,
+      candidates,
+      never,
+    )
     expect([kept.length, rest.length]).toEqual([count, 1000 - count])
   })
 })

@@ -1,7 +1,6 @@
 /** The sentences of a long document that say most about a query. */
+import { sentencesOf } from './sentences.js'
 import { termsOf } from './terms.js'
-
-const SENTENCES = new Intl.Segmenter('en', { granularity: 'sentence' })
 
 /**
  * Sentences are ranked by the query's terms in them, each term counted once and weighed by how few of the document's
@@ -19,16 +18,20 @@ export function snippetOf(
   maxTokens: number,
   countTokens: (text: string) => number,
 ): string {
-  const sentences = Array.from(SENTENCES.segment(document), ({ segment }) => segment)
-  const wanted = [...new Set(termsOf(query))]
+  const sentences = [...sentencesOf(document)]
+  const wanted = new Map([...new Set(termsOf(query))].map((term, place) => [term, place]))
+  const having = new Uint32Array(wanted.size)
   const found = sentences.map((sentence) => {
-    const terms = new Set(termsOf(sentence))
-    return wanted.filter((term) => terms.has(term))
+    const places = new Set<number>()
+    for (const term of termsOf(sentence)) {
+      const place = wanted.get(term)
+      if (place !== undefined) places.add(place)
+    }
+    for (const place of places) having[place] = (having[place] ?? 0) + 1
+    return [...places].sort((a, b) => a - b)
   })
-  const having = new Map<string, number>()
-  for (const term of found.flat()) having.set(term, (having.get(term) ?? 0) + 1)
-  const weigh = (term: string) => Math.log(1 + sentences.length / (having.get(term) ?? 1))
-  const scores = found.map((terms) => terms.reduce((sum, term) => sum + weigh(term), 0))
+  const weights = Float64Array.from(having, (count) => Math.log(1 + sentences.length / (count || 1)))
+  const scores = found.map((places) => places.reduce((sum, place) => sum + (weights[place] ?? 0), 0))
   const ranking = sentences.map((_, i) => i).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
   const taken: number[] = []
   let room = maxTokens

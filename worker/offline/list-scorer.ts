@@ -1,11 +1,11 @@
 /** Scores lists of documents with one model, straight through its engine: no queue, no cache, nobody else in the batches. */
-import { RankmillError } from '../shared/errors.js'
-import type { Options } from '../shared/options.js'
-import { Batcher } from './batching/batcher.js'
-import type { InferenceEngine } from './inference/engine.js'
-import type { Model } from './model/model.js'
-import { modelSource } from './model-source.js'
-import { type EncodedPair, PairEncoder } from './tokenize/pair-encoder.js'
+import { RankmillError } from '../../shared/errors.js'
+import type { Options } from '../../shared/options.js'
+import { Batcher } from '../batching/batcher.js'
+import type { InferenceEngine } from '../inference/engine.js'
+import type { Model } from '../model/model.js'
+import { modelSource } from '../model-source.js'
+import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
 
 export interface ScoredList {
   /** One a document, in their order: what requests get as relevance_score. */

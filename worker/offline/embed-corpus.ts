@@ -3,16 +3,17 @@
  * already is passed over, so that a run that was stopped goes on with the next. Memory: a page of passages.
  */
 import { randomBytes } from 'node:crypto'
-import type { Corpora } from '../shared/corpus/corpora.js'
-import type { Layer } from '../shared/corpus/manifest.js'
-import { layersOf } from '../shared/corpus/manifest.js'
-import { RankmillError } from '../shared/errors.js'
-import type { BiEncoder } from './bi-encoder.js'
-import { packEmbedding } from './embedding.js'
+import type { Corpora } from '../../shared/corpus/corpora.js'
+import type { Layer } from '../../shared/corpus/manifest.js'
+import { layersOf } from '../../shared/corpus/manifest.js'
+import { RankmillError } from '../../shared/errors.js'
+import type { BiEncoder } from '../bi-encoder.js'
+import { packEmbedding } from '../embedding.js'
 
 /** The version that is worked on is kept so long after the last sign of the run. */
 const PIN_MS = 120_000
 const RENEW_MS = 30_000
+const NOBODY_WAITS = { priority: 0, deadlineAt: null }
 /** Rounds over a corpus whose layers are merged meanwhile. */
 const ROUNDS = 20
 
@@ -102,7 +103,7 @@ async function embedLayers(
         layers,
         page.lacking.map(({ value }) => value),
       )
-      const { embeddings } = await encoder.passages(texts, signal)
+      const { embeddings } = await encoder.passages(texts, NOBODY_WAITS, signal)
       const stored = page.lacking.flatMap((passage, i) => {
         const embedding = embeddings[i]
         return embedding ? [{ passage, embedding: packEmbedding(embedding) }] : []

@@ -1,0 +1,175 @@
+/** The work on texts itself: tokenising, cutting into windows and sentences, counting terms. It runs on a thread of its own. */
+import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
+import type { Tokenizer } from '../tokenize/tokenizer.js'
+import { snippetOf } from './snippet.js'
+import { termsOf } from './terms.js'
+import {
+  type EncoderSettings,
+  type PairsOutput,
+  type PairsTask,
+  type PlacesOutput,
+  type PlacesTask,
+  SNIPPET,
+  type TermsOutput,
+  type TermsTask,
+  type TextOutput,
+  type TextOutputs,
+  type TextsOutput,
+  type TextsTask,
+  type TextTask,
+  TRUNCATED,
+  WINDOWS,
+} from './text-tasks.js'
+
+/** A tokeniser, and the pairs that are made with it. */
+interface Desk {
+  readonly tokenizer: Tokenizer
+  readonly encoder: PairEncoder
+}
+
+/** One passage's pairs. */
+interface Encoded {
+  readonly pairs: readonly EncodedPair[]
+  readonly flags: number
+  readonly spans?: readonly (readonly [from: number, to: number])[]
+}
+
+export class TextWork {
+  readonly #load: (folder: string) => Promise<Tokenizer>
+  readonly #tokenizers = new Map<string, Promise<Tokenizer>>()
+  readonly #desks = new Map<string, Promise<Desk>>()
+
+  /** @param load the tokeniser of a model's folder */
+  constructor(load: (folder: string) => Promise<Tokenizer>) {
+    this.#load = load
+  }
+
+  /** @throws RankmillError of the tokeniser or the encoder */
+  async run<T extends TextTask>(task: T): Promise<TextOutput<T>> {
+    return (await this.#run(task)) as TextOutput<T>
+  }
+
+  async #run(task: TextTask): Promise<TextOutputs[keyof TextOutputs]> {
+    switch (task.kind) {
+      case 'split':
+        return { terms: termsOf(task.text) }
+      case 'terms':
+        return countTerms(task)
+      case 'open':
+        await this.#desk(task.encoder)
+        return {}
+      case 'pairs':
+        return encodePairs(task, await this.#desk(task.encoder))
+      case 'places':
+        return findPlaces(task, await this.#desk(task.encoder))
+      case 'texts':
+        return encodeTexts(task, await this.#desk(task.encoder))
+    }
+  }
+
+  #desk(settings: EncoderSettings): Promise<Desk> {
+    return remembered(this.#desks, JSON.stringify(settings), async () => {
+      const { folder } = settings
+      const tokenizer = await remembered(this.#tokenizers, folder, () => this.#load(folder))
+      return { tokenizer, encoder: new PairEncoder(tokenizer, settings) }
+    })
+  }
+}
+
+/** What fails is not remembered: the files may be mended. */
+function remembered<V>(known: Map<string, Promise<V>>, key: string, make: () => Promise<V>): Promise<V> {
+  const found = known.get(key)
+  if (found) return found
+  const making = make()
+  known.set(key, making)
+  making.catch(() => known.delete(key))
+  return making
+}
+
+function encodePairs({ query, passages, mode, limit, windows }: PairsTask, { encoder }: Desk): PairsOutput {
+  const most = limit ?? undefined
+  const encoded = passages.map((passage): Encoded => {
+    if (mode === 'windows') {
+      const { pairs, spans, truncated } = encoder.encodeWindows(query, passage, windows, most)
+      const isPart = spans.length > 1 || truncated
+      return { pairs, flags: (truncated ? TRUNCATED : 0) | (isPart ? WINDOWS : 0), spans }
+    }
+    if (mode === 'snippet') {
+      const { tokens, complete } = encoder.room(query, passage, most)
+      if (!complete && tokens >= 1) {
+        const snippet = snippetOf(query, passage, tokens, (text) => encoder.countTokens(text, tokens))
+        return { pairs: [encoder.encode(query, snippet, most)], flags: TRUNCATED | SNIPPET }
+      }
+    }
+    const pair = encoder.encode(query, passage, most)
+    return { pairs: [pair], flags: pair.truncated ? TRUNCATED : 0 }
+  })
+  const pairs = encoded.flatMap((one) => one.pairs)
+  const spans = encoded.flatMap((one) => one.spans ?? [])
+  return {
+    ...joined(pairs.map(({ ids }) => ids)),
+    secondStarts: Int32Array.from(pairs, ({ secondStart }) => secondStart),
+    counts: Int32Array.from(encoded, (one) => one.pairs.length),
+    flags: Uint8Array.from(encoded, ({ flags }) => flags),
+    spans: Int32Array.from(spans.flat()),
+  }
+}
+
+function findPlaces({ passages, spans }: PlacesTask, { encoder }: Desk): PlacesOutput {
+  const places = new Int32Array(2 * passages.length)
+  for (const [i, passage] of passages.entries()) {
+    const { start, end } = encoder.locate(passage, [spans[2 * i] ?? 0, spans[2 * i + 1] ?? 0])
+    places[2 * i] = start
+    places[2 * i + 1] = end
+  }
+  return { places }
+}
+
+/** Each text between the special tokens that stand around a pair, as around a single text. */
+function encodeTexts({ passages, encoder: { maxTokens } }: TextsTask, { tokenizer }: Desk): TextsOutput {
+  const { before, after } = tokenizer.template
+  const room = Math.max(0, maxTokens - before.length - after.length)
+  return joined(
+    passages.map((passage) => {
+      const { ids } = tokenizer.encode(passage, room)
+      const all = new Int32Array(before.length + ids.length + after.length)
+      all.set(before)
+      all.set(ids, before.length)
+      all.set(after, before.length + ids.length)
+      return all
+    }),
+  )
+}
+
+function countTerms({ terms: wanted, passages }: TermsTask): TermsOutput {
+  const places = new Map(wanted.map((term, place) => [term, place]))
+  const lengths = new Int32Array(passages.length)
+  const counts = new Int32Array(passages.length)
+  const found: number[] = []
+  const times: number[] = []
+  for (const [p, passage] of passages.entries()) {
+    const own = new Map<number, number>()
+    for (const term of termsOf(passage)) {
+      lengths[p] = (lengths[p] ?? 0) + 1
+      const place = places.get(term)
+      if (place !== undefined) own.set(place, (own.get(place) ?? 0) + 1)
+    }
+    counts[p] = own.size
+    for (const [place, count] of [...own].sort(([a], [b]) => a - b)) {
+      found.push(place)
+      times.push(count)
+    }
+  }
+  return { lengths, counts, terms: Int32Array.from(found), times: Int32Array.from(times) }
+}
+
+function joined(lists: readonly Int32Array[]): TextsOutput {
+  const lengths = Int32Array.from(lists, (ids) => ids.length)
+  const ids = new Int32Array(lengths.reduce((sum, length) => sum + length, 0))
+  let at = 0
+  for (const list of lists) {
+    ids.set(list, at)
+    at += list.length
+  }
+  return { ids, lengths }
+}
