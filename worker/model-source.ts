@@ -5,6 +5,7 @@ import type { Options } from '../shared/options.js'
 import { BiEncoder } from './bi-encoder.js'
 import { createEngine } from './inference/thread-pool.js'
 import { openBiEncoder } from './model/bi-encoder-model.js'
+import { openBound } from './model/bound-files.js'
 import { openModel } from './model/model.js'
 import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import type { ScorerSource } from './scorers.js'
@@ -21,7 +22,7 @@ export function modelSource(options: Options): ScorerSource {
   } as const
   return {
     openModel: (reference, dtype) => openModel(reference, { dtype, device, cacheDir, allowHub: true }),
-    loadTokenizer: (model) => loadTokenizer(model.folder),
+    loadTokenizer: (model) => openBound(model.files ?? [], () => loadTokenizer(model.folder)),
     createEngine: (model) =>
       createEngine(model, {
         ...place,
@@ -43,7 +44,7 @@ export async function openEncoder(
 ): Promise<BiEncoder> {
   const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
   const [tokenizer, engine] = await Promise.all([
-    loadTokenizer(model.folder),
+    openBound(model.files ?? [], () => loadTokenizer(model.folder, 'SentenceTransformer')),
     // The options of batches are those of the model that scores; a filter is small and does with the defaults.
     createEngine(model, { device: device === 'auto' ? 'cpu' : device, threads, cacheDir, log, calibrate: false }),
   ])

@@ -46,6 +46,8 @@ export class Scorers {
   readonly #log: Logger
   readonly #now: () => number
   readonly #loading = new Map<string, Promise<Scorer>>()
+  /** The same, by what was asked for and what that came to: `auto` and a number format may be one. */
+  readonly #bySpace = new Map<string, Promise<Scorer>>()
   readonly #loaded = new Set<Scorer>()
   /** Names that requests may use -> what the model is opened by. */
   readonly #served: ReadonlyMap<string, string>
@@ -146,12 +148,23 @@ export class Scorers {
     ])
     this.#loaded.clear()
     this.#loading.clear()
+    this.#bySpace.clear()
     this.#filters.clear()
   }
 
   async #load(reference: string, dtype: Options['dtype']): Promise<Scorer> {
     const startedAt = performance.now()
     const model = await this.#source.openModel(reference, dtype)
+    const space = `${reference} ${model.fingerprint}`
+    const known = this.#bySpace.get(space)
+    if (known) return known
+    const starting = this.#start(model, startedAt)
+    this.#bySpace.set(space, starting)
+    starting.catch(() => this.#bySpace.delete(space))
+    return starting
+  }
+
+  async #start(model: Model, startedAt: number): Promise<Scorer> {
     const [tokenizer, engine] = await Promise.all([this.#source.loadTokenizer(model), this.#source.createEngine(model)])
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
@@ -160,7 +173,12 @@ export class Scorers {
     const scorer: Scorer = {
       model,
       engine,
-      encoder: new PairEncoder(tokenizer, { maxTokens, truncation, cacheTokens: tokenCacheTokens }),
+      encoder: new PairEncoder(tokenizer, {
+        maxTokens,
+        truncation,
+        cacheTokens: tokenCacheTokens,
+        queryPrompt: model.queryPrompt ?? '',
+      }),
       batcher: new Batcher(engine, {
         padId: model.padId,
         withTypes: model.usesTokenTypes,

@@ -12,6 +12,8 @@ export interface AddedToken {
   readonly lstrip: boolean
   readonly rstrip: boolean
   readonly normalized: boolean
+  /** One of the model's own (`[SEP]`), that texts may be read without. */
+  readonly special: boolean
 }
 
 /** Where a token was found, including the white space that it takes with it. */
