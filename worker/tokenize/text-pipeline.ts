@@ -63,20 +63,21 @@ export class TextPipeline {
   private run(source: string, open: boolean, sink: IdSink): void {
     // Python refuses lone surrogates; here they become U+FFFD as they do on every way into UTF-8.
     const text = source.isWellFormed() ? source : source.toWellFormed()
-    for (let at = 0; at < text.length && !sink.full; ) {
-      const token = this.raw.next(text, at)
+    for (let at = 0, search = 0; Math.min(at, search) < text.length && !sink.full; ) {
+      const token = this.raw.next(text, at, search)
       const end = token?.start ?? text.length
       if (end > at) this.segment(text.slice(at, end), at === 0, open && token === null, sink)
       if (token === null) return
       sink.push(token.id)
       at = token.end
+      search = token.bareEnd
     }
   }
 
   private segment(source: string, first: boolean, open: boolean, sink: IdSink): void {
     const text = this.normalise === null ? source : this.normalise(source)
-    for (let at = 0; at < text.length && !sink.full; ) {
-      const token = this.normalised.next(text, at)
+    for (let at = 0, search = 0; Math.min(at, search) < text.length && !sink.full; ) {
+      const token = this.normalised.next(text, at, search)
       const end = token?.start ?? text.length
       if (end > at) {
         this.pieces.encode(
@@ -89,6 +90,7 @@ export class TextPipeline {
       if (token === null) return
       sink.push(token.id)
       at = token.end
+      search = token.bareEnd
     }
   }
 }

@@ -90,7 +90,11 @@ describe('loadTokenizer', () => {
     ['an unknown pre-tokeniser', () => changed({ pre_tokenizer: { type: 'UnicodeScripts' } }), /UnicodeScripts/],
     ['an unknown template', () => changed({ post_processor: { type: 'Other' } }), /post_processor/],
     ['a class of its own', () => changed({}, '{"tokenizer_class":"T5Tokenizer"}'), /T5Tokenizer/],
-    ['a class for another model', () => changed({}, '{"tokenizer_class":"BertTokenizer"}'), /BertTokenizer wants .* WordPiece/],
+    [
+      'a class for another model',
+      () => changed({}, '{"tokenizer_class":"BertTokenizer"}'),
+      /BertTokenizer wants .* WordPiece/,
+    ],
     ['truncation on the left', () => changed({}, '{"pad_token":"[PAD]","truncation_side":"left"}'), /left/],
   ])('refuses %s', async (_name, load, message) => {
     await expect(load()).rejects.toMatchObject({ code: 'invalid_model', message: expect.stringMatching(message) })
