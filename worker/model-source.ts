@@ -6,9 +6,10 @@ import { Batcher } from './batching/batcher.js'
 import { BiEncoder } from './bi-encoder.js'
 import { createEngine } from './inference/thread-pool.js'
 import { openBiEncoder } from './model/bi-encoder-model.js'
+import { openBound } from './model/bound-files.js'
 import { openModel } from './model/model.js'
 import type { FilterParts, ScorerSource } from './scorers.js'
-import type { TextRunner } from './text/text-tasks.js'
+import type { EncoderSettings, TextRunner } from './text/text-tasks.js'
 import { TextThreads } from './text/text-threads.js'
 import { loadTokenizer } from './tokenize/tokenizer.js'
 
@@ -23,7 +24,7 @@ export function modelSource(options: Options): ScorerSource {
   } as const
   return {
     openModel: (reference, dtype) => openModel(reference, { dtype, device, cacheDir, allowHub: true }),
-    loadTokenizer: (model) => loadTokenizer(model.folder),
+    loadTokenizer: (model) => openBound(model.files ?? [], () => loadTokenizer(model.folder)),
     openTexts: (now) => openTexts(options, now),
     createEngine: (model) =>
       createEngine(model, {
@@ -66,7 +67,14 @@ async function openFilter(
 ): Promise<BiEncoder> {
   const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
   const { folder, maxTokens, padId, usesTokenTypes: withTypes } = model
-  const encoder = { folder, maxTokens, truncation: 'longest_first', cacheTokens: 0 } as const
+  const encoder: EncoderSettings = {
+    folder,
+    savedAs: 'SentenceTransformer',
+    files: model.files ?? [],
+    maxTokens,
+    truncation: 'longest_first',
+    cacheTokens: 0,
+  }
   const signal = new AbortController().signal
   await texts.run({ kind: 'open', encoder }, { priority: 0, deadlineAt: null }, signal)
   // The options of batches are those of the model that scores; a filter is small and does with the defaults.

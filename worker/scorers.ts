@@ -14,7 +14,7 @@ import type { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { fusedFilter } from './pipeline/fused-filter.js'
 import { bm25Filter, FIRST_STAGE, type Filter } from './pipeline/prefilter.js'
 import type { Scorer } from './pipeline/scorer.js'
-import type { TextRunner } from './text/text-tasks.js'
+import type { EncoderSettings, TextRunner } from './text/text-tasks.js'
 import type { Tokenizer } from './tokenize/tokenizer.js'
 
 /** How models come into being: real ones, or fakes in speed tests of the queue. */
@@ -47,6 +47,8 @@ export class Scorers {
   /** Filters that are there without a model. */
   readonly #plainFilters: readonly Filter[]
   readonly #loading = new Map<string, Promise<Scorer>>()
+  /** The same, by what was asked for and what that came to: `auto` and a number format may be one. */
+  readonly #bySpace = new Map<string, Promise<Scorer>>()
   readonly #loaded = new Set<Scorer>()
   /** Names that requests may use -> what the model is opened by. */
   readonly #served: ReadonlyMap<string, string>
@@ -166,6 +168,7 @@ export class Scorers {
     this.#loaded.clear()
     this.#openFilters.clear()
     this.#loading.clear()
+    this.#bySpace.clear()
     this.#filters.clear()
   }
 
@@ -174,10 +177,28 @@ export class Scorers {
     const opened = await this.#source.openModel(reference, dtype)
     // One that is served under a name of its own goes by it.
     const model: Model = name === fullName(reference) ? opened : { ...opened, name }
+    const space = `${reference} ${model.fingerprint}`
+    const known = this.#bySpace.get(space)
+    if (known) return known
+    const starting = this.#start(model, name, startedAt)
+    this.#bySpace.set(space, starting)
+    starting.catch(() => this.#bySpace.delete(space))
+    return starting
+  }
+
+  async #start(model: Model, name: string, startedAt: number): Promise<Scorer> {
     const { truncation, tokenCacheTokens, maxEntryAgeMs } = this.#options
     const maxTokens = Math.min(this.#options.maxTokens || model.maxTokens, model.maxTokens)
     const windows = { maxWindows: this.#options.maxWindows, overlap: this.#options.windowOverlapPercent / 100 }
-    const encoder = { folder: model.folder, maxTokens, truncation, cacheTokens: tokenCacheTokens }
+    const encoder: EncoderSettings = {
+      folder: model.folder,
+      savedAs: 'CrossEncoder',
+      files: model.files ?? [],
+      queryPrompt: model.queryPrompt ?? '',
+      maxTokens,
+      truncation,
+      cacheTokens: tokenCacheTokens,
+    }
     const signal = new AbortController().signal
     const opening = this.#texts.run({ kind: 'open', encoder }, { priority: 0, deadlineAt: null }, signal)
     opening.catch(() => undefined)

@@ -36,6 +36,8 @@ export interface RerankJob extends Strategy {
 export interface ScoredCandidate {
   readonly index: number
   readonly score: number
+  /** What the score was made of, where it is a model's: it orders rows whose scores are the same number. */
+  readonly logit?: number
   /** Where it is not the whole model of the request. */
   readonly scoredBy?: string
   readonly window?: Window

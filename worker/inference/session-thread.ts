@@ -31,6 +31,8 @@ export class SessionThread {
   #busySince: number | undefined
   /** Why the last start failed. */
   #startError: RankmillError | undefined
+  /** Set while the model's files are not those that the thread was started with. */
+  #unusable: RankmillError | undefined
   /** Settles the first start; replacements have nobody to tell. */
   #started: { resolve: () => void; reject: (error: RankmillError) => void } | undefined
 
@@ -71,6 +73,7 @@ export class SessionThread {
   /** Sends a batch; its buffers are transferred. While a dead thread is being replaced the batch waits here. */
   run(batch: Batch): Promise<BatchOutput> {
     if (this.#closed) return Promise.reject(new RankmillError('closed', 'the inference threads are closed'))
+    if (this.#unusable) return Promise.reject(this.#unusable)
     return new Promise((resolve, reject) => {
       const id = this.#nextId++
       this.#pending.set(id, { batch, resolve, reject })
@@ -141,6 +144,7 @@ export class SessionThread {
   #receive(message: FromThread): void {
     if (message.type === 'ready') {
       this.#ready = true
+      this.#unusable = undefined
       this.#failedStarts = 0
       this.#started?.resolve()
       this.#started = undefined
@@ -165,10 +169,14 @@ export class SessionThread {
     this.#idle()
     if (this.#closed) return
     const outOfMemory = cause !== undefined && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY'
+    // Files that are others now stay so, however often they are read again.
+    const replaced = this.#startError?.code === 'invalid_model'
     const reason = this.#startError?.message ?? cause?.message ?? `exit code ${code}`
     this.#startError = undefined
     const message = `an inference thread ended: ${reason}`
-    const error = new RankmillError(outOfMemory ? 'out_of_memory' : 'worker_lost', message, {}, { cause })
+    const kind = replaced ? 'invalid_model' : outOfMemory ? 'out_of_memory' : 'worker_lost'
+    const error = new RankmillError(kind, message, {}, { cause })
+    this.#unusable = replaced ? error : undefined
     this.#startFailed(error)
     this.#rejectAll(error)
     // The caller of a first start was told, and lets go of this object.

@@ -2,6 +2,7 @@
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
+import { type BoundFile, openBound } from '../model/bound-files.js'
 import type { Model } from '../model/model.js'
 import type { Batch, BatchOutput, States } from './engine.js'
 import { floatsOf } from './half.js'
@@ -36,8 +37,8 @@ export class ScoringSession {
     const { model } = data
     // What goes wrong is thrown; ONNX Runtime's own lines on standard error would only say it twice.
     env.logLevel = 'fatal'
-    const session = await openGraph(model.modelPath, data)
-    const wanted = model.kind === 'bi-encoder' ? model.output : 'logits'
+    const session = await openGraph(model.modelPath, model.files ?? [], data)
+    const wanted = model.output ?? 'logits'
     const output = session.outputNames.includes(wanted) ? wanted : session.outputNames[0]
     if (output === undefined) throw new RankmillError('invalid_model', `${model.modelPath}: the graph has no output`)
     const scoring = new ScoringSession(session, data, output)
@@ -62,7 +63,7 @@ export class ScoringSession {
     if (!exit) throw new RankmillError('internal', `${this.#model.name} has no stage ${stage}`)
     let session = this.#stages.get(stage)
     if (!session) {
-      session = await openGraph(exit.path, this.#data)
+      session = await openGraph(exit.path, exit.files ?? [], this.#data)
       this.#stages.set(stage, session)
     }
     const tokens = {
@@ -96,13 +97,15 @@ export class ScoringSession {
   }
 
   async #runWhole({ size, length, inputIds, attentionMask, tokenTypeIds }: Batch): Promise<Float32Array> {
-    const dims = [size, length]
-    const feeds: Record<string, Tensor> = {
-      input_ids: new Tensor('int64', inputIds, dims),
-      attention_mask: new Tensor('int64', attentionMask, dims),
-    }
-    if (this.#model.usesTokenTypes) {
-      feeds.token_type_ids = new Tensor('int64', tokenTypeIds ?? new BigInt64Array(size * length), dims)
+    const { usesTokenTypes, firstPosition, narrowInputs = [] } = this.#model
+    const values64: Record<string, BigInt64Array> = { input_ids: inputIds, attention_mask: attentionMask }
+    if (usesTokenTypes) values64.token_type_ids = tokenTypeIds ?? new BigInt64Array(size * length)
+    if (firstPosition !== undefined) values64.position_ids = positionsFrom(firstPosition, size, length)
+    const feeds: Record<string, Tensor> = {}
+    for (const [name, ids] of Object.entries(values64)) {
+      feeds[name] = narrowInputs.includes(name)
+        ? new Tensor('int32', Int32Array.from(ids, Number), [size, length])
+        : new Tensor('int64', ids, [size, length])
     }
     let values: Float32Array
     let pooled = true
@@ -163,7 +166,17 @@ export class ScoringSession {
   }
 }
 
-async function openGraph(path: string, { device, threads }: ThreadData): Promise<InferenceSession> {
+/** Every row counts on from the same position; what stands under padding is masked. */
+function positionsFrom(first: number, size: number, length: number): BigInt64Array {
+  return BigInt64Array.from({ length: size * length }, (_, i) => BigInt(first + (i % length)))
+}
+
+/** @param files what its scores are kept under: a graph that is another one now is not run in its place */
+async function openGraph(path: string, files: readonly BoundFile[], data: ThreadData): Promise<InferenceSession> {
+  return await openBound(files, () => createSession(path, data))
+}
+
+async function createSession(path: string, { device, threads }: ThreadData): Promise<InferenceSession> {
   try {
     return await InferenceSession.create(path, {
       executionProviders: [device],

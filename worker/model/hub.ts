@@ -1,7 +1,8 @@
 /** Models from a hub, through the hub code of @xenova/transformers: its file names, its cache, its tokens (HF_TOKEN). */
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
-import { DTYPES, type Dtype, findDtypes, isFile } from './model-folder.js'
+import { isFile } from './json-file.js'
+import { DTYPES, type Dtype, findDtypes } from './model-folder.js'
 
 /** What transformers.js calls the formats. */
 const HUB_DTYPES: Readonly<Record<Dtype, readonly string[]>> = {

@@ -4,9 +4,11 @@ import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
+import { queryPromptOf, refuseModules } from './model.js'
 import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
 import type { OnnxFile } from './onnx-file.js'
+import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export interface Finding {
   readonly ok: boolean
@@ -59,9 +61,20 @@ export async function checkModel(path: string): Promise<ModelCheck> {
       return [read, `${read.vocabularySize} token ids`]
     },
   )
+  const kind = manifest?.kind === 'bi-encoder' ? 'SentenceTransformer' : 'CrossEncoder'
+  const saved = await look(
+    'sentence-transformers',
+    'Save the model again with sentence-transformers, or remove modules.json if it is not of this model.',
+    async () => {
+      const read = await readSavedSettings(folder, kind)
+      if (kind === 'CrossEncoder') refuseModules(folder, read)
+      const prompt = kind === 'CrossEncoder' ? queryPromptOf(folder, read) : ''
+      return [read, read.modules ? inWords(read, prompt) : 'not saved as such (not needed)']
+    },
+  )
   if (facts) {
     await look('special tokens', 'Save the tokeniser again with its post-processor and pad token.', async () => {
-      const { template } = await loadTokenizer(folder)
+      const { template } = await loadTokenizer(folder, kind)
       const count = template.before.length + template.between.length + template.after.length
       if (count === 0)
         throw new RankmillError('invalid_model', `${join(folder, 'tokenizer.json')}: pairs get no special tokens`)
@@ -100,7 +113,7 @@ export async function checkModel(path: string): Promise<ModelCheck> {
         `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
       ]
     })
-    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest })
+    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved })
   }
   if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
     await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {
@@ -130,13 +143,24 @@ interface GraphCheck {
   config: files.ModelConfig | undefined
   facts: files.TokenizerFacts | undefined
   manifest: files.Manifest | undefined
+  saved: SavedSettings | undefined
 }
 
-async function checkGraph({ look, folder, path, name, graph, config, facts, manifest }: GraphCheck): Promise<void> {
+async function checkGraph({
+  look,
+  folder,
+  path,
+  name,
+  graph,
+  config,
+  facts,
+  manifest,
+  saved,
+}: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
     await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
       const { logits, usesTokenTypes } = files.headOf(path, graph, config)
-      const activation = files.activationOf(folder, config, logits)
+      const activation = files.activationOf(folder, config, logits, saved)
       return [undefined, `${logits} logit(s), ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`]
     })
   }
@@ -152,10 +176,23 @@ async function checkGraph({ look, folder, path, name, graph, config, facts, mani
   })
 }
 
+function inWords({ maxTokens, lowercase, activation }: SavedSettings, prompt: string): string {
+  const said = [
+    maxTokens === undefined ? '' : `${maxTokens} tokens at most`,
+    lowercase ? 'texts in lower case' : '',
+    activation === null ? '' : `activation ${activation}`,
+    prompt === '' ? '' : `${JSON.stringify(prompt)} before each query`,
+  ]
+  return said.filter((words) => words !== '').join(', ') || 'nothing beyond the other files'
+}
+
 async function digestOf(path: string): Promise<string | null> {
   const content = await readFile(path).catch(() => null)
   return content && createHash('sha256').update(content).digest('hex')
 }
+
+/** TensorProto.DataType */
+const INT32 = 6
 
 /** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */
 async function trialRun(path: string, graph: OnnxFile, highestId: number): Promise<string> {
@@ -166,7 +203,11 @@ async function trialRun(path: string, graph: OnnxFile, highestId: number): Promi
     const session = await InferenceSession.create(path, { logSeverityLevel: 4 })
     const values = (name: string) =>
       name === 'input_ids' ? [0n, BigInt(highestId)] : name === 'attention_mask' ? [1n, 1n] : [0n, 0n]
-    const feeds = graph.inputs.map(({ name }) => [name, new Tensor('int64', BigInt64Array.from(values(name)), [1, 2])])
+    const feeds = graph.inputs.map(({ name, type }) => {
+      const [first = 0n, second = 0n] = values(name)
+      const narrow = () => new Tensor('int32', Int32Array.of(Number(first), Number(second)), [1, 2])
+      return [name, type === INT32 ? narrow() : new Tensor('int64', BigInt64Array.of(first, second), [1, 2])]
+    })
     const outputs = await session.run(Object.fromEntries(feeds))
     const shapes = Object.entries(outputs).map(([name, { dims }]) => `${name} [${dims.join(', ')}]`)
     await session.release()

@@ -2,8 +2,10 @@
 import { dirname, join, relative } from 'node:path'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
+import type { BoundFile } from './bound-files.js'
+import { fault } from './json-file.js'
 import { fingerprintOf } from './model-fingerprint.js'
-import { type Dtype, fault, readGraph } from './model-folder.js'
+import { type Dtype, readGraph } from './model-folder.js'
 
 const exitSchema = z.looseObject({
   layer: z.int().positive().optional(),
@@ -31,6 +33,8 @@ export interface ModelExit {
   readonly margins: readonly { readonly confidence: number; readonly margin: number }[]
   /** Changes when anything changes that the score at this exit depends on, the tokeniser included. */
   readonly fingerprint: string
+  /** What the fingerprint stands for. */
+  readonly files?: readonly BoundFile[]
 }
 
 /**
@@ -43,6 +47,7 @@ export async function openExits(
   declared: readonly unknown[],
   dtype: Dtype,
   cacheDir: string,
+  digests: Readonly<Record<string, string>> = {},
 ): Promise<readonly ModelExit[]> {
   const manifest = join(folder, 'rankmill.json')
   const parsed = declared.map((exit, i) => {
@@ -78,7 +83,7 @@ export async function openExits(
         margins: Object.entries(margins ?? {})
           .map(([confidence, margin]) => ({ confidence: Number(confidence), margin }))
           .sort((a, b) => a.confidence - b.confidence),
-        fingerprint: await fingerprintOf(folder, path, beside, dtype, cacheDir),
+        ...(await fingerprintOf(folder, path, beside, dtype, cacheDir, digests)),
       }),
     )
     paths.push(path)

@@ -1,17 +1,27 @@
 /** Content hashes of models: scores may be reused only where everything that makes them is the same. */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
+import { dirname, join, relative } from 'node:path'
+import { TOKENIZER_FILES } from '../tokenize/tokenizer.js'
+import { type BoundFile, bindFile } from './bound-files.js'
+import { fault } from './json-file.js'
+import { SENTENCE_TRANSFORMERS_FILES } from './sentence-transformers.js'
 
-/** Smaller files are hashed faster than their hash is looked up. */
-const REMEMBER_BYTES = 1 << 20
+/** Changes where the same files come to be read otherwise. */
+const READING = 2
+
+export interface Fingerprint {
+  /** Hex. */
+  readonly fingerprint: string
+  /** The files that it stands for. */
+  readonly files: readonly BoundFile[]
+}
 
 /**
- * Hex hash over the graph with its external weights, the tokeniser, config.json and the number format.
+ * A hash over the graph with its external weights, the tokeniser, what is read beside them, and the number format.
  *
  * @param externalFiles names beside the graph
+ * @param digests hex SHA-256 by names in the folder, as far as rankmill.json gives them
+ * @throws RankmillError `invalid_model` for a file that is not the one that rankmill.json describes
  */
 export async function fingerprintOf(
   folder: string,
@@ -19,49 +29,24 @@ export async function fingerprintOf(
   externalFiles: readonly string[],
   dtype: string,
   cacheDir: string,
-): Promise<string> {
+  digests: Readonly<Record<string, string>> = {},
+): Promise<Fingerprint> {
+  const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES]
   const paths = [
     modelPath,
     ...externalFiles.map((name) => join(dirname(modelPath), name)),
-    ...['tokenizer.json', 'tokenizer_config.json', 'config.json'].map((name) => join(folder, name)),
+    ...beside.map((name) => join(folder, name)),
   ]
-  const hashes = await Promise.all(paths.map((path) => fileHash(path, cacheDir)))
-  return createHash('sha256')
-    .update(JSON.stringify([1, dtype, hashes]))
+  const bound = await Promise.all(paths.map((path) => bindFile(path, cacheDir)))
+  const files = bound.filter((file) => file !== undefined)
+  for (const { path, sha256 } of files) {
+    const wanted = digests[relative(folder, path).replaceAll('\\', '/')]
+    if (wanted !== undefined && wanted !== sha256)
+      throw fault(path, 'not the file that rankmill.json describes (sha256): copy all ONNX files again, of one version')
+  }
+  const fingerprint = createHash('sha256')
+    .update(JSON.stringify([READING, dtype, bound.map((file) => file?.sha256 ?? null)]))
     .digest('hex')
     .slice(0, 32)
-}
-
-/** SHA-256 of a file; of a large one remembered by path, size and time of change. Null where there is no file. */
-async function fileHash(path: string, cacheDir: string): Promise<string | null> {
-  const info = await stat(path).catch(() => undefined)
-  if (!info) return null
-  if (info.size < REMEMBER_BYTES) return await hashOf(path)
-  const key = createHash('sha256')
-    .update(JSON.stringify([path, info.size, info.mtimeMs, info.ino]))
-    .digest('hex')
-  const remembered = join(cacheDir, 'hashes', key.slice(0, 32))
-  const known = await readFile(remembered, 'utf8').catch(() => '')
-  if (/^[0-9a-f]{64}$/.test(known)) return known
-  const hash = await hashOf(path)
-  await writeWhole(remembered, hash)
-  return hash
-}
-
-async function hashOf(path: string): Promise<string> {
-  const hash = createHash('sha256')
-  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash)
-  return hash.digest('hex')
-}
-
-/** Writes a cache file so that no reader sees half of it. A cache that cannot be written costs time, not answers. */
-export async function writeWhole(path: string, content: string): Promise<void> {
-  const temporary = `${path}.${process.pid}.${performance.now()}`
-  try {
-    await mkdir(dirname(path), { recursive: true })
-    await writeFile(temporary, content)
-    await rename(temporary, path)
-  } catch {
-    // Read-only file systems are common in containers.
-  }
+  return Object.freeze({ fingerprint, files: Object.freeze(files) })
 }

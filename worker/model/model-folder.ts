@@ -1,10 +1,10 @@
 /** What the files of a model folder say, and whether they fit together. Every fault is an `invalid_model` that names the file. */
-import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { RankmillError } from '../../shared/errors.js'
 import { DTYPES, type Dtype } from '../../shared/protocol/dtype.js'
+import { fault, isFile, readJson, readJsonIfThere } from './json-file.js'
 import { type OnnxFile, readOnnxFile } from './onnx-file.js'
+import type { SavedSettings } from './sentence-transformers.js'
 
 export { DTYPES, type Dtype }
 
@@ -16,27 +16,44 @@ const FILES: Readonly<Record<Dtype, readonly string[]>> = {
   int4: ['model_int4.onnx', 'model_q4.onnx'],
 }
 
-const activationSchema = z.string().optional()
+/** null, -1 and NaN (read as null) stand for "none" in fields that count something. */
+const count = z
+  .number()
+  .nullish()
+  .transform((value) => (value === null || value === undefined || value < 0 ? undefined : value))
 
-const configSchema = z.looseObject({
-  model_type: z.string().default(''),
-  max_position_embeddings: z.int().positive().optional(),
-  pad_token_id: z.int().nonnegative().nullish(),
-  id2label: z.record(z.string(), z.unknown()).optional(),
-  num_labels: z.int().positive().optional(),
-  sentence_transformers: z.looseObject({ activation_fn: activationSchema }).nullish(),
-  sbert_ce_default_activation_function: activationSchema.nullable(),
-})
+const configSchema = z
+  .looseObject({
+    model_type: z
+      .string()
+      .nullish()
+      .transform((type) => type ?? ''),
+    max_position_embeddings: count,
+    /** What GPT-2 and NomicBERT call it. */
+    n_positions: count,
+    pad_token_id: count,
+    id2label: z.record(z.string(), z.unknown()).nullish(),
+    num_labels: count,
+    sentence_transformers: z.looseObject({ activation_fn: z.string().nullish() }).nullish(),
+    sbert_ce_default_activation_function: z.string().nullish(),
+  })
+  .transform(({ n_positions, ...config }) => ({
+    ...config,
+    max_position_embeddings: (config.max_position_embeddings ?? n_positions) || undefined,
+  }))
 export type ModelConfig = z.output<typeof configSchema>
 
 const tokenizerSchema = z.looseObject({
   added_tokens: z.array(z.looseObject({ id: z.int().nonnegative(), content: z.string() })).default([]),
+  padding: z.looseObject({ pad_id: z.int().nonnegative().optional() }).nullish(),
   model: z.looseObject({ vocab: z.union([z.record(z.string(), z.int()), z.array(z.unknown())]) }),
 })
 
+const tokenSchema = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish()
 const tokenizerConfigSchema = z.looseObject({
-  model_max_length: z.number().positive().nullish(),
-  pad_token: z.union([z.string(), z.looseObject({ content: z.string() })]).nullish(),
+  model_max_length: z.number().nullish(),
+  max_len: z.number().nullish(),
+  pad_token: tokenSchema,
 })
 
 const manifestSchema = z.looseObject({
@@ -69,32 +86,6 @@ export interface TokenizerFacts {
   readonly maxLength: number | undefined
 }
 
-export function fault(file: string, what: string, cause?: unknown): RankmillError {
-  return new RankmillError('invalid_model', `${file}: ${what}`, {}, { cause })
-}
-
-export async function readJson<T>(folder: string, name: string, schema: z.ZodType<T>): Promise<T> {
-  const file = join(folder, name)
-  let value: unknown
-  try {
-    value = JSON.parse(await readFile(file, 'utf8'))
-  } catch (cause) {
-    const missing = cause instanceof Error && 'code' in cause && cause.code === 'ENOENT'
-    const what = missing
-      ? 'the file is missing'
-      : `the file is damaged: ${cause instanceof Error ? cause.message : cause}`
-    throw fault(file, what, cause)
-  }
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  const issue = parsed.error.issues[0]
-  throw fault(file, `${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'not valid'}`)
-}
-
-export async function isFile(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => undefined))?.isFile() ?? false
-}
-
 /** config.json. */
 export function readConfig(folder: string): Promise<ModelConfig> {
   return readJson(folder, 'config.json', configSchema)
@@ -106,20 +97,23 @@ export async function readManifest(folder: string): Promise<Manifest | undefined
   return await readJson(folder, 'rankmill.json', manifestSchema)
 }
 
-/** tokenizer.json and, if there, tokenizer_config.json. */
+/** tokenizer.json and, if there, tokenizer_config.json and special_tokens_map.json. */
 export async function readTokenizerFacts(folder: string): Promise<TokenizerFacts> {
-  const { added_tokens: added, model } = await readJson(folder, 'tokenizer.json', tokenizerSchema)
-  const hasConfig = await isFile(join(folder, 'tokenizer_config.json'))
-  const config = hasConfig ? await readJson(folder, 'tokenizer_config.json', tokenizerConfigSchema) : {}
+  const { added_tokens: added, model, padding } = await readJson(folder, 'tokenizer.json', tokenizerSchema)
+  const config = await readJsonIfThere(folder, 'tokenizer_config.json', tokenizerConfigSchema)
+  const special = await readJsonIfThere(folder, 'special_tokens_map.json', z.looseObject({ pad_token: tokenSchema }))
   const { vocab } = model
   let highest = Array.isArray(vocab) ? vocab.length - 1 : -1
   if (!Array.isArray(vocab)) for (const id of Object.values(vocab)) highest = Math.max(highest, id)
   for (const { id } of added) highest = Math.max(highest, id)
-  const padToken = typeof config.pad_token === 'string' ? config.pad_token : config.pad_token?.content
-  const padId = added.find(({ content }) => content === padToken)?.id
-  const limit = config.model_max_length ?? undefined
+  const named = special?.pad_token ?? config?.pad_token
+  const padToken = typeof named === 'string' ? named : named?.content
+  const inVocabulary = padToken === undefined || Array.isArray(vocab) ? undefined : vocab[padToken]
+  const padId = added.find(({ content }) => content === padToken)?.id ?? inVocabulary ?? padding?.pad_id
+  const limit = config?.model_max_length ?? config?.max_len ?? undefined
   // transformers writes 1e30 where a tokeniser knows no limit.
-  return { vocabularySize: highest + 1, padId, maxLength: limit !== undefined && limit < 1e9 ? limit : undefined }
+  const isLimit = limit !== undefined && limit > 0 && limit < 1e9
+  return { vocabularySize: highest + 1, padId, maxLength: isLimit ? limit : undefined }
 }
 
 /** The ONNX files by number format, relative to the folder: those that rankmill.json names, else those that are there. */
@@ -142,34 +136,68 @@ export async function findDtypes(
   return found
 }
 
-/** Tokens of a pair, special ones included, that the model has positions for. */
-export function maxTokensOf(config: ModelConfig, tokenizer: TokenizerFacts, manifest: Manifest | undefined): number {
-  // RoBERTa's positions begin after the padding id (fairseq); MPNet's too.
-  const offset = /roberta|camembert|mpnet|longformer/.test(config.model_type) ? (config.pad_token_id ?? 1) + 1 : 0
-  const positions = config.max_position_embeddings === undefined ? undefined : config.max_position_embeddings - offset
-  const limits = [positions, tokenizer.maxLength, manifest?.max_tokens].filter((limit) => limit !== undefined)
-  return limits.length > 0 ? Math.min(...limits) : 512
+/**
+ * Tokens of a pair, special ones included: as many as the model has positions for, and no more than the tokeniser or
+ * sentence-transformers, whose own limit takes the place of the tokeniser's, would keep.
+ */
+export function maxTokensOf(
+  config: ModelConfig,
+  tokenizer: TokenizerFacts,
+  manifest: Manifest | undefined,
+  saved?: SavedSettings,
+): number {
+  const { max_position_embeddings: rows } = config
+  const positions = rows === undefined ? undefined : rows - firstPositionOf(config)
+  const limits = [positions, saved?.maxTokens ?? tokenizer.maxLength, manifest?.max_tokens]
+  const known = limits.filter((limit) => limit !== undefined)
+  return known.length > 0 ? Math.min(...known) : 512
 }
 
 /**
- * The activation that sentence-transformers' CrossEncoder would use (CrossEncoder.get_default_activation_fn): the one that
- * config.json names, else a sigmoid for one label, else none.
+ * The activation that sentence-transformers' CrossEncoder would use (get_default_activation_fn): the one that
+ * config_sentence_transformers.json names where it is read, else the one of config.json, else a sigmoid for one label, else
+ * none. Functions from outside torch are not imported there either without trust_remote_code.
  */
-export function activationOf(folder: string, config: ModelConfig, labels: number): 'sigmoid' | 'identity' {
-  const named = config.sentence_transformers?.activation_fn ?? config.sbert_ce_default_activation_function ?? undefined
-  // Functions from outside torch are not imported there either without trust_remote_code.
-  if (named === undefined || !named.startsWith('torch.')) return labels === 1 ? 'sigmoid' : 'identity'
-  if (named.endsWith('.Sigmoid')) return 'sigmoid'
-  if (named.endsWith('.Identity')) return 'identity'
-  throw fault(join(folder, 'config.json'), `the activation function ${named} is not known (Sigmoid and Identity are)`)
+export function activationOf(
+  folder: string,
+  config: ModelConfig,
+  labels: number,
+  saved?: SavedSettings,
+): 'sigmoid' | 'identity' {
+  const ofConfig =
+    config.sentence_transformers && 'activation_fn' in config.sentence_transformers
+      ? config.sentence_transformers.activation_fn
+      : config.sbert_ce_default_activation_function
+  const named = [
+    ['config_sentence_transformers.json', saved?.activation],
+    ['config.json', ofConfig],
+  ] as const
+  for (const [file, name] of named) {
+    if (!name?.startsWith('torch.')) continue
+    if (name.endsWith('.Sigmoid')) return 'sigmoid'
+    if (name.endsWith('.Identity')) return 'identity'
+    throw fault(join(folder, file), `the activation function ${name} is not known (Sigmoid and Identity are)`)
+  }
+  return labels === 1 ? 'sigmoid' : 'identity'
+}
+
+/** RoBERTa's positions begin after the padding id (fairseq); MPNet's too. */
+export function firstPositionOf({ model_type: type, pad_token_id: padId }: ModelConfig): number {
+  return /roberta|camembert|mpnet|longformer/.test(type) ? (padId ?? 1) + 1 : 0
 }
 
 interface Head {
   readonly logits: 1 | 2
   readonly usesTokenTypes: boolean
+  /** Name of the graph's output that holds the logits. */
+  readonly output: string
+  /** Of the graph's inputs, those that are not int64. */
+  readonly narrowInputs: readonly string[]
+  readonly usesPositions: boolean
 }
 
-const INPUTS = new Set(['input_ids', 'attention_mask', 'token_type_ids'])
+const INPUTS = new Set(['input_ids', 'attention_mask', 'token_type_ids', 'position_ids'])
+const INT32 = 6
 const INT64 = 7
 
 /** Reads a graph's structure. */
@@ -188,24 +216,42 @@ export async function readGraph(path: string): Promise<OnnxFile> {
   return graph
 }
 
-/** Checks a graph's inputs; whether it asks for token types. */
-export function usesTokenTypes(path: string, graph: OnnxFile): boolean {
+/** Checks a graph's inputs, and says which of them there are. */
+export function inputsOf(
+  path: string,
+  graph: OnnxFile,
+): Pick<Head, 'usesTokenTypes' | 'usesPositions' | 'narrowInputs'> {
   const names = graph.inputs.map(({ name }) => name)
   for (const name of ['input_ids', 'attention_mask']) {
     if (!names.includes(name)) throw fault(path, `the graph has no input "${name}" (inputs: ${names.join(', ')})`)
   }
   for (const { name, type } of graph.inputs) {
     if (!INPUTS.has(name)) throw fault(path, `the graph wants an input "${name}" that an encoder of text does not have`)
-    if (type !== INT64) throw fault(path, `the input "${name}" is not int64`)
+    if (type !== INT64 && type !== INT32) throw fault(path, `the input "${name}" is neither int64 nor int32`)
   }
-  return names.includes('token_type_ids')
+  return {
+    usesTokenTypes: names.includes('token_type_ids'),
+    usesPositions: names.includes('position_ids'),
+    narrowInputs: graph.inputs.filter(({ type }) => type === INT32).map(({ name }) => name),
+  }
 }
+
+const FLOATS = new Set([1, 10])
 
 /** The inputs and the head of a cross-encoder's graph, checked against config.json. */
 export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head {
-  const types = usesTokenTypes(path, graph)
-  const output = graph.outputs.find(({ name }) => name === 'logits') ?? graph.outputs[0]
+  const inputs = inputsOf(path, graph)
+  // Where none is called so, the score is the first output that may be one: hidden states may stand before it.
+  const flat = graph.outputs.filter(({ shape, type }) => {
+    return FLOATS.has(type) && (shape.length === 1 || (shape.length === 2 && (shape[1] ?? 1) <= 2))
+  })
+  const named = graph.outputs.find(({ name }) => name === 'logits')
+  const output = named ?? flat[0] ?? graph.outputs[0]
   if (!output) throw fault(path, 'the graph has no output')
+  if (!named && flat.length > 1) {
+    const names = flat.map(({ name }) => name).join(', ')
+    throw fault(path, `several outputs may be the score (${names}), and none is called "logits"`)
+  }
   const { shape } = output
   if (shape.length > 2) {
     throw fault(
@@ -220,7 +266,7 @@ export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head
   }
   if (width !== 1 && width !== 2)
     throw fault(path, `the head has ${width} outputs; a cross-encoder has 1, or 2 for no and yes`)
-  return { logits: width, usesTokenTypes: types }
+  return { logits: width, output: output.name, ...inputs }
 }
 
 /** How many token ids the graph knows, where its token embedding can be recognised. */

@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
 import type { Dtype } from '../../shared/protocol/dtype.js'
+import { fault, isFile } from './json-file.js'
 import { checkModel } from './model-check.js'
 import * as files from './model-folder.js'
 import { shippedFolder } from './model-reference.js'
@@ -66,13 +67,10 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
     throw new RankmillError('unknown_model', `${path} is not a folder`, { param: 'path' })
   const manifest = await files.readManifest(folder)
   if (manifest && manifest.kind !== 'cross-encoder')
-    throw files.fault(
-      join(folder, 'rankmill.json'),
-      `a ${manifest.kind} cannot be quantised here, only a cross-encoder`,
-    )
+    throw fault(join(folder, 'rankmill.json'), `a ${manifest.kind} cannot be quantised here, only a cross-encoder`)
   const { fp32 } = await files.findDtypes(folder, manifest)
   if (fp32 === undefined)
-    throw files.fault(folder, 'there is no fp32 file to start from (onnx/model.onnx, or what rankmill.json names)')
+    throw fault(folder, 'there is no fp32 file to start from (onnx/model.onnx, or what rankmill.json names)')
   const out = resolve(options.out ?? folder)
   const name = `onnx/model_${options.dtype}.onnx`
   await refuseTaken(out, name, options)
@@ -118,7 +116,7 @@ async function bytesOf(path: string): Promise<number> {
 async function refuseTaken(out: string, name: string, { dtype, force }: QuantizationOptions): Promise<void> {
   const manifest = await files.readManifest(out)
   const present = await files.findDtypes(out, manifest)
-  const isThere = await files.isFile(join(out, name))
+  const isThere = await isFile(join(out, name))
   const taken = present[dtype] ?? (isThere ? name : undefined)
   if (taken === undefined) return
   if (!force) {

@@ -1,10 +1,13 @@
 /** A cross-encoder at hand: where its files are and what the other parts must know of it. */
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import type { BoundFile } from './bound-files.js'
+import { fault } from './json-file.js'
 import { type ModelExit, openExits } from './model-exits.js'
 import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
 import { locateModel } from './model-reference.js'
+import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export type Dtype = files.Dtype
 /** Where a model runs. */
@@ -25,6 +28,14 @@ export interface ModelFiles {
   readonly padId: number
   /** Changes when anything changes that scores depend on. */
   readonly fingerprint: string
+  /** What the fingerprint stands for: they are compared each time that they are read again. */
+  readonly files?: readonly BoundFile[]
+  /** Name of the graph's output; absent where it is the usual one. */
+  readonly output?: string
+  /** Of the graph's inputs, those that are int32. */
+  readonly narrowInputs?: readonly string[]
+  /** Where the graph is given positions: that of the first token. */
+  readonly firstPosition?: number
   /** Whether what it gives for a pair or a text does not depend on the others of its batch. */
   readonly batchInvariant: boolean
 }
@@ -38,6 +49,8 @@ export interface Model extends ModelFiles {
   readonly activation: 'sigmoid' | 'identity'
   /** Places where scoring may stop, the last being the whole model; empty where there are none in this number format. */
   readonly exits: readonly ModelExit[]
+  /** What is put before every query. */
+  readonly queryPrompt?: string
   /** Learned weights of first stages, by their names: `z(model) + weight · z(first stage)`. */
   readonly fusion: Readonly<Record<string, number>>
   /** By other models' names the line that brings its logits to theirs: scale * logit + offset. */
@@ -75,7 +88,10 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   const dtype = chooseDtype(folder, options, present, manifest)
   const modelPath = join(folder, present[dtype] ?? '')
   const graph = await files.readGraph(modelPath)
-  const head = files.headOf(modelPath, graph, config)
+  const saved = await readSavedSettings(folder, 'CrossEncoder')
+  refuseModules(folder, saved)
+  const { usesPositions, ...head } = files.headOf(modelPath, graph, config)
+  const digests = manifest?.sha256 ?? {}
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
   return Object.freeze({
     name,
@@ -83,16 +99,38 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     dtype,
     modelPath,
     kind: 'cross-encoder',
-    maxTokens: files.maxTokensOf(config, tokenizer, manifest),
+    maxTokens: files.maxTokensOf(config, tokenizer, manifest, saved),
     ...head,
-    activation: files.activationOf(folder, config, head.logits),
+    ...(usesPositions ? { firstPosition: files.firstPositionOf(config) } : {}),
+    activation: files.activationOf(folder, config, head.logits, saved),
+    queryPrompt: queryPromptOf(folder, saved),
     fusion: manifest?.fusion?.weights ?? {},
     calibrations: manifest?.calibrations ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
-    fingerprint: await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir),
+    ...(await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir, digests)),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),
-    exits: await openExits(folder, manifest?.exits ?? [], dtype, options.cacheDir),
+    exits: await openExits(folder, manifest?.exits ?? [], dtype, options.cacheDir, digests),
   })
+}
+
+/** Beside the Transformer with its head, sentence-transformers knows modules that make scores of something else. */
+export function refuseModules(folder: string, { modules, task }: SavedSettings): void {
+  if (!modules) return
+  const [, second] = modules
+  const file = join(folder, 'modules.json')
+  if (second) throw fault(file, `the module ${second.kind} behind the Transformer is not known of a cross-encoder`)
+  if (task !== 'sequence-classification')
+    throw fault(join(folder, 'sentence_bert_config.json'), `transformer_task ${task} is not known of a cross-encoder`)
+}
+
+/** The prompt that sentence-transformers puts before each query (CrossEncoder.predict): the default one, by its name. */
+export function queryPromptOf(folder: string, { prompts, defaultPrompt }: SavedSettings): string {
+  if (defaultPrompt === null) return ''
+  if (!(defaultPrompt in prompts)) {
+    const file = join(folder, 'config_sentence_transformers.json')
+    throw fault(file, `default_prompt_name: prompts has no "${defaultPrompt}"`)
+  }
+  return prompts[defaultPrompt] ?? ''
 }
 
 /** @throws RankmillError `invalid_model` where the wanted format is not there */

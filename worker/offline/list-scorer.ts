@@ -37,7 +37,12 @@ export class ListScorer {
     const tokenizer = await source.loadTokenizer(model)
     const maxTokens = Math.min(options.maxTokens || model.maxTokens, model.maxTokens)
     const { truncation } = options
-    const encoder = new PairEncoder(tokenizer, { maxTokens, truncation, cacheTokens: 0 })
+    const encoder = new PairEncoder(tokenizer, {
+      maxTokens,
+      truncation,
+      cacheTokens: 0,
+      queryPrompt: model.queryPrompt ?? '',
+    })
     return new ListScorer(model, await source.createEngine(model), encoder, signal)
   }
 

@@ -40,8 +40,9 @@ export function composePart(
     const score = read[i]
     if (!score || left.has(i)) return []
     const place = scoredBy(fused ? `${name}+${by.opinion.name}` : name)
-    const candidate: ScoredCandidate = { index, score: activate(score.logit), ...place, ...readOf(score), document }
-    return [{ candidate, logit: score.logit, filterScore: by?.opinion.scores.get(index) ?? 0 }]
+    const { logit } = score
+    const candidate: ScoredCandidate = { index, score: activate(logit), logit, ...place, ...readOf(score), document }
+    return [{ candidate, logit, filterScore: by?.opinion.scores.get(index) ?? 0 }]
   })
   const share = fused ? modelShare(job.fuse, model, by.opinion.name) : 1
   const ordered = fused ? fuse(opinions, job.fuse.by, share) : opinions.map(({ candidate }) => candidate)

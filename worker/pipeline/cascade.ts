@@ -32,10 +32,7 @@ export interface Cascaded {
 
 /** A cheaper model, and how candidates are scored with it. */
 export interface StageScorer {
-  readonly scorer: {
-    readonly model: Pick<Scorer['model'], 'name' | 'calibrations'>
-    readonly activate: Scorer['activate']
-  }
+  readonly scorer: { readonly model: Pick<Scorer['model'], 'name' | 'calibrations'> }
   score(candidates: readonly Candidate[]): Promise<Pick<Scored, 'scores' | 'fromModel' | 'spent'>>
 }
 
@@ -69,13 +66,13 @@ async function sieve(
   { scorer, score }: StageScorer,
   last: string,
 ): Promise<Cascaded> {
-  const { model, activate } = scorer
+  const { model } = scorer
   const { scores, fromModel, spent } = await score(before.kept)
   const ranking = before.kept
     .map((candidate, i) => {
       const known = scores[i]
       if (!known) throw new RankmillError('internal', `documents.${candidate.index} was not scored by ${model.name}`)
-      return { candidate, known, index: candidate.index, score: activate(known.logit) }
+      return { candidate, known, index: candidate.index, score: known.logit }
     })
     .sort(byRank)
   const count = keptOf(

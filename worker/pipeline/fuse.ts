@@ -28,13 +28,15 @@ export interface Opinions {
  */
 export function fuse(opinions: readonly Opinions[], by: Fuse['by'], weight: number): ScoredCandidate[] {
   const candidates = opinions.map(({ candidate }) => candidate)
-  const model = by === 'rank' ? ranksOf(candidates) : zScores(opinions.map(({ logit }) => logit))
+  const logits = opinions.map(({ logit }) => logit)
+  const model =
+    by === 'rank' ? ranksOf(candidates.map(({ index }, i) => ({ index, score: logits[i] ?? 0 }))) : zScores(logits)
   const filterScores = opinions.map(({ filterScore }) => filterScore)
   const filter =
     by === 'rank'
       ? ranksOf(candidates.map(({ index }, i) => ({ index, score: filterScores[i] ?? 0 })))
       : zScores(filterScores)
-  return candidates.map((candidate, i) => {
+  return candidates.map(({ logit: _, ...candidate }, i) => {
     return { ...candidate, score: weight * (model[i] ?? 0) + (1 - weight) * (filter[i] ?? 0) }
   })
 }

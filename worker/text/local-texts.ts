@@ -1,7 +1,6 @@
 /** Work on texts without a thread: for measurements of everything else, and for tests. */
 import type { Urgency } from '../batching/urgency.js'
 import { TimeSlice } from '../time-slice.js'
-import type { Tokenizer } from '../tokenize/tokenizer.js'
 import type { TextOutput, TextRunner, TextTask } from './text-tasks.js'
 import { TextWork } from './text-work.js'
 
@@ -9,7 +8,7 @@ export class LocalTexts implements TextRunner {
   readonly #work: TextWork
   readonly #slice = new TimeSlice()
 
-  constructor(load: (folder: string) => Promise<Tokenizer>) {
+  constructor(load: ConstructorParameters<typeof TextWork>[0]) {
     this.#work = new TextWork(load)
   }
 

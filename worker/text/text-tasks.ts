@@ -1,12 +1,20 @@
 /** What is asked of whoever works on texts, and what comes back: plain data that goes from thread to thread. */
 import type { LongDocuments } from '../../shared/protocol/strategy.js'
 import type { Urgency } from '../batching/urgency.js'
+import type { BoundFile } from '../model/bound-files.js'
+import type { SavedKind } from '../model/sentence-transformers.js'
 import type { Truncation, WindowRule } from '../tokenize/pair-encoder.js'
 
 /** Which tokeniser, and how pairs are made of its ids. */
 export interface EncoderSettings {
   /** Of the model. */
   readonly folder: string
+  /** What sentence-transformers would load the folder as; default: a cross-encoder. */
+  readonly savedAs?: SavedKind
+  /** What has to be unchanged when the tokeniser is read. */
+  readonly files?: readonly BoundFile[]
+  /** Put before every query. */
+  readonly queryPrompt?: string
   /** Tokens of a pair at most, special tokens included. */
   readonly maxTokens: number
   readonly truncation: Truncation

@@ -1,4 +1,6 @@
 /** The work on texts itself: tokenising, cutting into windows and sentences, counting terms. It runs on a thread of its own. */
+import { openBound } from '../model/bound-files.js'
+import type { SavedKind } from '../model/sentence-transformers.js'
 import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
 import type { Tokenizer } from '../tokenize/tokenizer.js'
 import { snippetOf } from './snippet.js'
@@ -35,12 +37,12 @@ interface Encoded {
 }
 
 export class TextWork {
-  readonly #load: (folder: string) => Promise<Tokenizer>
+  readonly #load: (folder: string, savedAs?: SavedKind) => Promise<Tokenizer>
   readonly #tokenizers = new Map<string, Promise<Tokenizer>>()
   readonly #desks = new Map<string, Promise<Desk>>()
 
   /** @param load the tokeniser of a model's folder */
-  constructor(load: (folder: string) => Promise<Tokenizer>) {
+  constructor(load: (folder: string, savedAs?: SavedKind) => Promise<Tokenizer>) {
     this.#load = load
   }
 
@@ -69,8 +71,9 @@ export class TextWork {
 
   #desk(settings: EncoderSettings): Promise<Desk> {
     return remembered(this.#desks, JSON.stringify(settings), async () => {
-      const { folder } = settings
-      const tokenizer = await remembered(this.#tokenizers, folder, () => this.#load(folder))
+      const { folder, savedAs, files = [] } = settings
+      const load = () => openBound(files, () => this.#load(folder, savedAs))
+      const tokenizer = await remembered(this.#tokenizers, `${savedAs} ${folder}`, load)
       return { tokenizer, encoder: new PairEncoder(tokenizer, settings) }
     })
   }

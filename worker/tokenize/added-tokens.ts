@@ -12,6 +12,8 @@ export interface AddedToken {
   readonly lstrip: boolean
   readonly rstrip: boolean
   readonly normalized: boolean
+  /** One of the model's own (`[SEP]`), that texts may be read without. */
+  readonly special: boolean
 }
 
 /** Where a token was found, including the white space that it takes with it. */
@@ -19,6 +21,8 @@ export interface AddedTokenMatch {
   readonly id: number
   readonly start: number
   readonly end: number
+  /** Where the token itself ends: the next one may begin in the white space behind it, which then counts twice. */
+  readonly bareEnd: number
 }
 
 // Word characters as Rust's regex crate defines them; JavaScript's \w is ASCII only.
@@ -54,21 +58,26 @@ export class AddedTokenMatcher {
     this.expression = contents.length === 0 ? null : new RegExp(contents.map(escapeExpression).join('|'), 'gu')
   }
 
-  /** The first match that starts at or after from; null when there is none. */
-  next(text: string, from: number): AddedTokenMatch | null {
+  /**
+   * The first match that starts at or after search; null when there is none.
+   *
+   * @param from white space before it belongs to another token
+   */
+  next(text: string, from: number, search = from): AddedTokenMatch | null {
     const expression = this.expression
     if (expression === null) return null
-    expression.lastIndex = from
+    expression.lastIndex = search
     for (let found = expression.exec(text); found !== null; found = expression.exec(text)) {
       const token = this.byContent.get(found[0])
       const start = found.index
-      const end = start + found[0].length
-      const split = token?.singleWord && (this.wordBefore(text, start) || isWordAt(text, end))
+      const bareEnd = start + found[0].length
+      const split = token?.singleWord && (this.wordBefore(text, start) || isWordAt(text, bareEnd))
       if (token !== undefined && !split) {
         return {
           id: token.id,
           start: token.lstrip ? leftEdge(text, from, start) : start,
-          end: token.rstrip ? rightEdge(text, end) : end,
+          end: token.rstrip ? rightEdge(text, bareEnd) : bareEnd,
+          bareEnd,
         }
       }
     }

@@ -42,6 +42,11 @@ export class BytePairEncoder implements PieceEncoder {
   private readonly bytes = new Uint8Array(SHORT_BYTES)
   private readonly symbols = new Int32Array(SHORT_BYTES)
 
+  /** Whether the vocabulary has every byte. */
+  static covers(vocabulary: ReadonlyMap<string, number>): boolean {
+    return byteCharacters().every((character) => vocabulary.has(character))
+  }
+
   /** Throws an Error when the vocabulary lacks a byte or a merge does not lead into it. */
   constructor(options: BytePairOptions) {
     this.options = options

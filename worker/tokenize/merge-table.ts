@@ -14,7 +14,12 @@ export class MergeTable {
   readonly longest: number
 
   /** Throws an Error for a merge whose parts or result are not in the vocabulary. */
-  constructor(merges: readonly (readonly [string, string])[], vocabulary: ReadonlyMap<string, number>) {
+  constructor(
+    merges: readonly (readonly [string, string])[],
+    vocabulary: ReadonlyMap<string, number>,
+    /** Length of what begins a token inside a word (`##`), and is not repeated where two are merged. */
+    prefixLength = 0,
+  ) {
     let size = 1024
     while (size < merges.length * 3) size *= 2
     this.mask = size - 1
@@ -26,7 +31,7 @@ export class MergeTable {
     merges.forEach(([left, right], rank) => {
       const leftId = vocabulary.get(left)
       const rightId = vocabulary.get(right)
-      const merged = vocabulary.get(left + right)
+      const merged = vocabulary.get(left + right.slice(prefixLength))
       if (leftId === undefined || rightId === undefined || merged === undefined) {
         throw new Error(`model.merges: ${JSON.stringify(`${left} ${right}`)} is not in model.vocab`)
       }

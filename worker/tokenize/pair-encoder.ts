@@ -41,6 +41,8 @@ export interface PairEncoderOptions {
   readonly truncation: Truncation
   /** Bound of the cache of tokenised texts, in tokens. */
   readonly cacheTokens: number
+  /** What is put before every query. */
+  readonly queryPrompt?: string
 }
 
 /** What a cached text costs beyond its ids, in tokens of four bytes: the entry, and the text as its key. */
@@ -61,6 +63,7 @@ export class PairEncoder {
   readonly maxTokens: number
   private readonly tokenizer: Tokenizer
   private readonly truncation: Truncation
+  private readonly queryPrompt: string
   /** Tokens for both segments together. */
   private readonly budget: number
   private readonly cache: LRUCache<string, EncodedText> | null
@@ -72,6 +75,7 @@ export class PairEncoder {
     this.tokenizer = tokenizer
     this.maxTokens = options.maxTokens
     this.truncation = options.truncation
+    this.queryPrompt = options.queryPrompt ?? ''
     this.budget = options.maxTokens - special
     if (!Number.isInteger(options.maxTokens) || this.budget < 1) {
       throw new RankmillError(
@@ -90,13 +94,14 @@ export class PairEncoder {
   }
 
   /**
-   * Ids of `query` and `passage` between the special tokens of the model, at most maxTokens of them.
+   * Ids of what is asked and `passage` between the special tokens of the model, at most maxTokens of them.
    *
    * @param maxTokensPerDocument the passage is first cut to so many tokens, which counts as truncated
    * @throws RankmillError invalid_request (param query) under `only_second`, when the query leaves no room for a
    *   passage that has to be cut; the reference refuses the same pairs
    */
-  encode(query: string, passage: string, maxTokensPerDocument?: number): EncodedPair {
+  encode(asked: string, passage: string, maxTokensPerDocument?: number): EncodedPair {
+    const query = this.queryPrompt + asked
     const first = this.tokens(query)
     const second = this.tokens(passage)
     const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
@@ -107,12 +112,13 @@ export class PairEncoder {
   }
 
   /**
-   * Pairs of `query` with overlapping windows of `passage`; one where all of it fits. Every window has as many tokens
+   * Pairs of what is asked with overlapping windows of `passage`; one where all of it fits. Every window has as many tokens
    * as `encode` would keep of the passage; the last one is moved back to end with the passage.
    *
    * @throws RankmillError as `encode` does
    */
-  encodeWindows(query: string, passage: string, rule: WindowRule, maxTokensPerDocument?: number): EncodedWindows {
+  encodeWindows(asked: string, passage: string, rule: WindowRule, maxTokensPerDocument?: number): EncodedWindows {
+    const query = this.queryPrompt + asked
     const first = this.tokens(query)
     const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
     const head = this.tokens(passage)
@@ -143,7 +149,8 @@ export class PairEncoder {
   }
 
   /** How many tokens of the passage `encode` would keep, and whether that is all of them. */
-  room(query: string, passage: string, maxTokensPerDocument?: number): { tokens: number; complete: boolean } {
+  room(asked: string, passage: string, maxTokensPerDocument?: number): { tokens: number; complete: boolean } {
+    const query = this.queryPrompt + asked
     const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
     const second = this.tokens(passage)
     const [, tokens] = this.lengths(query, passage, this.tokens(query), second, limit)

@@ -21,6 +21,8 @@ export interface TextPipelineParts {
   /** null where the piece encoder reads raw text. */
   readonly normalise: ((text: string) => string) | null
   readonly pieces: PieceEncoder
+  /** Texts are read to their end: where a beginning alone may become other tokens. */
+  readonly readsAll?: boolean
 }
 
 /** Code units per token that are tried at first: nearly every text of more has enough tokens in its beginning. */
@@ -32,10 +34,10 @@ export class TextPipeline {
   private readonly normalised: AddedTokenMatcher
   private readonly normalise: ((text: string) => string) | null
   private readonly pieces: PieceEncoder
-  private readonly cutter: PrefixCutter
+  private readonly cutter: PrefixCutter | null
   private readonly sink = new IdSink()
 
-  constructor({ addedTokens, normalise, pieces }: TextPipelineParts) {
+  constructor({ addedTokens, normalise, pieces, readsAll }: TextPipelineParts) {
     this.normalise = normalise
     this.pieces = pieces
     this.raw = new AddedTokenMatcher(addedTokens.filter((token) => !token.normalized))
@@ -43,14 +45,14 @@ export class TextPipeline {
       addedTokens.filter((token) => token.normalized),
       (token) => (normalise === null ? token.content : normalise(token.content)),
     )
-    this.cutter = new PrefixCutter(addedTokens)
+    this.cutter = readsAll ? null : new PrefixCutter(addedTokens)
   }
 
   /** The first maxTokens ids of the text, and whether those are all. */
   encode(text: string, maxTokens: number): { ids: Int32Array; complete: boolean } {
     const { sink } = this
     for (let size = (maxTokens + 16) * UNITS_PER_TOKEN; ; size *= GROWTH) {
-      const { end, open } = this.cutter.cut(text, size)
+      const { end, open } = this.cutter?.cut(text, size) ?? { end: text.length, open: false }
       // One more than asked for shows whether there are more.
       sink.reset(maxTokens + 1)
       this.run(end === text.length ? text : text.slice(0, end), open, sink)
@@ -61,20 +63,21 @@ export class TextPipeline {
   private run(source: string, open: boolean, sink: IdSink): void {
     // Python refuses lone surrogates; here they become U+FFFD as they do on every way into UTF-8.
     const text = source.isWellFormed() ? source : source.toWellFormed()
-    for (let at = 0; at < text.length && !sink.full; ) {
-      const token = this.raw.next(text, at)
+    for (let at = 0, search = 0; Math.min(at, search) < text.length && !sink.full; ) {
+      const token = this.raw.next(text, at, search)
       const end = token?.start ?? text.length
       if (end > at) this.segment(text.slice(at, end), at === 0, open && token === null, sink)
       if (token === null) return
       sink.push(token.id)
       at = token.end
+      search = token.bareEnd
     }
   }
 
   private segment(source: string, first: boolean, open: boolean, sink: IdSink): void {
     const text = this.normalise === null ? source : this.normalise(source)
-    for (let at = 0; at < text.length && !sink.full; ) {
-      const token = this.normalised.next(text, at)
+    for (let at = 0, search = 0; Math.min(at, search) < text.length && !sink.full; ) {
+      const token = this.normalised.next(text, at, search)
       const end = token?.start ?? text.length
       if (end > at) {
         this.pieces.encode(
@@ -87,6 +90,7 @@ export class TextPipeline {
       if (token === null) return
       sink.push(token.id)
       at = token.end
+      search = token.bareEnd
     }
   }
 }

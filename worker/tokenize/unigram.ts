@@ -4,6 +4,7 @@
  */
 import { has, SPACE } from './code-points.js'
 import type { IdSink } from './id-sink.js'
+import { byteTokens, type PieceModel } from './piece-models.js'
 import type { PieceEncoder } from './text-pipeline.js'
 import { VocabularyTrie } from './vocabulary-trie.js'
 
@@ -11,6 +12,8 @@ export interface UnigramOptions {
   /** Tokens with their scores; the index is the id. */
   readonly vocabulary: readonly (readonly [token: string, score: number])[]
   readonly unknownId: number
+  /** Characters without a token become those of their bytes (`<0xE2>`), where all of them are there. */
+  readonly byteFallback?: boolean
   /** What stands for a space and begins a word: '▁'. */
   readonly replacement: string
   readonly prepend: 'always' | 'first' | 'never'
@@ -31,8 +34,9 @@ const CHUNK = 4096
  */
 const UNSURE_UNITS = 65_536
 
-export class UnigramEncoder implements PieceEncoder {
+export class UnigramEncoder implements PieceEncoder, PieceModel {
   private readonly options: UnigramOptions
+  private readonly bytes: ReadonlyMap<string, number>
   private readonly trie: VocabularyTrie
   private readonly scores: Float64Array
   private readonly unknownScore: number
@@ -45,7 +49,9 @@ export class UnigramEncoder implements PieceEncoder {
   constructor(options: UnigramOptions) {
     this.options = options
     const { vocabulary } = options
-    this.trie = VocabularyTrie.of(new Map(vocabulary.map(([token], id) => [token, id])))
+    const ids = new Map(vocabulary.map(([token], id) => [token, id]))
+    this.bytes = options.byteFallback ? ids : new Map()
+    this.trie = VocabularyTrie.of(ids)
     this.scores = Float64Array.from(vocabulary, ([, score]) => score)
     this.unknownScore =
       this.scores.reduce((low, score) => Math.min(low, score), Number.POSITIVE_INFINITY) - UNKNOWN_PENALTY
@@ -64,6 +70,11 @@ export class UnigramEncoder implements PieceEncoder {
       if (at > start) this.words(piece.slice(start, at), first && start === 0, open && at === piece.length, sink)
       start = at + 1
     }
+  }
+
+  /** One piece of a text that is pre-tokenised already. */
+  push(piece: string, sink: IdSink): void {
+    this.word(piece, 0, piece.length, false, sink)
   }
 
   /** Metaspace: words begin at each replacement character, one of which may be put in front. */
@@ -92,7 +103,7 @@ export class UnigramEncoder implements PieceEncoder {
       if (at >= emitEnd) {
         const sure = at - base > UNSURE_UNITS ? at : this.meetingPoint(base, at, reached)
         if (sure > base) {
-          unknownBefore = this.emit(base, sure, unknownBefore, sink)
+          unknownBefore = this.emit(text, base, sure, unknownBefore, sink)
           if (sink.full) return
           const shift = sure - base
           best.copyWithin(0, shift, reached - base + 1)
@@ -141,7 +152,7 @@ export class UnigramEncoder implements PieceEncoder {
     }
     // A token that begins within reach of an open end may end behind it.
     const sure = open ? this.meetingPoint(base, Math.max(base, end - this.longest), reached) : end
-    this.emit(base, sure, unknownBefore, sink)
+    this.emit(text, base, sure, unknownBefore, sink)
   }
 
   /** The last position that every path to where the word may go on from (at or behind `at`) has in common. */
@@ -160,15 +171,26 @@ export class UnigramEncoder implements PieceEncoder {
   }
 
   /** Pushes the path from base to end; gives whether it ends in an unknown token. */
-  private emit(base: number, end: number, unknownBefore: boolean, sink: IdSink): boolean {
-    const { unknownId } = this.options
+  private emit(text: string, base: number, end: number, unknownBefore: boolean, sink: IdSink): boolean {
+    const { unknownId, byteFallback } = this.options
     const path: number[] = []
+    const starts: number[] = []
     for (let position = end; position > base; position = this.from[position - base] ?? base) {
       path.push(this.ids[position - base] ?? unknownId)
+      starts.push(this.from[position - base] ?? base)
     }
     let unknown = unknownBefore
     for (let index = path.length - 1; index >= 0; index -= 1) {
       const id = path[index] ?? unknownId
+      if (id === unknownId && byteFallback) {
+        // Neighbours are one unknown token, whose bytes have to be there all.
+        const start = starts[index] ?? base
+        while (index > 0 && path[index - 1] === unknownId) index -= 1
+        const spelled = byteTokens(text.slice(start, index > 0 ? starts[index - 1] : end), this.bytes)
+        for (const byte of spelled ?? (unknown ? [] : [unknownId])) sink.push(byte)
+        unknown = spelled === undefined
+        continue
+      }
       if (id !== unknownId || !unknown) sink.push(id)
       unknown = id === unknownId
     }

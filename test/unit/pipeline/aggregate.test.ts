@@ -73,3 +73,24 @@ it('adds usage up and takes the longest timings', () => {
   })
   expect(result.timings_ms).toEqual({ queued: 1, tokenize: 2, budget_wait: 0, batch_wait: 3, inference: 9, total: 250 })
 })
+
+it('orders scores that the sigmoid made equal by their logits, in one part and across parts', () => {
+  const logits = [53.9, 72.6, 55.3, 80.2, 72.6]
+  const saturated = (from: number, to: number): ScoredPart => ({
+    ...part([], 0),
+    candidates: logits.slice(from, to).map((logit, i) => ({
+      index: from + i,
+      score: 1 / (1 + Math.exp(-logit)),
+      logit,
+      document: { text: 't' },
+    })),
+  })
+  const best = [3, 1, 4]
+  const order = ({ results }: { results: readonly { index: number }[] }) => results.map(({ index }) => index)
+  expect(order(mergeParts(job(3, 1), [trimPart(saturated(0, 5), 3)], 200))).toEqual(best)
+  const parts = [trimPart(saturated(2, 5), 3), trimPart(saturated(0, 2), 3)]
+  const merged = mergeParts(job(3, 2), parts, 200)
+  expect(order(merged)).toEqual(best)
+  expect(merged.results.map((row) => row.relevance_score)).toEqual([1, 1, 1])
+  expect(merged.results[0]).not.toHaveProperty('logit')
+})

@@ -7,7 +7,7 @@ import { PairEncoder } from '../../../worker/tokenize/pair-encoder.js'
 import { loadTokenizer } from '../../../worker/tokenize/tokenizer.js'
 
 const folders = ['wordpiece-cased', 'bpe', 'unigram'].map((name) => `test/golden/tokenize/${name}`)
-const tokenizers = await Promise.all(folders.map(loadTokenizer))
+const tokenizers = await Promise.all(folders.map((folder) => loadTokenizer(folder)))
 const word = fc.constantFrom(
   'a',
   'job',

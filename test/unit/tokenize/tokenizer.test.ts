@@ -81,15 +81,20 @@ describe('loadTokenizer', () => {
   it.each([
     ['a missing folder', () => loadTokenizer('/nonexistent'), /tokenizer\.json cannot be read/],
     ['a truncated file', async () => loadTokenizer(await writeFolder('{"model": {', config)), /is not JSON/],
-    ['a damaged config', () => changed({}, '{'), /tokenizer_config\.json is not JSON/],
+    ['a damaged config', () => changed({}, '{'), /tokenizer_config\.json: the file is damaged/],
     ['an array', async () => loadTokenizer(await writeFolder([], config)), /tokenizer/],
     ['no model', () => changed({ model: undefined }), /model/],
-    ['an unknown model', () => changed({ model: { type: 'WordLevel' } }), /WordLevel/],
+    ['an unknown model', () => changed({ model: { type: 'Sentences' } }), /Sentences/],
     ['an empty vocabulary', () => changed({ model: { type: 'BPE', vocab: {}, merges: [] } }), /vocab/],
-    ['an unknown normaliser', () => changed({ normalizer: { type: 'Nmt' } }), /Nmt/],
-    ['an unknown pre-tokeniser', () => changed({ pre_tokenizer: { type: 'Digits' } }), /ByteLevel/],
+    ['an unknown normaliser', () => changed({ normalizer: { type: 'Rot13' } }), /Rot13/],
+    ['an unknown pre-tokeniser', () => changed({ pre_tokenizer: { type: 'UnicodeScripts' } }), /UnicodeScripts/],
     ['an unknown template', () => changed({ post_processor: { type: 'Other' } }), /post_processor/],
-    ['no padding token', () => changed({}, '{}'), /pad_token/],
+    ['a class of its own', () => changed({}, '{"tokenizer_class":"T5Tokenizer"}'), /T5Tokenizer/],
+    [
+      'a class for another model',
+      () => changed({}, '{"tokenizer_class":"BertTokenizer"}'),
+      /BertTokenizer wants .* WordPiece/,
+    ],
     ['truncation on the left', () => changed({}, '{"pad_token":"[PAD]","truncation_side":"left"}'), /left/],
   ])('refuses %s', async (_name, load, message) => {
     await expect(load()).rejects.toMatchObject({ code: 'invalid_model', message: expect.stringMatching(message) })
