@@ -59,12 +59,16 @@ async function run(command: Command, input: string): Promise<void> {
     details: flags.details,
     maxErrors: flags.maxErrors,
     overwrite: flags.overwrite,
+    allowModelChange: flags.allowModelChange,
+    allowCorpusChange: flags.allowCorpusChange,
     options,
   }
   const retry = flags.retryFailed ? retrying(batch, output) : undefined
   try {
     const opened = await openBatch(batch)
-    await reportRun(await workOff(command, options, opened, flags.json === true, retry), output, flags.json === true)
+    const json = flags.json === true
+    const report = await workOff(command, options, opened, json, retry)
+    await reportRun(report, output, json, !opened.wasFinished || retry !== undefined)
   } finally {
     // A pipe that nobody closes would keep the process.
     if (input === STANDARD) process.stdin.destroy()

@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import { recordOf } from '../../producer/batch/output-file.js'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
 import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
@@ -93,10 +94,17 @@ it('goes on after it was interrupted, to the same bytes', async () => {
       .split('\n')
       .slice(0, 7 * CANDIDATES)
       .join('\n').length + 1
-  await writeFile(
-    join(folder, 'out.trec.rankmill', 'checkpoint.1'),
-    JSON.stringify({ ...checkpoint, mark: { line: 7, offset: 7 }, customIds: 7, outputBytes: done, finished: false }),
-  )
+  await writeFile(join(folder, 'out.trec'), expected.slice(0, done))
+  const then = {
+    ...checkpoint,
+    mark: { line: 7, offset: 7 },
+    items: 7,
+    customIds: 7,
+    output: await recordOf(join(folder, 'out.trec'), 7 * CANDIDATES),
+    totals: { ...checkpoint.totals, requests: 7 },
+    finished: false,
+  }
+  await writeFile(join(folder, 'out.trec.rankmill', 'checkpoint.1'), JSON.stringify(then))
   await writeFile(join(folder, 'out.trec'), expected.slice(0, done + 30))
   expect((await trec()).code).toBe(0)
   expect(await readFile(join(folder, 'out.trec'), 'utf8')).toBe(expected)
