@@ -16,7 +16,7 @@ import { type BatchFormat, BatchState } from './batch-state.js'
 import type { PinnedModel } from './model-pins.js'
 import type { InputFile } from './output-place.js'
 import { answerOf, type BatchClient } from './persistent-request.js'
-import { ReadyItems } from './ready-items.js'
+import { type Answered, ReadyItems } from './ready-items.js'
 import { withDefaults } from './request-defaults.js'
 import { type RequestFields, type RunSettings, runSettings } from './run-settings.js'
 
@@ -217,10 +217,10 @@ export class BatchRun {
       }
       if (!(await this.#admission.enter(item.bytes))) return false
       const settle = this.#ready.reserve()
-      const outcome = isNewId ? this.#answer(client, item) : Promise.resolve(duplicate(item))
-      outcome.then(
-        (outcome) => {
-          settle({ item, outcome })
+      const answering = isNewId ? this.#answer(client, item) : Promise.resolve({ item, outcome: duplicate(item) })
+      answering.then(
+        (answered) => {
+          settle(answered)
           this.#wakeWriter()
         },
         // Stopped at once: the item stays undone.
@@ -230,18 +230,19 @@ export class BatchRun {
     return !this.#stopping.signal.aborted
   }
 
-  async #answer(client: BatchClient, item: BatchItem): Promise<BatchOutcome> {
-    if (item.error) return { error: item.error }
+  async #answer(client: BatchClient, item: BatchItem): Promise<Answered> {
+    if (item.error) return { item, outcome: { error: item.error } }
     const { defaults, missing } = this.#options
-    const request = { ...withDefaults(item.request, defaults, missing), id: requestId(this.#state.runId, item) }
+    const filled = withDefaults(item.request, defaults, missing)
     for (let tries = 1; ; tries++) {
+      const requestId = this.#state.requestId(item.line)
       try {
-        return { result: await this.#sameModel(client, request) }
+        const result = await this.#sameModel(client, { ...filled, id: requestId })
+        return { item, outcome: { result }, requestId }
       } catch (error) {
         this.#aborting.signal.throwIfAborted()
-        if (!this.#survives(request, error) || tries > CORPUS_TRIES) return { error: RankmillError.from(error) }
-        // The same id with another version of the corpus is another request.
-        await client.forget([request.id])
+        if (this.#survives(filled, error) && tries < CORPUS_TRIES) continue
+        return { item, outcome: { error: RankmillError.from(error) }, requestId }
       }
     }
   }
@@ -303,8 +304,8 @@ export class BatchRun {
     for (;;) {
       const answers = this.#ready.take()
       await state.append(answers)
-      for (const { item } of answers) {
-        written.push(requestId(state.runId, item))
+      for (const { item, requestId } of answers) {
+        if (requestId !== undefined) written.push(requestId)
         this.#admission.leave(item.bytes)
       }
       this.#stopAtTooManyErrors()
@@ -384,10 +385,6 @@ export class BatchRun {
 export function settingsOf({ output, inOrder, missing, settings, defaults, limits }: BatchOptions): RunSettings {
   const compression = typeof output === 'string' ? compressionOf(output) : undefined
   return runSettings({ inOrder, missing, compression, ...settings }, defaults, limits)
-}
-
-function requestId(runId: string, item: BatchItem): string {
-  return `${runId}-${item.line}`
 }
 
 function duplicate(item: BatchItem): BatchOutcome {

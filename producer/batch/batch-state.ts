@@ -7,7 +7,7 @@ import { START } from '../lines/line-reader.js'
 import type { OutputLine } from './batch-line.js'
 import type { BatchSource } from './batch-source.js'
 import { type Checkpoint, writeCheckpoint } from './checkpoint.js'
-import { CorpusPins } from './corpus-pins.js'
+import { CORPUS, CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
 import { DoneLines } from './done-lines.js'
 import { LatencyCounts } from './latency-counts.js'
@@ -131,11 +131,15 @@ export class BatchState {
       await checkedOutput(path, seen.before.output)
       return opened(seen, undefined)
     }
+    // Before the claim, so that a refusal leaves no trace; where it is being merged, only the holder can tell.
+    const known = seen.before?.output ?? EMPTY
+    const seenDigest = seen.before?.merging === undefined ? await checkedOutput(path, known) : undefined
     const folder = await RunFolder.claim(path, options.leaseMs)
     try {
       const found = await openingOf(path, folder, wanted)
       const before = found.before && (await completeMerge(path, folder, found.before))
-      const digest = await checkedOutput(path, before?.output ?? EMPTY)
+      const isSeen = seenDigest && (before?.output ?? EMPTY).digest === known.digest
+      const digest = isSeen ? seenDigest : await checkedOutput(path, before?.output ?? EMPTY)
       if (!before?.finished) return opened({ ...found, before }, { named: output, path, folder, digest })
       await folder.release()
       return opened({ ...found, before }, undefined)
@@ -191,6 +195,16 @@ export class BatchState {
   /** Every item of the input has its answer in the output, and that was checked. */
   get isFinished(): boolean {
     return this.#finished
+  }
+
+  /**
+   * A request that reads another version of a corpus than before is another request: it needs another id.
+   *
+   * @param line of the item
+   */
+  requestId(line: number): string {
+    const versions = this.changes.filter(({ what }) => what.startsWith(CORPUS)).length
+    return `${this.runId}-${line}${versions === 0 ? '' : `-v${versions}`}`
   }
 
   get endedAt(): string {

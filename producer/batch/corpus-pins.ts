@@ -12,6 +12,9 @@ export interface PinningClient {
 /** `file:` folders never change; their name says which. */
 const FOLDER = 'file:'
 
+/** What changes of a corpus are called, its name following. */
+export const CORPUS = 'corpus '
+
 export class CorpusPins {
   readonly #holder: string
   readonly #ttlMs: number
@@ -114,7 +117,7 @@ export class CorpusPins {
       return pin()
     })
     this.#versions.set(corpus, version)
-    if (own !== undefined && version !== own) this.#onChange({ what: `corpus ${corpus}`, from: own, to: version })
+    if (own !== undefined && version !== own) this.#onChange({ what: `${CORPUS}${corpus}`, from: own, to: version })
     return version
   }
 
