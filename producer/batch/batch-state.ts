@@ -276,11 +276,14 @@ export class BatchState {
     for (const model of models) this.#served.set(model.fingerprint, model)
   }
 
-  /** @throws RankmillError `output_in_use`, `output_changed`: nothing that this run writes would be found */
+  /**
+   * At any time, while answers are written too.
+   *
+   * @throws RankmillError `output_in_use`, `output_changed`: nothing that this run writes would be found
+   */
   async check(): Promise<void> {
-    if (!this.#place) return
-    await this.#place.folder.check()
-    if (this.#output instanceof OutputOnDisk) await this.#output.check()
+    await this.#place?.folder.check()
+    if (this.#output instanceof OutputOnDisk) await this.#output.checkPlace()
   }
 
   /** Writes answers at the end of the output and counts them. @throws RankmillError as `begin` */
@@ -320,7 +323,8 @@ export class BatchState {
       await this.#idFile.append(this.#newIds.splice(0)).catch((error) => {
         throw unwritable(named, error)
       })
-      await this.check()
+      await folder.check()
+      await this.#output.check()
       await writeCheckpoint(folder, {
         version: 2,
         runId: this.runId,

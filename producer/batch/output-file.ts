@@ -124,16 +124,21 @@ export class OutputOnDisk implements OutputFile {
    * @throws RankmillError `output_changed`
    */
   async check(): Promise<void> {
+    const found = await this.checkPlace()
+    if (found.size === BigInt(this.length)) return
+    const message = `has ${found.size} bytes, and the run wrote ${this.length}: something else writes it as well`
+    throw outputChanged(this.#path, message)
+  }
+
+  /** As `check`, but of the file alone: its size changes while something is appended. */
+  async checkPlace(): Promise<{ size: bigint }> {
     const found = await stat(this.#path, { bigint: true }).catch((error) => {
       throw codeOf(error) === 'ENOENT'
         ? outputChanged(this.#path, 'was removed while the run wrote it')
         : unwritable(this.#path, error)
     })
     if (idOf(found) !== this.#id) throw outputChanged(this.#path, 'was replaced by another file while the run wrote it')
-    if (found.size !== BigInt(this.length)) {
-      const message = `has ${found.size} bytes, and the run wrote ${this.length}: something else writes it as well`
-      throw outputChanged(this.#path, message)
-    }
+    return found
   }
 
   async sync(): Promise<void> {
