@@ -3,9 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { LoadedModel } from '../../shared/protocol/worker-info.js'
-import { START } from '../lines/line-reader.js'
 import type { OutputLine } from './batch-line.js'
-import type { BatchSource } from './batch-source.js'
+import { type BatchSource, INPUT_START } from './batch-source.js'
 import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
@@ -157,7 +156,10 @@ export class BatchState {
     this.totals = { ...(before?.totals ?? NOTHING) }
     if (!this.wasFinished) this.totals.starts++
     for (const line of recovered) this.#countRecovered(line)
-    this.done = new DoneLines(before?.mark ?? START, [...(before?.beyond ?? []), ...recovered.map(({ line }) => line)])
+    this.done = new DoneLines(before?.mark ?? INPUT_START, [
+      ...(before?.beyond ?? []),
+      ...recovered.map(({ line }) => line),
+    ])
   }
 
   /** Models that answered: more than one of a name and dtype means that the workers' files were changed meanwhile. */

@@ -14,7 +14,7 @@ const checkpointSchema = z.object({
   /** Everything that the output depends on beyond the input. */
   settings: z.record(z.string(), z.unknown()),
   /** Items up to here are done … */
-  mark: z.object({ line: count, offset: count }),
+  mark: z.object({ line: count, offset: count, digest: z.string() }),
   /** … and so are these, further on. */
   beyond: z.array(count),
   outputBytes: count,

@@ -1,7 +1,5 @@
 /** Which items of an input are done: all up to a mark, and some beyond it. */
-
-import type { LineMark } from '../lines/line-reader.js'
-import type { BatchItem } from './batch-source.js'
+import type { BatchItem, InputMark } from './batch-source.js'
 
 interface Begun {
   readonly item: BatchItem
@@ -9,7 +7,7 @@ interface Begun {
 }
 
 export class DoneLines {
-  #mark: LineMark
+  #mark: InputMark
   /** Done in an earlier run, and not yet read again in this one. */
   readonly #before: Set<number>
   /** In order; those before `#first` have passed the mark. */
@@ -18,13 +16,13 @@ export class DoneLines {
   readonly #byLine = new Map<number, Begun>()
   #passedIds: string[] = []
 
-  constructor(mark: LineMark, beyond: Iterable<number>) {
+  constructor(mark: InputMark, beyond: Iterable<number>) {
     this.#mark = mark
     this.#before = new Set(beyond)
   }
 
   /** Everything up to here is done. */
-  get mark(): LineMark {
+  get mark(): InputMark {
     return this.#mark
   }
 
@@ -58,8 +56,8 @@ export class DoneLines {
 
   #advance(): void {
     for (let begun = this.#begun[this.#first]; begun?.done; begun = this.#begun[++this.#first]) {
-      const { line, end, customId } = begun.item
-      this.#mark = { line, offset: end }
+      const { line, end, digest, customId } = begun.item
+      this.#mark = { line, offset: end, digest }
       if (customId !== null) this.#passedIds.push(customId)
       this.#byLine.delete(line)
     }

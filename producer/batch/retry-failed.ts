@@ -83,6 +83,7 @@ function only(lines: ReadonlySet<number>, source: BatchSource): BatchSource {
         .digest('hex')
         .slice(0, 32)
     },
+    digestAt: (mark) => source.digestAt(mark),
     async *read(from) {
       for await (const item of source.read(from)) if (lines.has(item.line)) yield item
     },
