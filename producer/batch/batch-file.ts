@@ -2,7 +2,7 @@
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
-import { type BatchSource, FileSource, StreamSource } from './batch-source.js'
+import { type BatchSource, LineSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
 import type { InputFile } from './output-place.js'
 import type { RequestFields } from './run-settings.js'
@@ -46,8 +46,7 @@ export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
 }
 
 export async function openSource(input: BatchFileOptions['input'], maxLineBytes: number): Promise<BatchSource> {
-  if (typeof input === 'string') return FileSource.open(input, maxLineBytes)
-  return StreamSource.open(input, 'standard input', maxLineBytes)
+  return LineSource.open(input, maxLineBytes)
 }
 
 export function runOptions(

@@ -3,21 +3,21 @@ import { randomBytes } from 'node:crypto'
 import { RankmillError } from '../../shared/errors.js'
 import type { LoadedModel } from '../../shared/protocol/worker-info.js'
 import { compressionOf } from '../lines/compression.js'
-import { START } from '../lines/line-reader.js'
 import type { OutputLine } from './batch-line.js'
-import type { BatchSource } from './batch-source.js'
-import { type Checkpoint, writeCheckpoint } from './checkpoint.js'
+import { type BatchSource, INPUT_START } from './batch-source.js'
+import { type Checkpoint, newestCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CORPUS, CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
 import { DoneLines } from './done-lines.js'
+import { inputRecord } from './input-record.js'
 import { LatencyCounts } from './latency-counts.js'
 import { ModelPins, type PinnedModel, type RunChange } from './model-pins.js'
 import type { OutputDigest } from './output-digest.js'
 import { checkedOutput, EMPTY, keepWholeLines, type OutputFile, OutputOnDisk, OutputStream } from './output-file.js'
 import { type InputFile, outputPlace, refuseInputs } from './output-place.js'
 import type { Answered } from './ready-items.js'
-import { RunFolder } from './run-folder.js'
-import { completeMerge, type Opening, openingOf, refuseForeign } from './run-opening.js'
+import { inUse, RunFolder } from './run-folder.js'
+import { completeMerge, openingOf, refuseForeign } from './run-opening.js'
 import type { RunSettings, SettingChange } from './run-settings.js'
 import { unwritable } from './unwritable.js'
 
@@ -114,35 +114,31 @@ export class BatchState {
     if (typeof output !== 'string') {
       const written = (output as { fd?: unknown }).fd
       if (typeof written === 'number') await refuseInputs(written, options.inputs)
-      const input = { name: source.name, fingerprint: await source.fingerprint() }
+      const input = await inputRecord(source, [])
       const state = new BatchState(undefined, [], undefined, format, input, options)
       state.#output = new OutputStream(output)
       return state
     }
     const path = await outputPlace(output)
     await refuseInputs(output, options.inputs)
-    const input = { name: source.name, fingerprint: await source.fingerprint() }
-    const wanted = { ...options, input }
-    const opened = ({ before, changed }: Opening, place: Place | undefined) =>
-      new BatchState(before, changed, place, format, input, options)
+    const input = await inputRecord(source, options.inputs)
+    const files = RunFolder.peek(path)
+    const newest = await newestCheckpoint(files)
+    const { before, changed } = await openingOf(path, files, { ...options, source, input })
+    const opened = (known: Checkpoint | undefined, place: Place | undefined) =>
+      new BatchState(known, changed, place, format, input, options)
 
-    const seen = await openingOf(path, RunFolder.peek(path), wanted)
-    if (seen.before?.finished && seen.before.merging === undefined) {
-      await checkedOutput(path, seen.before.output)
-      return opened(seen, undefined)
-    }
-    // Before the claim, so that a refusal leaves no trace; where it is being merged, only the holder can tell.
-    const known = seen.before?.output ?? EMPTY
-    const seenDigest = seen.before?.merging === undefined ? await checkedOutput(path, known) : undefined
+    // Looked at before the claim, so that a refusal leaves no trace; a merge can only be completed by the holder.
+    const digest = await checkedOutput(path, before?.merging === undefined ? (before?.output ?? EMPTY) : EMPTY)
+    if (before?.finished && before.merging === undefined) return opened(before, undefined)
     const folder = await RunFolder.claim(path, options.leaseMs)
     try {
-      const found = await openingOf(path, folder, wanted)
-      const before = found.before && (await completeMerge(path, folder, found.before))
-      const isSeen = seenDigest && (before?.output ?? EMPTY).digest === known.digest
-      const digest = isSeen ? seenDigest : await checkedOutput(path, before?.output ?? EMPTY)
-      if (!before?.finished) return opened({ ...found, before }, { named: output, path, folder, digest })
+      if ((await newestCheckpoint(folder)) !== newest) throw inUse(output)
+      if (!before?.finished) return opened(before, { named: output, path, folder, digest })
+      const merged = await completeMerge(path, folder, before)
+      await checkedOutput(path, merged.output)
       await folder.release()
-      return opened({ ...found, before }, undefined)
+      return opened(merged, undefined)
     } catch (error) {
       await folder.release()
       throw error
@@ -185,7 +181,7 @@ export class BatchState {
       this.#served.set(model.fingerprint, model)
       this.#answering.add(model.name)
     }
-    this.#done = new DoneLines(before?.mark ?? START, before?.items ?? 0, before?.beyond ?? [])
+    this.#done = new DoneLines(before?.mark ?? INPUT_START, before?.items ?? 0, before?.beyond ?? [])
   }
 
   get done(): DoneLines {
@@ -243,7 +239,7 @@ export class BatchState {
       })
     }
     for (const line of recovered) this.#countRecovered(line)
-    const { mark, items, beyond } = this.#before ?? { mark: START, items: 0, beyond: [] }
+    const { mark, items, beyond } = this.#before ?? { mark: INPUT_START, items: 0, beyond: [] }
     const further = recovered.map(({ line }): [number, number] => [line, line])
     this.#done = new DoneLines(mark, items, [...beyond, ...further])
     const lines = (this.#before?.output.lines ?? 0) + recovered.length

@@ -3,7 +3,6 @@ import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
 import type { RunFiles, RunFolder } from './run-folder.js'
-import { checkSameSettings, type RunSettings, type SettingChange } from './run-settings.js'
 
 const count = z.int().min(0)
 
@@ -13,11 +12,16 @@ const checkpointSchema = z.object({
   version: z.literal(VERSION),
   /** Prefix of the run's request ids in Redis. */
   runId: z.string().min(1),
-  input: z.object({ name: z.string(), fingerprint: z.string() }),
+  input: z.object({
+    name: z.string(),
+    fingerprint: z.string(),
+    /** Device, inode, size and time of the last change of each of its files; empty where not all of it is files. */
+    files: z.array(z.string()),
+  }),
   /** Everything that the output depends on beyond the input. */
   settings: z.record(z.string(), z.unknown()),
   /** Items up to here are done … */
-  mark: z.object({ line: count, offset: count }),
+  mark: z.object({ line: count, offset: count, digest: z.string() }),
   /** … which are so many … */
   items: count,
   /** … and so are these lines further on, from and to. */
@@ -75,27 +79,12 @@ export async function readCheckpoint(files: RunFiles): Promise<Checkpoint | unde
   }
 }
 
-export async function writeCheckpoint(folder: RunFolder, checkpoint: Checkpoint): Promise<void> {
-  await folder.replace(NAME, JSON.stringify(checkpoint))
+/** Which checkpoint is the newest, and what it says: another, once somebody has written one. */
+export async function newestCheckpoint(files: RunFiles): Promise<string> {
+  const path = await files.newest(NAME)
+  return path === undefined ? '' : `${path}\n${await readFile(path, 'utf8')}`
 }
 
-/**
- * Refuses to go on with another input, or with other options, under the same output.
- *
- * @param mayChangeModel options of the workers may be others
- * @returns options that are others all the same
- * @throws RankmillError `output_exists`
- */
-export function checkSameRun(
-  output: string,
-  before: Checkpoint,
-  input: Checkpoint['input'],
-  settings: RunSettings,
-  mayChangeModel: boolean,
-): SettingChange[] {
-  if (before.input.fingerprint !== input.fingerprint) {
-    const other = `${output}: holds the results of another input (${before.input.name}, ${before.input.fingerprint.slice(0, 12)})`
-    throw new RankmillError('output_exists', `${other}; ${input.name} is ${input.fingerprint.slice(0, 12)}`)
-  }
-  return checkSameSettings(output, before.settings, settings, mayChangeModel)
+export async function writeCheckpoint(folder: RunFolder, checkpoint: Checkpoint): Promise<void> {
+  await folder.replace(NAME, JSON.stringify(checkpoint))
 }

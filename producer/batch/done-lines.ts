@@ -3,16 +3,16 @@
  * not with those that are done: neighbours that are done become one stretch.
  */
 
-import type { LineMark } from '../lines/line-reader.js'
-import type { BatchItem } from './batch-source.js'
+import type { BatchItem, InputMark } from './batch-source.js'
 import { type LineRange, mergedRanges } from './line-ranges.js'
 
 /** Items that were read one after another, and are done; or one that is under way. */
 interface Stretch {
   readonly first: number
   last: number
-  /** Offset after the last. */
+  /** Offset after the last, and the digest of the input up to there. */
   end: number
+  digest: string
   items: number
   done: boolean
   before: Stretch | undefined
@@ -20,7 +20,7 @@ interface Stretch {
 }
 
 export class DoneLines {
-  #mark: LineMark
+  #mark: InputMark
   #items: number
   /** Done in an earlier run, and not yet read again in this one; those before `#next` are. */
   readonly #before: readonly LineRange[]
@@ -34,7 +34,7 @@ export class DoneLines {
    * @param items how many lie up to the mark
    * @param beyond lines after the mark that are done
    */
-  constructor(mark: LineMark, items: number, beyond: Iterable<LineRange>) {
+  constructor(mark: InputMark, items: number, beyond: Iterable<LineRange>) {
     this.#mark = mark
     this.#items = items
     this.#lastRead = mark.line
@@ -42,7 +42,7 @@ export class DoneLines {
   }
 
   /** Everything up to here is done. */
-  get mark(): LineMark {
+  get mark(): InputMark {
     return this.#mark
   }
 
@@ -64,11 +64,12 @@ export class DoneLines {
   }
 
   /** Notes an item that was read. @returns whether it was done before */
-  begin({ line, end }: Pick<BatchItem, 'line' | 'end'>): boolean {
+  begin({ line, end, digest }: Pick<BatchItem, 'line' | 'end' | 'digest'>): boolean {
     this.#lastRead = line
     while ((this.#before[this.#next]?.[1] ?? line) < line) this.#next++
     const done = (this.#before[this.#next]?.[0] ?? line + 1) <= line
-    const stretch: Stretch = { first: line, last: line, end, items: 1, done, before: this.#tail, after: undefined }
+    const at = { first: line, last: line, end, digest }
+    const stretch: Stretch = { ...at, items: 1, done, before: this.#tail, after: undefined }
     if (this.#tail) this.#tail.after = stretch
     else this.#head = stretch
     this.#tail = stretch
@@ -90,7 +91,7 @@ export class DoneLines {
     const joined = stretch.before?.done ? this.#unite(stretch.before, stretch) : stretch
     const whole = joined.after?.done ? this.#unite(joined, joined.after) : joined
     if (this.#head !== whole) return
-    this.#mark = { line: whole.last, offset: whole.end }
+    this.#mark = { line: whole.last, offset: whole.end, digest: whole.digest }
     this.#items += whole.items
     this.#head = whole.after
     if (this.#head) this.#head.before = undefined
@@ -100,6 +101,7 @@ export class DoneLines {
   #unite(left: Stretch, right: Stretch): Stretch {
     left.last = right.last
     left.end = right.end
+    left.digest = right.digest
     left.items += right.items
     left.after = right.after
     if (right.after) right.after.before = left

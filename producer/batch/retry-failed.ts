@@ -11,13 +11,15 @@ import { type BatchFileOptions, inputFiles, openSource, runOptions } from './bat
 import { type OutputLine, readOutputLine } from './batch-line.js'
 import type { BatchReport } from './batch-report.js'
 import { BatchRun, settingsOf } from './batch-run.js'
-import type { BatchSource } from './batch-source.js'
-import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import type { BatchItem, BatchSource } from './batch-source.js'
+import { type Checkpoint, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import { anotherInput } from './input-record.js'
 import { checkedOutput, recordOf } from './output-file.js'
 import { outputPlace, refuseInputs } from './output-place.js'
 import type { BatchClient } from './persistent-request.js'
 import { RunFolder } from './run-folder.js'
 import { completeMerge, mergedFile } from './run-opening.js'
+import { checkSameSettings } from './run-settings.js'
 import { unwritable } from './unwritable.js'
 
 const FRAME_BYTES = 1 << 20
@@ -42,7 +44,6 @@ export async function retryFailed(
   const output = await outputPlace(options.output)
   await refuseInputs(options.output, inputFiles(input))
   const whole = await openSource(input, limits.maxLineBytes)
-  const about = { name: whole.name, fingerprint: await whole.fingerprint() }
   const folder = await RunFolder.claim(output, limits.leaseMs)
   try {
     const found = await readCheckpoint(folder)
@@ -50,13 +51,20 @@ export async function retryFailed(
       throw new RankmillError('output_exists', `${output}: is not the output of a finished run`, { param: 'output' })
     }
     const run = runOptions(whole, options, limits)
-    const changed = checkSameRun(output, found, about, settingsOf(run), allowModelChange)
+    const changed = checkSameSettings(output, found.settings, settingsOf(run), allowModelChange)
+    const fingerprint = await whole.fingerprint()
+    if (fingerprint !== found.input.fingerprint) {
+      throw anotherInput(output, `holds the results of another input (${found.input.name}) than ${whole.name}`)
+    }
     const compression = compressionOf(options.output)
     const before = await completeMerge(output, folder, found)
     await checkedOutput(output, before.output)
     const failed = await failedLines(output, compression)
     if (failed.size === 0) return undefined
-    const source = only(failed, whole)
+    const source = only(failed, whole, (item) => {
+      if (item.line !== found.mark.line || item.digest === found.mark.digest) return
+      throw anotherInput(output, `holds the results of another input than ${whole.name} is up to line ${item.line}`)
+    })
     // Named by what is run again: what a killed merge left of other lines is no hindrance.
     const retried = join(folder.path, `retried-${await source.fingerprint()}.jsonl`)
     const again = await BatchRun.open({
@@ -113,8 +121,8 @@ async function failedLines(output: string, compression: Compression): Promise<Se
   return failed
 }
 
-/** The part of a source that is run again. */
-function only(lines: ReadonlySet<number>, source: BatchSource): BatchSource {
+/** The part of a source that is run again; all of it is read, and shown to `look`. */
+function only(lines: ReadonlySet<number>, source: BatchSource, look: (item: BatchItem) => void): BatchSource {
   return {
     name: source.name,
     shareBefore: (offset) => source.shareBefore(offset),
@@ -125,8 +133,12 @@ function only(lines: ReadonlySet<number>, source: BatchSource): BatchSource {
         .digest('hex')
         .slice(0, 32)
     },
+    digestAt: (mark) => source.digestAt(mark),
     async *read(from) {
-      for await (const item of source.read(from)) if (lines.has(item.line)) yield item
+      for await (const item of source.read(from)) {
+        look(item)
+        if (lines.has(item.line)) yield item
+      }
     },
   }
 }

@@ -212,6 +212,6 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-function inUse(output: string): RankmillError {
+export function inUse(output: string): RankmillError {
   return new RankmillError('output_in_use', `${output}: another run is writing it`, { param: 'output' })
 }

@@ -2,14 +2,17 @@
 import { rename, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
-import { type Checkpoint, checkSameRun, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import type { BatchSource } from './batch-source.js'
+import { type Checkpoint, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import { anotherInput, type InputRecord, otherInput } from './input-record.js'
 import { recordOf } from './output-file.js'
 import { type RunFiles, type RunFolder, syncFolder } from './run-folder.js'
-import type { RunSettings, SettingChange } from './run-settings.js'
+import { checkSameSettings, type RunSettings, type SettingChange } from './run-settings.js'
 import { codeOf, unwritable } from './unwritable.js'
 
 export interface Wanted {
-  readonly input: Checkpoint['input']
+  readonly source: BatchSource
+  readonly input: InputRecord
   readonly settings: RunSettings
   readonly overwrite: boolean
   readonly allowModelChange: boolean
@@ -23,9 +26,9 @@ export interface Opening {
 }
 
 /**
- * Changes nothing.
+ * Changes nothing. To be called once: an input that is no file can be compared only once.
  *
- * @throws RankmillError `output_exists`
+ * @throws RankmillError `output_exists`, naming what is another, with both values
  */
 export async function openingOf(output: string, files: RunFiles, wanted: Wanted): Promise<Opening> {
   if (wanted.overwrite) {
@@ -33,7 +36,7 @@ export async function openingOf(output: string, files: RunFiles, wanted: Wanted)
     // The same command again, after it was killed: what it has done since it began anew stays.
     if (before?.overwrote && !before.finished) {
       try {
-        return { before, changed: checkWanted(output, before, wanted) }
+        return { before, changed: await checkWanted(output, before, wanted) }
       } catch {
         // Another run: it begins anew as it was told to.
       }
@@ -41,13 +44,17 @@ export async function openingOf(output: string, files: RunFiles, wanted: Wanted)
     return { before: undefined, changed: [] }
   }
   const before = await readCheckpoint(files)
-  if (before) return { before, changed: checkWanted(output, before, wanted) }
+  if (before) return { before, changed: await checkWanted(output, before, wanted) }
   await refuseForeign(output)
   return { before, changed: [] }
 }
 
-function checkWanted(output: string, before: Checkpoint, wanted: Wanted): SettingChange[] {
-  return checkSameRun(output, before, wanted.input, wanted.settings, wanted.allowModelChange)
+async function checkWanted(output: string, before: Checkpoint, wanted: Wanted): Promise<readonly SettingChange[]> {
+  const { settings, allowModelChange, source, input } = wanted
+  const changed = checkSameSettings(output, before.settings, settings, allowModelChange)
+  const other = await otherInput(before, source, input)
+  if (other !== undefined) throw anotherInput(output, other)
+  return changed
 }
 
 /** A file that no run began is somebody's: it is not written over. */

@@ -2,9 +2,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, statSync } from 'node:fs'
-import { link, mkdtemp, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { link, mkdtemp, open, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { Readable } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
 import type { BatchReport } from '../../producer/batch/batch-report.js'
@@ -420,6 +421,78 @@ describe('running again what failed', () => {
     const other = join(folder, 'other-name.jsonl')
     await symlink(target, other)
     expect((await openBatch({ input, output: other })).wasFinished).toBe(true)
+  })
+})
+
+describe('the input', () => {
+  const LINES = 300
+  /** 20 kB a line: far more than what is looked at of a file to tell it from others. */
+  const longLines = () =>
+    writeFile(
+      input,
+      Array.from({ length: LINES }, (_, i) => `${requestLine(i).replace('"b"', `"${'b'.repeat(20_000)}"`)}\n`).join(''),
+    )
+  /** Between two samples, so that the file looks the same. */
+  const change = async (at: number) => {
+    const file = await open(input, 'r+')
+    await file.write('c', at)
+    await file.close()
+  }
+  const EARLY = 120_000
+  const LATE = 5_860_000
+
+  it('is compared as far as it was read, byte by byte', async () => {
+    const s = stage()
+    await s.worker()
+    await longLines()
+    await interrupted(s)
+    await change(EARLY)
+    await expect(openBatch({ input, output })).rejects.toMatchObject({
+      code: 'output_exists',
+      message: expect.stringMatching(/another input: .*in\.jsonl is not what it was up to line \d+/),
+    })
+    await longLines()
+    // What is not read yet may still change.
+    await change(LATE)
+    expect((await runBatch(s)).totals).toMatchObject({ requests: LINES, starts: 2 })
+    expect((await openBatch({ input, output })).wasFinished).toBe(true)
+    await change(EARLY)
+    await expect(openBatch({ input, output })).rejects.toMatchObject({ code: 'output_exists' })
+    await expect(retryFailed(s.client(), { input, output }, () => undefined)).resolves.toBeUndefined()
+  })
+
+  it('is no less sure through a pipe', async () => {
+    const s = stage()
+    await s.worker()
+    await longLines()
+    const content = await readFile(input)
+    const piped = (bytes: Buffer) => Readable.from(bytes.length > 0 ? [bytes] : []) as AsyncIterable<Buffer>
+    await interrupted(s, { input: piped(content) })
+    const changed = Buffer.from(content)
+    changed[EARLY] = 0x63
+    await expect(runBatch(s, { input: piped(changed) })).rejects.toMatchObject({ code: 'output_exists' })
+    expect((await runBatch(s, { input: piped(content) })).totals).toMatchObject({ requests: LINES, starts: 2 })
+    const longer = Buffer.concat([content, Buffer.from(`${requestLine(LINES)}\n`)])
+    await expect(openBatch({ input: piped(longer), output })).rejects.toMatchObject({
+      code: 'output_exists',
+      message: expect.stringContaining('standard input goes on after line 300'),
+    })
+    expect((await openBatch({ input: piped(content), output })).wasFinished).toBe(true)
+  })
+
+  it('that changes between a run and a repair of what failed is noticed before anything is put in place', async () => {
+    const s = stage()
+    await s.worker()
+    await longLines()
+    await writeFile(input, 'bad\n', { flag: 'a' })
+    await runBatch(s)
+    const before = await readFile(output)
+    await change(EARLY)
+    await expect(retryFailed(s.client(), { input, output }, () => undefined)).rejects.toMatchObject({
+      code: 'output_exists',
+      message: expect.stringContaining('another input'),
+    })
+    expect(await readFile(output)).toEqual(before)
   })
 })
 

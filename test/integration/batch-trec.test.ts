@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { recordOf } from '../../producer/batch/output-file.js'
+import { TrecSource } from '../../producer/retrieval/trec-batch.js'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
 import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
@@ -81,6 +82,16 @@ it('knows what the first stage gave each candidate', async () => {
   }
 })
 
+/** Where a run is that has done so many queries. */
+async function markAfter(line: number) {
+  const runFile = join(folder, 'in.trec')
+  const files = { corpus: { file: join(folder, 'corpus.jsonl') }, queries: join(folder, 'queries.jsonl'), runFile }
+  const source = await TrecSource.open({ ...files, run: await readTrecRun(runFile), depth: 100 })
+  const digest = await source.digestAt({ line, offset: line })
+  await source.close()
+  return { line, offset: line, digest }
+}
+
 it('goes on after it was interrupted, to the same bytes', async () => {
   await stage().worker({ scoreCacheTtlMs: 0 })
   await writeCollection()
@@ -97,7 +108,7 @@ it('goes on after it was interrupted, to the same bytes', async () => {
   await writeFile(join(folder, 'out.trec'), expected.slice(0, done))
   const then = {
     ...checkpoint,
-    mark: { line: 7, offset: 7 },
+    mark: await markAfter(7),
     items: 7,
     customIds: 7,
     output: await recordOf(join(folder, 'out.trec'), 7 * CANDIDATES),

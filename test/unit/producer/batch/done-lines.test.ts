@@ -3,7 +3,8 @@ import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { DoneLines } from '../../../../producer/batch/done-lines.js'
 
-const at = (line: number) => ({ line, end: line * 10 })
+const at = (line: number) => ({ line, end: line * 10, digest: `up to ${line}` })
+const START = { line: 0, offset: 0, digest: 'up to 0' }
 
 it('agrees with a plain set, whatever the order, and however often it is taken up again', () => {
   fc.assert(
@@ -14,7 +15,7 @@ it('agrees with a plain set, whatever the order, and however often it is taken u
         // Every third line is blank: it has a number and no item.
         const input = Array.from({ length: lines }, (_, i) => i + 1).filter((line) => line % 3 !== 0)
         const finished = new Set<number>()
-        let done = new DoneLines({ line: 0, offset: 0 }, 0, [])
+        let done = new DoneLines(START, 0, [])
         let read = 0
         for (const { read: more, finish, again } of steps) {
           for (const line of input.slice(read, read + more)) expect(done.begin(at(line))).toBe(finished.has(line))
@@ -32,7 +33,8 @@ it('agrees with a plain set, whatever the order, and however often it is taken u
           // Where items were done before, and are not read again, the mark waits for them.
           expect(done.items).toBeLessThanOrEqual(passed)
           expect(new Set([...input.slice(0, done.items), ...beyond])).toEqual(finished)
-          expect(done.mark).toEqual({ line: input[done.items - 1] ?? 0, offset: (input[done.items - 1] ?? 0) * 10 })
+          const last = input[done.items - 1] ?? 0
+          expect(done.mark).toEqual({ line: last, offset: last * 10, digest: `up to ${last}` })
           if (again) {
             done = new DoneLines(done.mark, done.items, done.beyond())
             read = done.items
@@ -44,7 +46,7 @@ it('agrees with a plain set, whatever the order, and however often it is taken u
 })
 
 it('holds one stretch, however many lines are done behind one that is not', () => {
-  const done = new DoneLines({ line: 0, offset: 0 }, 0, [])
+  const done = new DoneLines(START, 0, [])
   done.begin(at(1))
   for (let line = 2; line <= 200_000; line++) {
     done.begin(at(line))
@@ -52,7 +54,7 @@ it('holds one stretch, however many lines are done behind one that is not', () =
   }
   expect(done.beyond()).toEqual([[2, 200_000]])
   done.finish(at(1))
-  expect(done.mark).toEqual({ line: 200_000, offset: 2_000_000 })
+  expect(done.mark).toEqual({ line: 200_000, offset: 2_000_000, digest: 'up to 200000' })
   expect(done.items).toBe(200_000)
   expect(done.beyond()).toEqual([])
 })
