@@ -261,7 +261,8 @@ export class BatchRun {
       this.#state.models.check(result)
       return result
     } catch {
-      await client.forget([request.id])
+      // Where it cannot be forgotten just now, it comes again, and ends the run.
+      await client.forget([request.id]).catch(() => undefined)
     }
     const again = await ask()
     try {
