@@ -10,6 +10,8 @@ export interface BatchFlags extends StrategyFlags {
   output: string
   maxErrors?: number
   overwrite?: true
+  allowModelChange?: true
+  allowCorpusChange?: true
   json?: true
   priority?: number
 }
@@ -21,7 +23,9 @@ export function addBatchFlags(command: Command): Command {
         numberArgument(0),
       ),
     )
-    .option('--overwrite', 'begin anew where the output exists')
+    .option('--overwrite', 'begin anew where the output exists; a run that began so and was interrupted goes on')
+    .option('--allow-model-change', 'go on with another model, or other options of it, than the run began with')
+    .option('--allow-corpus-change', "go on with a corpus's current version where the one that the run read is gone")
     .option('--json', 'report as JSON on standard output, progress as JSON lines on standard error')
     .addOption(
       new Option(

@@ -98,7 +98,7 @@ function describe(reading: Reading): string {
 }
 
 export function reportLines(
-  { status, totals, errors, latency_ms, pairs_per_second }: BatchReport,
+  { status, totals, errors, latency_ms, pairs_per_second, checked, changes }: BatchReport,
   output: string,
 ): string[] {
   const { requests, failed, pairs, cached, tokens, truncated, seconds, starts } = totals
@@ -108,8 +108,19 @@ export function reportLines(
     `rankmill: ${pairs} pairs, ${cached} from the score cache, ${tokens} tokens, ${truncated} documents truncated; ` +
       `${duration(Math.round(seconds))}${starts > 1 ? ` in ${starts} starts` : ''}, ${pairs_per_second} pairs/s`,
     `rankmill: a request took p50 ${latency_ms.p50 ?? '–'} ms, p95 ${latency_ms.p95 ?? '–'} ms, p99 ${latency_ms.p99 ?? '–'} ms`,
+    ...(checked
+      ? [
+          `rankmill: checked: ${checked.answers} answers for ${checked.items} items of the input, ${checked.bytes} bytes`,
+        ]
+      : []),
+    ...changes.map(
+      ({ what, from, to, after }) =>
+        `rankmill: not of one piece: ${what} was ${said(from)} for the first ${after} answers, then ${said(to)}`,
+    ),
   ]
 }
+
+const said = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value))
 
 function duration(seconds: number): string {
   const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60]

@@ -1,8 +1,11 @@
 /** Brings a batch run to its end: Redis and workers found or started, a bar, signals, a report. */
+import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import type { BatchReport } from '../producer/batch/batch-report.js'
 import type { BatchRun } from '../producer/batch/batch-run.js'
+import { reportOf } from '../producer/batch/output-place.js'
+import { unwritable } from '../producer/batch/unwritable.js'
 import { RerankClient } from '../producer/client.js'
 import { onSignals } from '../shared/lifecycle.js'
 import type { Options } from '../shared/options.js'
@@ -37,6 +40,7 @@ export async function workOff(
     session = await openSessionFor(command, options)
     client = new RerankClient(session.options)
     watched.watch(run)
+    if (run.answered > 0 && !run.wasFinished) note(`rankmill: going on after ${run.answered} answers`)
     const report = await run.run(client)
     watched.end()
     if (!afterwards || report.status === 'interrupted') return report
@@ -50,14 +54,30 @@ export async function workOff(
   }
 }
 
-/** Prints the report, keeps it beside the output, and sets the exit code. */
-export async function reportRun(report: BatchReport, output: string | undefined, json: boolean): Promise<void> {
-  if (output !== undefined) await writeFile(`${output}.report.json`, `${JSON.stringify(report, null, 2)}\n`)
+/**
+ * Prints the report, keeps it beside the output, and sets the exit code.
+ *
+ * @param isNew false where nothing was done: a report that is there already stays as it is
+ */
+export async function reportRun(
+  report: BatchReport,
+  output: string | undefined,
+  json: boolean,
+  isNew: boolean,
+): Promise<void> {
+  if (output !== undefined && (isNew || !existsSync(reportOf(output)))) await writeReport(report, output)
   const { status, totals } = report
   if (json) (output === undefined ? process.stderr : process.stdout).write(`${JSON.stringify(report)}\n`)
   else for (const line of reportLines(report, output ?? 'standard output')) note(line)
   if (status === 'interrupted' && output !== undefined) note('rankmill: run the same command again to go on')
   process.exitCode = status === 'interrupted' ? EXIT.interrupted : totals.failed > 0 ? EXIT.someFailed : EXIT.done
+}
+
+async function writeReport(report: BatchReport, output: string): Promise<void> {
+  const path = reportOf(output)
+  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`).catch((error) => {
+    throw unwritable(path, error)
+  })
 }
 
 /** The run under way, its bar, and what signals do to both. */

@@ -13,6 +13,11 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'python_unavailable',
   'unknown_corpus',
   'invalid_corpus',
+  'output_exists',
+  'output_changed',
+  'output_in_use',
+  'model_changed',
+  'corpus_changed',
 ])
 const REDIS: ReadonlySet<ErrorCode> = new Set([
   'redis_unavailable',

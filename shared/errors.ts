@@ -76,6 +76,17 @@ export const ERRORS = {
     retryable: false,
     advice: 'Choose another output, or add --overwrite to begin anew (--force for models).',
   },
+  output_changed: {
+    status: 409,
+    retryable: false,
+    advice: 'Put the output back as the run left it and run the same command again, or begin anew with --overwrite.',
+  },
+  model_changed: {
+    status: 409,
+    retryable: false,
+    advice:
+      'Start workers with the model that the run began with and run the same command again; or go on with the other one (--allow-model-change), or begin anew (--overwrite).',
+  },
   output_in_use: {
     status: 409,
     retryable: true,

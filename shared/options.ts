@@ -18,6 +18,8 @@ interface OptionSpec<T> {
   value: string
   /** A second environment variable that is read when RANKMILL_… is not set. */
   env?: string
+  /** The same request gives another answer with another value: a batch is not gone on with where it changed. */
+  shapesResults?: true
 }
 
 const numeric = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value)
@@ -233,6 +235,7 @@ export const OPTIONS = {
 
   model: define({
     group: 'worker',
+    shapesResults: true,
     schema: text(),
     default: 'rankmill-small',
     value: '<name>',
@@ -240,6 +243,7 @@ export const OPTIONS = {
   }),
   filter: define({
     group: 'worker',
+    shapesResults: true,
     schema: text(),
     default: 'rankmill-filter',
     value: '<name>',
@@ -247,6 +251,7 @@ export const OPTIONS = {
   }),
   dtype: define({
     group: 'worker',
+    shapesResults: true,
     schema: oneOf('auto', ...DTYPES),
     default: 'auto',
     value: '<type>',
@@ -254,6 +259,7 @@ export const OPTIONS = {
   }),
   device: define({
     group: 'worker',
+    shapesResults: true,
     schema: oneOf('auto', 'cpu', 'cuda', 'webgpu'),
     default: 'auto',
     value: '<name>',
@@ -310,6 +316,7 @@ export const OPTIONS = {
   }),
   maxTokens: define({
     group: 'worker',
+    shapesResults: true,
     schema: int(0, 1_000_000),
     default: 0,
     value: '<n>',
@@ -317,6 +324,7 @@ export const OPTIONS = {
   }),
   truncation: define({
     group: 'worker',
+    shapesResults: true,
     schema: oneOf('longest_first', 'only_second'),
     default: 'longest_first',
     value: '<rule>',
@@ -324,6 +332,7 @@ export const OPTIONS = {
   }),
   maxWindows: define({
     group: 'worker',
+    shapesResults: true,
     schema: int(1, 10_000),
     default: 32,
     value: '<n>',
@@ -331,6 +340,7 @@ export const OPTIONS = {
   }),
   windowOverlapPercent: define({
     group: 'worker',
+    shapesResults: true,
     schema: int(0, 90),
     default: 25,
     value: '<percent>',
@@ -488,6 +498,10 @@ export const OPTIONS = {
 }
 
 export type OptionName = keyof typeof OPTIONS
+/** Options that answers depend on. Limits are none: they only decide whether there is an answer. */
+export const RESULT_OPTIONS: readonly OptionName[] = (Object.keys(OPTIONS) as OptionName[]).filter(
+  (name) => 'shapesResults' in OPTIONS[name] && OPTIONS[name].shapesResults,
+)
 type ValueOf<K extends OptionName> = (typeof OPTIONS)[K]['default'] extends infer D
   ? D extends string
     ? z.output<(typeof OPTIONS)[K]['schema']>

@@ -59,22 +59,28 @@ async function run(command: Command, input: string): Promise<void> {
     details: flags.details,
     maxErrors: flags.maxErrors,
     overwrite: flags.overwrite,
+    allowModelChange: flags.allowModelChange,
+    allowCorpusChange: flags.allowCorpusChange,
     options,
   }
-  const retry = flags.retryFailed ? retrying(batch, output) : undefined
+  const retry = flags.retryFailed ? retrying(batch, input, output) : undefined
   try {
     const opened = await openBatch(batch)
-    await reportRun(await workOff(command, options, opened, flags.json === true, retry), output, flags.json === true)
+    const json = flags.json === true
+    const report = await workOff(command, options, opened, json, retry)
+    await reportRun(report, output, json, !opened.wasFinished || retry !== undefined)
   } finally {
     // A pipe that nobody closes would keep the process.
     if (input === STANDARD) process.stdin.destroy()
   }
 }
 
-function retrying(batch: BatchFileOptions, output: string | undefined): Afterwards {
-  if (output === undefined || batch.overwrite) {
-    const message = `--retry-failed: ${output === undefined ? 'needs an output file' : 'and --overwrite exclude each other'}`
-    throw new RankmillError('invalid_configuration', message, { param: 'retryFailed' })
+function retrying(batch: BatchFileOptions, input: string, output: string | undefined): Afterwards {
+  const refuse = (why: string): never => {
+    throw new RankmillError('invalid_configuration', `--retry-failed: ${why}`, { param: 'retryFailed' })
   }
+  if (input === STANDARD) refuse('reads the input again, and so needs a file')
+  if (batch.overwrite) refuse('and --overwrite exclude each other')
+  if (output === undefined) return refuse('needs an output file')
   return (client, watch) => retryFailed(client, { ...batch, output }, watch)
 }

@@ -74,16 +74,19 @@ async function run(command: Command): Promise<void> {
       source,
       output: flags.output,
       format: trecLines(before, flags.tag),
+      inputs: [flags.run, flags.queries, ...(stored ? [] : [flags.corpus]), ...(flags.qrels ? [flags.qrels] : [])],
       inOrder: true,
       defaults: requestDefaults(command, options),
       missing: flags.missing,
       maxErrors: flags.maxErrors ?? Number.POSITIVE_INFINITY,
       overwrite: flags.overwrite ?? false,
-      settings: { depth: flags.depth, tag: flags.tag, missing: flags.missing, ...requestDefaults(command, options) },
+      allowModelChange: flags.allowModelChange ?? false,
+      allowCorpusChange: flags.allowCorpusChange ?? false,
+      settings: { depth: flags.depth, tag: flags.tag },
       limits: options,
     })
     const report = await workOff(command, options, opened, json)
-    await reportRun(report, flags.output, json)
+    await reportRun(report, flags.output, json, !opened.wasFinished)
     if (qrels && report.status === 'finished') {
       show(compareRuns(qrels, before, await readTrecRun(flags.output)), json)
     }

@@ -12,12 +12,15 @@ import { PoolQueues } from '../../shared/redis/pool-queues.js'
 import { RequestLife } from '../../shared/redis/request-life.js'
 import { countArgument } from '../embedded/flags.js'
 import { note } from '../exit.js'
+import { FailedJobs } from '../failed-jobs.js'
 import { addOptions, optionsOf } from '../options.js'
+import { numberArgument } from '../strategy-flags.js'
 
-interface FailedJobs {
+interface Failed {
   readonly life: RequestLife
   readonly queues: PoolQueues
   readonly options: Options
+  readonly jobs: FailedJobs
 }
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'commandTimeoutMs']
@@ -27,16 +30,17 @@ export function failedCommand(): Command {
   const add = (
     name: string,
     description: string,
-    run: (jobs: FailedJobs, ids: string[], flags: Command) => Promise<void>,
+    run: (failed: Failed, ids: string[], flags: Command) => Promise<void>,
   ) => {
     const sub = new Command(name).description(description)
     if (name === 'ls')
       sub
         .addOption(new Option('--limit <n>', 'jobs to list').default(100).argParser(countArgument))
+        .addOption(new Option('--offset <n>', 'newer ones to pass over').default(0).argParser(numberArgument(0)))
         .option('--json', 'JSON lines')
     else sub.argument('<ids...>', 'request ids, or "all"')
     sub.action(async (ids: unknown) =>
-      withQueues(sub, (jobs) => run(jobs, Array.isArray(ids) ? (ids as string[]) : [], sub)),
+      withQueues(sub, (failed) => run(failed, Array.isArray(ids) ? (ids as string[]) : [], sub)),
     )
     command.addCommand(addOptions(sub, FLAGS))
   }
@@ -47,34 +51,41 @@ export function failedCommand(): Command {
   return command
 }
 
-async function withQueues(command: Command, run: (jobs: FailedJobs) => Promise<void>): Promise<void> {
+async function withQueues(command: Command, run: (failed: Failed) => Promise<void>): Promise<void> {
   const options = optionsOf(command)
   const { redis: url, prefix, queue, commandTimeoutMs } = options
   const keys = keysOf(prefix, queue)
   const redis = await connectProducer(url, commandTimeoutMs)
   const queues = new PoolQueues(redis, keys)
   try {
-    await run({ life: new RequestLife(redis, keys), queues, options })
+    const life = new RequestLife(redis, keys)
+    await run({ life, queues, options, jobs: new FailedJobs(redis, queues, life) })
   } finally {
     await queues.close()
     redis.disconnect()
   }
 }
 
-async function list(failed: FailedJobs, _ids: string[], command: Command): Promise<void> {
-  const { limit, json } = command.opts<{ limit: number; json?: true }>()
-  const jobs = (await newestFirst(failed, limit)).slice(0, limit)
-  if (json || !process.stdout.isTTY) {
-    for (const job of jobs) process.stdout.write(`${JSON.stringify(summaryOf(job))}\n`)
-    return
-  }
+async function list({ jobs }: Failed, _ids: string[], command: Command): Promise<void> {
+  const { limit, offset, json } = command.opts<{ limit: number; offset: number; json?: true }>()
   const table = new Table({ head: ['request', 'part', 'failed at', 'attempts', 'documents', 'error'], wordWrap: true })
-  for (const job of jobs) {
-    const { id, part, failed_at, attempts, documents, error } = summaryOf(job)
-    table.push([id, part, failed_at, attempts, documents, error.slice(0, 80)])
+  const asTable = !json && process.stdout.isTTY
+  for (const ref of await jobs.refs(offset, limit)) {
+    const job = await jobs.load(ref)
+    if (!job) continue
+    const summary = summaryOf(job)
+    const { id, part, failed_at, attempts, documents, error } = summary
+    if (asTable) table.push([id, part, failed_at, attempts, documents, error.slice(0, 80)])
+    else process.stdout.write(`${JSON.stringify(summary)}\n`)
   }
-  process.stdout.write(jobs.length > 0 ? `${table.toString()}\n` : '')
-  if (jobs.length === 0) note('rankmill: no failed jobs')
+  if (asTable && table.length > 0) process.stdout.write(`${table.toString()}\n`)
+  const count = await jobs.count()
+  if (count === 0) note('rankmill: no failed jobs')
+  else if (offset >= count) note(`rankmill: there are ${count} failed jobs, none after the first ${offset}`)
+  else if (offset + limit < count) {
+    const next = `--offset ${offset + limit}`
+    note(`rankmill: ${offset + 1} to ${offset + limit} of ${count} failed jobs; the next: ${next}`)
+  }
 }
 
 function summaryOf(job: Job<RerankJob>) {
@@ -88,26 +99,26 @@ function summaryOf(job: Job<RerankJob>) {
   }
 }
 
-async function show(jobs: FailedJobs, ids: string[]): Promise<void> {
-  for (const job of await failedOf(jobs, ids)) {
+async function show({ jobs }: Failed, ids: string[]): Promise<void> {
+  await each(jobs, ids, async (job) => {
     process.stdout.write(`${JSON.stringify({ ...summaryOf(job), stack: job.stacktrace, data: job.data }, null, 2)}\n`)
-  }
+  })
 }
 
-async function retry(jobs: FailedJobs, ids: string[]): Promise<void> {
-  const failed = await failedOf(jobs, ids)
+async function retry(failed: Failed, ids: string[]): Promise<void> {
+  // Which jobs there are is known before the first goes back.
+  const parts = new Map<string, number[]>()
+  await each(failed.jobs, ids, async ({ data }) => {
+    parts.set(data.requestId, [...(parts.get(data.requestId) ?? []), data.part])
+  })
   let back = 0
-  for (const id of new Set(failed.map((job) => job.data.requestId))) {
-    const own = failed.filter((job) => job.data.requestId === id)
-    back += await retryRequest(jobs, id, own)
-  }
+  for (const id of parts.keys()) back += await retryRequest(failed, id)
   note(`rankmill: ${back} job(s) back in the queue`)
 }
 
-/** Opens a request again: its scored parts are kept, those of its jobs that failed are queued as the new generation's. */
-async function retryRequest({ life, queues, options }: FailedJobs, id: string, own: Job<RerankJob>[]): Promise<number> {
+/** Opens a request again: its scored parts are kept, and its jobs that failed are queued as the new generation's. */
+async function retryRequest({ life, queues, options, jobs }: Failed, id: string): Promise<number> {
   const before = await life.read(id)
-  const current = own.filter((job) => job.data.generation === before?.generation)
   const reopened = before && (await life.retry(id, before.generation, options.requestTtlMs))
   if (!before || !reopened) {
     throw new RankmillError('not_found', `request "${id}" is not kept any more, or not failed: submit it again`, {
@@ -116,36 +127,62 @@ async function retryRequest({ life, queues, options }: FailedJobs, id: string, o
   }
   const { generation, submittedAt, done } = reopened
   const queue = queues.of(before.pool, before.lane)
-  for (const job of current) {
+  let back = 0
+  for (let part = 0; part < before.parts; part++) {
+    const job = await jobs.load({ queue, id: jobIdOf(id, before.generation, part) })
+    if (!job) continue
     const data: RerankJob = { ...job.data, generation, submittedAt, deadlineAt: null }
-    await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, data.part) })
+    await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, part) })
     await job.remove()
+    back++
   }
-  const missing = before.parts - done.length - current.length
+  const missing = before.parts - done.length - back
   if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
   else await life.queued({ id, generation, shared: '' })
-  return current.length
+  return back
 }
 
-async function remove(jobs: FailedJobs, ids: string[]): Promise<void> {
-  const failed = await failedOf(jobs, ids)
-  await Promise.all(failed.map((job) => job.remove()))
-  note(`rankmill: ${failed.length} job(s) removed`)
+async function remove({ jobs }: Failed, ids: string[]): Promise<void> {
+  let count = 0
+  if (isAll(ids)) {
+    for (const ref of await jobs.refs()) if (await jobs.remove(ref)) count++
+  } else count = await each(jobs, ids, (job) => job.remove())
+  note(`rankmill: ${count} job(s) removed`)
 }
 
-/** Failed jobs of all queues; up to `limit` of each, or all. */
-async function newestFirst({ queues }: FailedJobs, limit = 0): Promise<Job<RerankJob>[]> {
-  const jobs = await Promise.all((await queues.all()).map(({ queue }) => queue.getFailed(0, limit - 1)))
-  return jobs.flat().sort((a, b) => (b.finishedOn ?? 0) - (a.finishedOn ?? 0))
-}
+const isAll = (ids: readonly string[]) => ids.length === 1 && ids[0] === 'all'
 
-async function failedOf(jobs: FailedJobs, ids: string[]): Promise<Job<RerankJob>[]> {
-  const all = await newestFirst(jobs)
-  if (ids.length === 1 && ids[0] === 'all') return all
-  for (const id of ids) {
-    if (!all.some((job) => job.data.requestId === id)) {
-      throw new RankmillError('not_found', `no failed job of request "${id}"`, { param: 'ids' })
+/**
+ * Does something with each failed job of some requests, or of all: one after another, since a job may hold megabytes.
+ *
+ * @returns how many there were
+ * @throws RankmillError `not_found`, before anything is done, where a request has none
+ */
+async function each(
+  jobs: FailedJobs,
+  ids: readonly string[],
+  act: (job: Job<RerankJob>) => Promise<void>,
+): Promise<number> {
+  let count = 0
+  if (isAll(ids)) {
+    for (const ref of await jobs.refs()) {
+      const job = await jobs.load(ref)
+      if (!job) continue
+      await act(job)
+      count++
+    }
+    return count
+  }
+  const wanted = [...new Set(ids)]
+  for (const id of wanted) {
+    const { done } = await jobs.of(id).next()
+    if (done) throw new RankmillError('not_found', `no failed job of request "${id}"`, { param: 'ids' })
+  }
+  for (const id of wanted) {
+    for await (const job of jobs.of(id)) {
+      await act(job)
+      count++
     }
   }
-  return all.filter((job) => ids.includes(job.data.requestId))
+  return count
 }

@@ -1,12 +1,11 @@
 /** A run from file to file, as the command line, the API and the library start it. */
-import { realpathSync } from 'node:fs'
-import { RankmillError } from '../../shared/errors.js'
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
-import type { RerankInput } from '../../shared/protocol/request.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
-import { type BatchSource, FileSource, StreamSource } from './batch-source.js'
+import { type BatchSource, LineSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
+import type { InputFile } from './output-place.js'
+import type { RequestFields } from './run-settings.js'
 
 export interface BatchFileOptions {
   /** JSONL, `.gz` and `.zst` by their names, or a stream of JSONL. */
@@ -14,7 +13,7 @@ export interface BatchFileOptions {
   /** A path, compressed by its name, or a stream, which a later run cannot go on with. */
   readonly output: string | NodeJS.WritableStream
   /** Fields of requests whose lines do not give them. */
-  readonly defaults?: Partial<Omit<RerankInput, 'id' | 'query' | 'documents'>> | undefined
+  readonly defaults?: RequestFields | undefined
   /** What becomes of ids that a corpus lacks, where a request does not say; default: an error line that lists them. */
   readonly missing?: 'error' | 'skip' | undefined
   /** Write answers as they come; default: in the order of the input. */
@@ -23,8 +22,12 @@ export interface BatchFileOptions {
   readonly details?: boolean | undefined
   /** Stop when more requests than this have failed; default: never. */
   readonly maxErrors?: number | undefined
-  /** Begin anew even where the output holds another run. */
+  /** Begin anew even where the output holds another run; one that began so and was interrupted is gone on with. */
   readonly overwrite?: boolean | undefined
+  /** Go on with answers of another model, or with other options of the workers, than the run began with. */
+  readonly allowModelChange?: boolean | undefined
+  /** Go on with the current version of a corpus where the one that the run began with is gone. */
+  readonly allowCorpusChange?: boolean | undefined
   /** Limits: docs/configuration.md, "batch". */
   readonly options?: OptionsInput | undefined
 }
@@ -33,23 +36,23 @@ export interface BatchFileOptions {
  * Opens a run, whose `run(client)` then works until the end of the input. Opened again with the same input and output
  * after any end, it goes on where it was.
  *
- * @throws RankmillError `input_unreadable`, `invalid_configuration`, `output_exists`, `output_in_use`, `output_unwritable`
+ * @throws RankmillError `input_unreadable`, `invalid_configuration`, `output_exists`, `output_in_use`, `output_changed`,
+ *   `output_unwritable`
  */
 export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
   const limits = resolveOptions({ ...options.options })
-  refuseSameFile(options)
   const source = await openSource(options.input, limits.maxLineBytes)
   return BatchRun.open(runOptions(source, options, limits))
 }
 
 export async function openSource(input: BatchFileOptions['input'], maxLineBytes: number): Promise<BatchSource> {
-  if (typeof input === 'string') return FileSource.open(input, maxLineBytes)
-  return StreamSource.open(input, 'standard input', maxLineBytes)
+  return LineSource.open(input, maxLineBytes)
 }
 
 export function runOptions(
   source: BatchSource,
   {
+    input,
     output,
     defaults = {},
     missing,
@@ -57,6 +60,8 @@ export function runOptions(
     details = false,
     maxErrors,
     overwrite = false,
+    allowModelChange = false,
+    allowCorpusChange = false,
   }: BatchFileOptions,
   limits: ReturnType<typeof resolveOptions>,
 ): BatchOptions {
@@ -64,12 +69,15 @@ export function runOptions(
     source,
     output,
     format: jsonLines(details),
+    inputs: inputFiles(input),
     inOrder: !unordered,
     defaults,
     missing,
     maxErrors: maxErrors ?? Number.POSITIVE_INFINITY,
     overwrite,
-    settings: { details, missing, ...defaults },
+    allowModelChange,
+    allowCorpusChange,
+    settings: { details },
     limits,
   }
 }
@@ -81,17 +89,9 @@ function jsonLines(details: boolean): BatchFormat {
   }
 }
 
-function refuseSameFile({ input, output }: BatchFileOptions): void {
-  if (typeof input !== 'string' || typeof output !== 'string') return
-  const read = realPath(input)
-  if (read === undefined || read !== realPath(output)) return
-  throw new RankmillError('output_exists', `${output}: is the input as well`, { param: 'output' })
-}
-
-function realPath(path: string): string | undefined {
-  try {
-    return realpathSync(path)
-  } catch {
-    return undefined
-  }
+/** What must not be written to; a stream that is an open file has its number. */
+export function inputFiles(input: BatchFileOptions['input']): InputFile[] {
+  if (typeof input === 'string') return [input]
+  const { fd } = input as { fd?: unknown }
+  return typeof fd === 'number' ? [fd] : []
 }

@@ -3,6 +3,7 @@ import { isUtf8 } from 'node:buffer'
 import { RankmillError } from '../../shared/errors.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
+import { NO_CONTENT } from '../lines/digest-chain.js'
 import type { Line } from '../lines/line-reader.js'
 import type { BatchItem, BatchOutcome } from './batch-source.js'
 
@@ -16,7 +17,7 @@ const URLS: ReadonlySet<string> = new Set(['/v1/rerank', '/v2/rerank', '/rerank'
  * @returns undefined for a blank line
  */
 export function parseBatchLine(line: Line, maxLineBytes: number): BatchItem | undefined {
-  const at = { line: line.number, end: line.end, bytes: line.length }
+  const at = { line: line.number, end: line.end, digest: line.digest ?? NO_CONTENT, bytes: line.length }
   if (line.bytes === undefined) {
     const message = `line ${line.number}: must have at most ${maxLineBytes} bytes, got ${line.length}`
     return { ...at, customId: null, error: new RankmillError('invalid_line', message) }

@@ -1,6 +1,7 @@
 /** What a run did: enough to repeat it. */
 import { createRequire } from 'node:module'
 import type { BatchState, Totals } from './batch-state.js'
+import type { RunChange } from './model-pins.js'
 
 const { version } = createRequire(import.meta.url)('rankmill/package.json') as { version: string }
 
@@ -12,9 +13,13 @@ export interface BatchReport {
   /** Everything that the output depends on beyond the input. */
   readonly settings: Record<string, unknown>
   /** Models that answered; a fingerprint is a hash of all that scores depend on. */
-  readonly models: BatchState['models']
+  readonly models: BatchState['loaded']
   /** Versions of corpora that were read. */
   readonly corpora: Record<string, string>
+  /** What the run did not begin with and was allowed to go on with: models, corpora, options. */
+  readonly changes: readonly RunChange[]
+  /** What was counted at the end: as many answers as items, each once, in so many bytes; null where it is not finished. */
+  readonly checked: { readonly items: number; readonly answers: number; readonly bytes: number } | null
   readonly started_at: string
   readonly ended_at: string
   /** Over all starts of the run, like the times and percentiles. */
@@ -27,17 +32,19 @@ export interface BatchReport {
   readonly latency_ms: Record<'p50' | 'p90' | 'p95' | 'p99', number | null>
 }
 
-export function batchReport(state: BatchState, status: BatchReport['status']): BatchReport {
-  const { totals, latency } = state
+export function batchReport(state: BatchState): BatchReport {
+  const { totals, latency, isFinished } = state
   return {
-    status,
+    status: isFinished ? 'finished' : 'interrupted',
     versions: { rankmill: version, node: process.version, platform: `${process.platform}-${process.arch}` },
     input: state.input,
     settings: state.settings,
-    models: state.models,
+    models: state.loaded,
     corpora: state.pins.versions,
+    changes: state.changes,
+    checked: isFinished ? { items: state.done.items, answers: totals.requests, bytes: state.outputBytes } : null,
     started_at: state.startedAt,
-    ended_at: new Date().toISOString(),
+    ended_at: state.endedAt,
     totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },
     pairs_per_second: totals.seconds > 0 ? Math.round(totals.pairs / totals.seconds) : 0,
     errors: Object.fromEntries(state.errors),

@@ -7,13 +7,18 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
+import type { RerankResult } from '../../shared/protocol/result.js'
+import { compressionOf } from '../lines/compression.js'
 import { Admission } from './admission.js'
 import { type BatchReport, batchReport } from './batch-report.js'
 import type { BatchItem, BatchOutcome, BatchSource } from './batch-source.js'
 import { type BatchFormat, BatchState } from './batch-state.js'
+import type { PinnedModel } from './model-pins.js'
+import type { InputFile } from './output-place.js'
 import { answerOf, type BatchClient, endsRun } from './persistent-request.js'
-import { ReadyItems } from './ready-items.js'
+import { type Answered, ReadyItems } from './ready-items.js'
 import { withDefaults } from './request-defaults.js'
+import { type RequestFields, type RunSettings, runSettings } from './run-settings.js'
 
 export interface BatchOptions {
   readonly source: BatchSource
@@ -22,20 +27,28 @@ export interface BatchOptions {
   readonly format: BatchFormat
   /** Answers in the order of the input; false: as they come. */
   readonly inOrder: boolean
+  /** Files that the run reads, by path or number: none of them may be its output. */
+  readonly inputs: readonly InputFile[]
   /** Fields of requests that do not give them. */
-  readonly defaults: Partial<RerankInput>
+  readonly defaults: RequestFields
   /** What becomes of ids that a corpus lacks, where a request does not say. */
   readonly missing?: 'error' | 'skip' | undefined
   /** The run stops when more requests than this have failed. */
   readonly maxErrors: number
   /** Begins anew even where the output holds another run. */
   readonly overwrite: boolean
-  /** Everything else that the output depends on, so that a later run with others is refused. */
-  readonly settings: Record<string, unknown>
-  readonly limits: Pick<
-    Options,
-    'maxWindowRequests' | 'maxWindowBytes' | 'checkpointMs' | 'leaseMs' | 'resubmitMs' | 'corpusPinMs'
-  >
+  /** Goes on with answers of another model than the run began with; false: the run ends. */
+  readonly allowModelChange: boolean
+  /** Goes on with the current version of a corpus where the run's own is gone; false: the run ends. */
+  readonly allowCorpusChange: boolean
+  /** What else the output depends on, so that a later run with others is refused: how answers are written. */
+  readonly settings: RunSettings
+  readonly limits: Options
+  /** What a run that begins is kept to; default: what it meets first. */
+  readonly pins?: {
+    readonly models: Readonly<Record<string, PinnedModel>>
+    readonly corpora: Readonly<Record<string, string>>
+  }
 }
 
 export interface BatchProgress {
@@ -55,6 +68,8 @@ export interface BatchProgress {
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const FOLLOW_MS = 2000
+/** Changes of a corpus in a row that one request follows. */
+const CORPUS_TRIES = 3
 /** A request that could not be sent says so each half a second. */
 const AWAY_SHOWN_MS = 2000
 
@@ -73,17 +88,18 @@ export class BatchRun {
   #wake: () => void = () => undefined
 
   /**
-   * Takes the output: nobody else writes it until the run ends or is closed.
+   * Takes the output: nobody else writes it until the run ends or is closed. Nothing is written before `run`.
    *
-   * @throws RankmillError `output_exists`, `output_in_use`, `output_unwritable`, `input_unreadable`
+   * @throws RankmillError `output_exists`, `output_in_use`, `output_changed`, `output_unwritable`, `input_unreadable`
    */
   static async open(options: BatchOptions): Promise<BatchRun> {
-    const { source, output, format, settings, inOrder, overwrite, limits } = options
+    const { source, output, format, limits } = options
     const state = await BatchState.open(source, output, format, {
-      overwrite,
+      pins: { models: {}, corpora: {} },
+      ...options,
       leaseMs: limits.leaseMs,
       corpusPinMs: limits.corpusPinMs,
-      settings: { inOrder, ...settings },
+      settings: settingsOf(options),
     })
     return new BatchRun(options, state)
   }
@@ -105,8 +121,8 @@ export class BatchRun {
   /**
    * Runs to the end of the input, or until it is stopped. Opened again on the same input and output, it goes on.
    *
-   * @throws RankmillError `output_in_use`, `output_unwritable`, `input_unreadable`, `too_many_errors`, `redis_denied`,
-   *   `redis_misconfigured`
+   * @throws RankmillError `output_in_use`, `output_changed`, `output_unwritable`, `input_unreadable`, `too_many_errors`,
+   *   `model_changed`, `corpus_changed`, `redis_denied`, `redis_misconfigured`
    */
   async run(client: BatchClient): Promise<BatchReport> {
     try {
@@ -120,7 +136,17 @@ export class BatchRun {
 
   /** What was done so far. */
   report(): BatchReport {
-    return batchReport(this.#state, this.#stopping.signal.aborted ? 'interrupted' : 'finished')
+    return batchReport(this.#state)
+  }
+
+  /** What its answers are from. */
+  get modelPins(): Record<string, PinnedModel> {
+    return this.#state.models.toJSON()
+  }
+
+  /** Answers that the output has. */
+  get answered(): number {
+    return this.#state.totals.requests
   }
 
   /** Lets go of the output. */
@@ -158,6 +184,8 @@ export class BatchRun {
   }
 
   async #work(client: BatchClient): Promise<void> {
+    await this.#state.pins.resume(client)
+    await this.#state.begin()
     const over = new AbortController()
     const following = this.#followWorkers(client, over.signal)
     const reading = this.#read(client).catch((error) => {
@@ -181,14 +209,18 @@ export class BatchRun {
   async #read(client: BatchClient): Promise<boolean> {
     const state = this.#state
     for await (const item of this.#options.source.read(state.done.mark)) {
-      const isNewId = item.customId === null || state.customIds.add(item.customId)
-      if (state.done.begin(item)) continue
+      const { customId } = item
+      const isNewId = state.meet(customId)
+      if (state.done.begin(item)) {
+        if (isNewId && customId !== null) state.keepId(customId)
+        continue
+      }
       if (!(await this.#admission.enter(item.bytes))) return false
       const settle = this.#ready.reserve()
-      const outcome = isNewId ? this.#answer(client, item) : Promise.resolve(duplicate(item))
-      outcome.then(
-        (outcome) => {
-          settle({ item, outcome })
+      const answering = isNewId ? this.#answer(client, item) : Promise.resolve({ item, outcome: duplicate(item) })
+      answering.then(
+        (answered) => {
+          settle(answered)
           this.#wakeWriter()
         },
         // Stopped at once: the item stays undone.
@@ -198,24 +230,66 @@ export class BatchRun {
     return !this.#stopping.signal.aborted
   }
 
-  async #answer(client: BatchClient, item: BatchItem): Promise<BatchOutcome> {
-    if (item.error) return { error: item.error }
-    const { defaults, missing, limits } = this.#options
-    const request = { ...withDefaults(item.request, defaults, missing), id: requestId(this.#state.runId, item) }
-    try {
-      return {
-        result: await answerOf(client, request, this.#state.pins, limits.resubmitMs, this.#aborting.signal, (away) => {
-          this.#away = { error: away, at: performance.now() }
-        }),
+  async #answer(client: BatchClient, item: BatchItem): Promise<Answered> {
+    if (item.error) return { item, outcome: { error: item.error } }
+    const { defaults, missing } = this.#options
+    const filled = withDefaults(item.request, defaults, missing)
+    for (let tries = 1; ; tries++) {
+      const requestId = this.#state.requestId(item.line)
+      try {
+        const result = await this.#sameModel(client, { ...filled, id: requestId })
+        return { item, outcome: { result }, requestId }
+      } catch (error) {
+        this.#aborting.signal.throwIfAborted()
+        if (this.#survives(filled, error) && tries < CORPUS_TRIES) continue
+        const failure = RankmillError.from(error)
+        if (endsRun(failure)) return this.#fail(failure)
+        return { item, outcome: { error: failure }, requestId }
       }
-    } catch (error) {
-      this.#aborting.signal.throwIfAborted()
-      const failure = RankmillError.from(error)
-      if (!endsRun(failure)) return { error: failure }
-      this.#failure ??= failure
-      this.abort()
-      throw failure
     }
+  }
+
+  /**
+   * An answer of the model that the run began with. One that is not may have been waiting in Redis since the workers had
+   * another: it is asked for again, once.
+   */
+  async #sameModel(client: BatchClient, request: RerankInput & { id: string }): Promise<RerankResult> {
+    const ask = () =>
+      answerOf(client, request, this.#state.pins, this.#options.limits.resubmitMs, this.#aborting.signal, (error) => {
+        this.#away = { error, at: performance.now() }
+      })
+    const result = await ask()
+    try {
+      this.#state.models.check(result)
+      return result
+    } catch {
+      // Where it cannot be forgotten just now, it comes again, and ends the run.
+      await client.forget([request.id]).catch(() => undefined)
+    }
+    const again = await ask()
+    try {
+      this.#state.models.check(again)
+      return again
+    } catch (error) {
+      await client.forget([request.id]).catch(() => undefined)
+      return this.#fail(error)
+    }
+  }
+
+  /** Whether a failure is none of the request's own, and trying it again helps. */
+  #survives(request: RerankInput, error: unknown): boolean {
+    try {
+      return this.#state.pins.survives(request, error)
+    } catch (lost) {
+      return this.#fail(lost)
+    }
+  }
+
+  /** Ends the run: what is under way is left to a later one. */
+  #fail(error: unknown): never {
+    this.#failure ??= RankmillError.from(error)
+    this.abort()
+    throw this.#failure
   }
 
   /** Writes answers as they become ready, until the last one is written or nothing more will come. */
@@ -233,8 +307,8 @@ export class BatchRun {
     for (;;) {
       const answers = this.#ready.take()
       await state.append(answers)
-      for (const { item } of answers) {
-        written.push(requestId(state.runId, item))
+      for (const { item, requestId } of answers) {
+        if (requestId !== undefined) written.push(requestId)
         this.#admission.leave(item.bytes)
       }
       this.#stopAtTooManyErrors()
@@ -291,6 +365,11 @@ export class BatchRun {
     const { maxWindowRequests, corpusPinMs } = this.#options.limits
     let pinnedAt = performance.now()
     while (!over.aborted) {
+      // Nothing may be ready to be written for long: whoever lost the output should know, and leave the queue to others.
+      await this.#state.check().catch((error) => {
+        this.#failure ??= RankmillError.from(error)
+        this.abort()
+      })
       if (performance.now() - pinnedAt > corpusPinMs / 4) {
         await this.#state.pins.renew(client)
         pinnedAt = performance.now()
@@ -305,8 +384,10 @@ export class BatchRun {
   }
 }
 
-function requestId(runId: string, item: BatchItem): string {
-  return `${runId}-${item.line}`
+/** Everything that an output depends on beyond the input. */
+export function settingsOf({ output, inOrder, missing, settings, defaults, limits }: BatchOptions): RunSettings {
+  const compression = typeof output === 'string' ? compressionOf(output) : undefined
+  return runSettings({ inOrder, missing, compression, ...settings }, defaults, limits)
 }
 
 function duplicate(item: BatchItem): BatchOutcome {

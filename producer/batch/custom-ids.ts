@@ -75,6 +75,7 @@ export class CustomIdFile {
       }
     }
     await file.truncate(count * 8)
+    await file.datasync()
     return new CustomIdFile(file, count * 8)
   }
 
@@ -87,16 +88,17 @@ export class CustomIdFile {
     return this.#bytes / 8
   }
 
+  /** Adds ids and makes them last. */
   async append(ids: readonly string[]): Promise<void> {
     if (ids.length === 0) return
     const bytes = Buffer.alloc(ids.length * 8)
     ids.forEach((id, i) => void bytes.writeBigUInt64LE(hashOf(id), i * 8))
-    await this.#file.write(bytes, 0, bytes.length, this.#bytes)
-    this.#bytes += bytes.length
-  }
-
-  async sync(): Promise<void> {
+    for (let written = 0; written < bytes.length; ) {
+      const left = bytes.length - written
+      written += (await this.#file.write(bytes, written, left, this.#bytes + written)).bytesWritten
+    }
     await this.#file.datasync()
+    this.#bytes += bytes.length
   }
 
   async close(): Promise<void> {

@@ -1,71 +1,111 @@
-/** Which items of an input are done: all up to a mark, and some beyond it. */
+/**
+ * Which items of an input are done: all up to a mark, and some beyond it. What it holds grows with the items under way,
+ * not with those that are done: neighbours that are done become one stretch.
+ */
 
-import type { LineMark } from '../lines/line-reader.js'
-import type { BatchItem } from './batch-source.js'
+import type { BatchItem, InputMark } from './batch-source.js'
+import { type LineRange, mergedRanges } from './line-ranges.js'
 
-interface Begun {
-  readonly item: BatchItem
+/** Items that were read one after another, and are done; or one that is under way. */
+interface Stretch {
+  readonly first: number
+  last: number
+  /** Offset after the last, and the digest of the input up to there. */
+  end: number
+  digest: string
+  items: number
   done: boolean
+  before: Stretch | undefined
+  after: Stretch | undefined
 }
 
 export class DoneLines {
-  #mark: LineMark
-  /** Done in an earlier run, and not yet read again in this one. */
-  readonly #before: Set<number>
-  /** In order; those before `#first` have passed the mark. */
-  #begun: Begun[] = []
-  #first = 0
-  readonly #byLine = new Map<number, Begun>()
-  #passedIds: string[] = []
+  #mark: InputMark
+  #items: number
+  /** Done in an earlier run, and not yet read again in this one; those before `#next` are. */
+  readonly #before: readonly LineRange[]
+  #next = 0
+  #lastRead: number
+  #head: Stretch | undefined
+  #tail: Stretch | undefined
+  readonly #underWay = new Map<number, Stretch>()
 
-  constructor(mark: LineMark, beyond: Iterable<number>) {
+  /**
+   * @param items how many lie up to the mark
+   * @param beyond lines after the mark that are done
+   */
+  constructor(mark: InputMark, items: number, beyond: Iterable<LineRange>) {
     this.#mark = mark
-    this.#before = new Set(beyond)
+    this.#items = items
+    this.#lastRead = mark.line
+    this.#before = mergedRanges(beyond)
   }
 
   /** Everything up to here is done. */
-  get mark(): LineMark {
+  get mark(): InputMark {
     return this.#mark
   }
 
-  /** Lines after the mark that are done. */
-  beyond(): number[] {
-    const lines = [...this.#before]
-    for (const { item, done } of this.#byLine.values()) if (done) lines.push(item.line)
-    return lines
+  /** Items up to the mark. */
+  get items(): number {
+    return this.#items
+  }
+
+  /** Lines after the mark that are done. Lines without an item may be among them. */
+  beyond(): LineRange[] {
+    const ranges: LineRange[] = []
+    for (let stretch = this.#head; stretch; stretch = stretch.after) {
+      if (stretch.done) ranges.push([stretch.first, stretch.last])
+    }
+    for (const [first, last] of this.#before.slice(this.#next)) {
+      if (last > this.#lastRead) ranges.push([Math.max(first, this.#lastRead + 1), last])
+    }
+    return mergedRanges(ranges)
   }
 
   /** Notes an item that was read. @returns whether it was done before */
-  begin(item: BatchItem): boolean {
-    const done = this.#before.delete(item.line)
-    const begun = { item, done }
-    this.#begun.push(begun)
-    this.#byLine.set(item.line, begun)
-    if (done) this.#advance()
+  begin({ line, end, digest }: Pick<BatchItem, 'line' | 'end' | 'digest'>): boolean {
+    this.#lastRead = line
+    while ((this.#before[this.#next]?.[1] ?? line) < line) this.#next++
+    const done = (this.#before[this.#next]?.[0] ?? line + 1) <= line
+    const at = { first: line, last: line, end, digest }
+    const stretch: Stretch = { ...at, items: 1, done, before: this.#tail, after: undefined }
+    if (this.#tail) this.#tail.after = stretch
+    else this.#head = stretch
+    this.#tail = stretch
+    if (done) this.#join(stretch)
+    else this.#underWay.set(line, stretch)
     return done
   }
 
-  finish(item: BatchItem): void {
-    const begun = this.#byLine.get(item.line)
-    if (begun) begun.done = true
-    this.#advance()
+  finish({ line }: Pick<BatchItem, 'line'>): void {
+    const stretch = this.#underWay.get(line)
+    if (!stretch) return
+    this.#underWay.delete(line)
+    stretch.done = true
+    this.#join(stretch)
   }
 
-  /** Custom ids of the items that passed the mark since the last call. */
-  takePassedIds(): string[] {
-    return this.#passedIds.splice(0)
+  /** Makes a stretch that is done one with its neighbours that are, and moves the mark over it where it is the first. */
+  #join(stretch: Stretch): void {
+    const joined = stretch.before?.done ? this.#unite(stretch.before, stretch) : stretch
+    const whole = joined.after?.done ? this.#unite(joined, joined.after) : joined
+    if (this.#head !== whole) return
+    this.#mark = { line: whole.last, offset: whole.end, digest: whole.digest }
+    this.#items += whole.items
+    this.#head = whole.after
+    if (this.#head) this.#head.before = undefined
+    else this.#tail = undefined
   }
 
-  #advance(): void {
-    for (let begun = this.#begun[this.#first]; begun?.done; begun = this.#begun[++this.#first]) {
-      const { line, end, customId } = begun.item
-      this.#mark = { line, offset: end }
-      if (customId !== null) this.#passedIds.push(customId)
-      this.#byLine.delete(line)
-    }
-    if (this.#first > 1024 && this.#first * 2 > this.#begun.length) {
-      this.#begun = this.#begun.slice(this.#first)
-      this.#first = 0
-    }
+  #unite(left: Stretch, right: Stretch): Stretch {
+    left.last = right.last
+    left.end = right.end
+    left.digest = right.digest
+    left.items += right.items
+    left.after = right.after
+    if (right.after) right.after.before = left
+    else this.#tail = left
+    return left
   }
 }

@@ -1,66 +1,98 @@
 /** The output of a run: whole lines at its end, or, compressed, whole frames. */
-import { createReadStream } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
-import { type Compression, compressedFrame, compressionOf } from '../lines/compression.js'
+import { constants, createReadStream } from 'node:fs'
+import { copyFile, type FileHandle, open, rename, stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { RankmillError } from '../../shared/errors.js'
+import { type Compression, compressedFrame } from '../lines/compression.js'
 import { readLines } from '../lines/line-reader.js'
-import { unwritable } from './run-folder.js'
+import { BLOCK_BYTES, type DigestState, OutputDigest } from './output-digest.js'
+import { syncFolder } from './run-folder.js'
+import { codeOf, unwritable } from './unwritable.js'
+
+/** What is known of an output's content: enough to tell whether it is still there. */
+export interface OutputRecord extends DigestState {
+  /** Ends of lines, before compression. */
+  readonly lines: number
+  /** Device, inode and time of the last change: where they are the same, nothing needs to be read. */
+  readonly file: string
+}
+
+export const EMPTY: OutputRecord = { ...new OutputDigest().state(), lines: 0, file: '' }
 
 export interface OutputFile {
   /** Bytes that the file has. */
   readonly length: number
+  /** Lines that were written, compressed or not. */
+  readonly lines: number
   readonly isCompressed: boolean
-  /** @throws RankmillError `output_unwritable`; the file is then as long as before */
+  /** @throws RankmillError `output_unwritable`, the file is then as long as before; `output_changed` */
   append(content: Buffer): Promise<void>
   /** Makes what was appended last through a power cut. */
   sync(): Promise<void>
   close(): Promise<void>
 }
 
+const NEWLINE = 0x0a
+
 export class OutputOnDisk implements OutputFile {
   readonly #path: string
   readonly #file: FileHandle
   readonly #compression: Compression
-  #length: number
+  readonly #digest: OutputDigest
+  readonly #id: string
+  #lines: number
 
   /**
-   * Opens an output to go on with it.
+   * Opens an output to write on.
    *
-   * @param length bytes that are known to be whole
-   * @param isWhole told each line after them: whether to keep it. From the first that is not, the file is cut; without
-   *   it, or compressed, all that comes after is.
+   * @param digest of what it keeps; whatever comes after is cut off
+   * @param elsewhere where somebody else may still have the file open: a path beside which a new one is made, that takes
+   *   the name
    */
-  static async open(path: string, length: number, isWhole?: (line: string) => boolean): Promise<OutputOnDisk> {
-    const compression = compressionOf(path)
+  static async open(
+    path: string,
+    compression: Compression,
+    { digest, lines }: { digest: OutputDigest; lines: number },
+    elsewhere?: string,
+  ): Promise<OutputOnDisk> {
+    const kept = digest.bytes
     try {
-      const file = await open(path, length === 0 && !isWhole ? 'w' : 'a+')
-      await file.close()
-      const kept = isWhole && compression === 'none' ? await wholeUntil(path, length, isWhole) : length
-      const output = new OutputOnDisk(path, await open(path, 'r+'), compression, kept)
-      await output.#file.truncate(kept)
-      return output
+      if (elsewhere !== undefined) await replaceByCopy(path, elsewhere, kept > 0)
+      const file = await open(path, kept > 0 ? 'r+' : 'w')
+      const found = await file.stat({ bigint: true })
+      if (found.size < kept) throw outputChanged(path, `has ${found.size} bytes, of ${kept} that the run wrote`)
+      await file.truncate(kept)
+      await file.sync()
+      await syncFolder(dirname(path))
+      return new OutputOnDisk(path, file, compression, digest, lines, idOf(found))
     } catch (error) {
+      if (kept > 0 && codeOf(error) === 'ENOENT') throw gone(path, kept)
       throw unwritable(path, error)
     }
   }
 
-  /** Opens an output that is complete, and stays as it is. */
-  static async openComplete(path: string, length: number): Promise<OutputOnDisk> {
-    try {
-      return new OutputOnDisk(path, await open(path, 'r'), compressionOf(path), length)
-    } catch (error) {
-      throw unwritable(path, error)
-    }
-  }
-
-  private constructor(path: string, file: FileHandle, compression: Compression, length: number) {
+  private constructor(
+    path: string,
+    file: FileHandle,
+    compression: Compression,
+    digest: OutputDigest,
+    lines: number,
+    id: string,
+  ) {
     this.#path = path
     this.#file = file
     this.#compression = compression
-    this.#length = length
+    this.#digest = digest
+    this.#lines = lines
+    this.#id = id
   }
 
   get length(): number {
-    return this.#length
+    return this.#digest.bytes
+  }
+
+  get lines(): number {
+    return this.#lines
   }
 
   get isCompressed(): boolean {
@@ -68,24 +100,57 @@ export class OutputOnDisk implements OutputFile {
   }
 
   async append(content: Buffer): Promise<void> {
+    await this.check()
+    const length = this.#digest.bytes
+    let bytes: Buffer
     try {
-      const bytes = await compressedFrame(content, this.#compression)
+      bytes = await compressedFrame(content, this.#compression)
       let written = 0
       while (written < bytes.length) {
         const left = bytes.length - written
-        written += (await this.#file.write(bytes, written, left, this.#length + written)).bytesWritten
+        written += (await this.#file.write(bytes, written, left, length + written)).bytesWritten
       }
-      this.#length += bytes.length
     } catch (error) {
-      await this.#file.truncate(this.#length).catch(() => undefined)
+      await this.#file.truncate(length).catch(() => undefined)
       throw unwritable(this.#path, error)
     }
+    this.#digest.update(bytes)
+    this.#lines += linesIn(content)
+  }
+
+  /**
+   * Whether the file at the path is the one that this run writes, with nothing added and nothing taken away.
+   *
+   * @throws RankmillError `output_changed`
+   */
+  async check(): Promise<void> {
+    const found = await this.checkPlace()
+    if (found.size === BigInt(this.length)) return
+    const message = `has ${found.size} bytes, and the run wrote ${this.length}: something else writes it as well`
+    throw outputChanged(this.#path, message)
+  }
+
+  /** As `check`, but of the file alone: its size changes while something is appended. */
+  async checkPlace(): Promise<{ size: bigint }> {
+    const found = await stat(this.#path, { bigint: true }).catch((error) => {
+      throw codeOf(error) === 'ENOENT'
+        ? outputChanged(this.#path, 'was removed while the run wrote it')
+        : unwritable(this.#path, error)
+    })
+    if (idOf(found) !== this.#id) throw outputChanged(this.#path, 'was replaced by another file while the run wrote it')
+    return found
   }
 
   async sync(): Promise<void> {
     await this.#file.datasync().catch((error) => {
       throw unwritable(this.#path, error)
     })
+  }
+
+  /** To be taken after `sync`. */
+  async record(): Promise<OutputRecord> {
+    const found = await this.#file.stat({ bigint: true })
+    return { ...this.#digest.state(), lines: this.#lines, file: fileOf(found) }
   }
 
   async close(): Promise<void> {
@@ -97,21 +162,19 @@ export class OutputOnDisk implements OutputFile {
 export class OutputStream implements OutputFile {
   readonly isCompressed = false
   readonly #stream: NodeJS.WritableStream
-  #length = 0
+  length = 0
+  lines = 0
 
   constructor(stream: NodeJS.WritableStream) {
     this.#stream = stream
-  }
-
-  get length(): number {
-    return this.#length
   }
 
   async append(content: Buffer): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.#stream.write(content, (error) => (error ? reject(unwritable('standard output', error)) : resolve()))
     })
-    this.#length += content.length
+    this.length += content.length
+    this.lines += linesIn(content)
   }
 
   async sync(): Promise<void> {
@@ -123,14 +186,110 @@ export class OutputStream implements OutputFile {
   }
 }
 
-async function wholeUntil(path: string, from: number, isWhole: (line: string) => boolean): Promise<number> {
-  let whole = from
-  const stream = createReadStream(path, { start: from })
-  for await (const line of readLines(stream, Number.MAX_SAFE_INTEGER, { line: 0, offset: from })) {
-    const hasEnd = line.end - whole > line.length
-    if (!hasEnd || !isWhole(line.bytes?.toString() ?? '')) break
-    whole = line.end
+/**
+ * Whether an output begins with what a run wrote. Reads all of that, unless the file was not touched since.
+ *
+ * @returns the digest to go on with
+ * @throws RankmillError `output_changed`
+ */
+export async function checkedOutput(path: string, record: OutputRecord): Promise<OutputDigest> {
+  if (record.bytes === 0) return new OutputDigest()
+  const found = await stat(path, { bigint: true }).catch((error) => {
+    throw codeOf(error) === 'ENOENT' ? gone(path, record.bytes) : unwritable(path, error)
+  })
+  if (found.size < record.bytes) {
+    throw outputChanged(path, `has ${found.size} bytes, of ${record.bytes} that the run wrote`)
   }
-  stream.destroy()
-  return whole
+  if (fileOf(found) === record.file && found.size === BigInt(record.bytes)) {
+    const start = record.bytes - (record.bytes % BLOCK_BYTES)
+    return OutputDigest.resume(record, await contentOf(path, start, record.bytes))
+  }
+  const digest = new OutputDigest()
+  for await (const chunk of createReadStream(path, { end: record.bytes - 1, highWaterMark: BLOCK_BYTES })) {
+    digest.update(chunk as Buffer)
+  }
+  if (digest.state().digest === record.digest) return digest
+  throw outputChanged(path, `has other content in its first ${record.bytes} bytes than the run wrote`)
+}
+
+/**
+ * Takes the whole lines that follow what a digest covers into it.
+ *
+ * @param isWhole told each line: whether to keep it; the first that is not ends the search
+ * @returns how many were kept
+ */
+export async function keepWholeLines(
+  path: string,
+  digest: OutputDigest,
+  isWhole: (line: string) => boolean,
+): Promise<number> {
+  const from = digest.bytes
+  let whole = from
+  let lines = 0
+  const stream = createReadStream(path, { start: from })
+  try {
+    for await (const line of readLines(stream, Number.MAX_SAFE_INTEGER, { line: 0, offset: from })) {
+      const hasEnd = line.end - whole > line.length
+      if (!hasEnd || !isWhole(line.bytes?.toString() ?? '')) break
+      whole = line.end
+      lines++
+    }
+  } catch (error) {
+    // Nothing was written yet.
+    if (codeOf(error) !== 'ENOENT' || from > 0) throw unwritable(path, error)
+  } finally {
+    stream.destroy()
+  }
+  if (whole > from) {
+    for await (const chunk of createReadStream(path, { start: from, end: whole - 1 })) digest.update(chunk as Buffer)
+  }
+  return lines
+}
+
+function gone(output: string, bytes: number): RankmillError {
+  return outputChanged(output, `is gone; the run had written ${bytes} bytes`)
+}
+
+function outputChanged(output: string, what: string): RankmillError {
+  return new RankmillError('output_changed', `${output}: ${what}`, { param: 'output' })
+}
+
+/** Of a file that nobody writes. */
+export async function recordOf(path: string, lines: number): Promise<OutputRecord> {
+  const digest = new OutputDigest()
+  for await (const chunk of createReadStream(path, { highWaterMark: BLOCK_BYTES })) digest.update(chunk as Buffer)
+  return { ...digest.state(), lines, file: fileOf(await stat(path, { bigint: true })) }
+}
+
+async function contentOf(path: string, start: number, end: number): Promise<Buffer> {
+  if (end === start) return Buffer.alloc(0)
+  const chunks: Buffer[] = []
+  for await (const chunk of createReadStream(path, { start, end: end - 1 })) chunks.push(chunk as Buffer)
+  return Buffer.concat(chunks)
+}
+
+/** @param copy where the new file is made: beside the old one, or in the run's folder */
+async function replaceByCopy(path: string, copy: string, content: boolean): Promise<void> {
+  if (content) await copyFile(path, copy, constants.COPYFILE_FICLONE)
+  const file = await open(copy, content ? 'r+' : 'w')
+  try {
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(copy, path)
+}
+
+function linesIn(content: Buffer): number {
+  let lines = 0
+  for (let at = content.indexOf(NEWLINE); at !== -1; at = content.indexOf(NEWLINE, at + 1)) lines++
+  return lines
+}
+
+function idOf({ dev, ino }: { dev: bigint; ino: bigint }): string {
+  return `${dev}:${ino}`
+}
+
+function fileOf(found: { dev: bigint; ino: bigint; ctimeNs: bigint }): string {
+  return `${idOf(found)}:${found.ctimeNs}`
 }

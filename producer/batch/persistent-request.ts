@@ -21,7 +21,7 @@ export interface BatchClient extends PinningClient {
 /** Not the request's fault, and not over before somebody corrects Redis or how it is used: no request would fare better. */
 const REFUSED: ReadonlySet<ErrorCode> = new Set(['redis_denied', 'redis_misconfigured'])
 /** Not answered yet, or forgotten by Redis: submitting the same id again changes nothing where nothing was lost. */
-const UNANSWERED: ReadonlySet<ErrorCode> = new Set(['timeout', 'not_found'])
+const UNANSWERED: ReadonlySet<ErrorCode> = new Set(['timeout', 'not_found', 'request_lost'])
 const LONGEST_WAIT_MS = 600_000
 /** Ends that another try can change, as when a worker died of a neighbour's document. */
 const MORE_TRIES = 2

@@ -4,6 +4,8 @@ import type { BatchItem, BatchOutcome } from './batch-source.js'
 export interface Answered {
   readonly item: BatchItem
   readonly outcome: BatchOutcome
+  /** Under which Redis knows it; undefined where it was never asked. */
+  readonly requestId?: string | undefined
 }
 
 interface Place {

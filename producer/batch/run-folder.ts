@@ -1,94 +1,125 @@
 /**
- * The folder beside an output file: who writes to it, and how far it is. One runner at a time holds the lease. Each lease
+ * The folder beside an output file: who writes to it, and how far it is. One runner at a time holds the claim. Each claim
  * has a number, higher than all before, and whatever a runner writes here carries that number: a runner that slept through
  * its lease finds a higher one and stops, and what it may have written until then is in files that nobody reads any more.
  */
 import { constants } from 'node:fs'
-import { access, copyFile, mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
+import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { isKnownDead, ownIdentity, type ProcessIdentity } from '../../shared/process-identity.js'
+import { codeOf, unwritable } from './unwritable.js'
 
 const NUMBERED = /^(.+)\.(\d+)$/
 
-export class RunFolder {
+/** The newest file of each name. */
+export interface RunFiles {
+  newest(name: string): Promise<string | undefined>
+}
+
+export class RunFolder implements RunFiles {
   readonly path: string
+  /** The holder before gives no sign, and may only be asleep, with the output open. */
+  readonly tookOver: boolean
   readonly #output: string
   readonly #number: number
+  readonly #lease: FileHandle
+  readonly #leaseId: string
   readonly #timer: NodeJS.Timeout
 
+  /** What runs left beside an output, for a look that claims and changes nothing. */
+  static peek(output: string): RunFiles {
+    const path = folderOf(output)
+    return { newest: (name) => newestOf(path, name, Number.POSITIVE_INFINITY) }
+  }
+
   /**
-   * Takes the lease on an output.
+   * Claims an output. Given back with `release` before anything was written here, a claim leaves no trace.
    *
-   * @param leaseMs a holder that gave no sign for so long has lost its lease
+   * @param leaseMs a holder that gave no sign for so long has lost its claim
    * @throws RankmillError `output_in_use`, `output_unwritable`
    */
   static async claim(output: string, leaseMs: number): Promise<RunFolder> {
     try {
-      const path = `${output}.rankmill`
+      const path = folderOf(output)
       await access(dirname(output), constants.W_OK)
-      await mkdir(path, { recursive: true })
-      const numbers = (await readdir(path)).flatMap((name) => Number(NUMBERED.exec(name)?.[2] ?? []))
-      const last = Math.max(0, ...numbers)
+      // Not `recursive`, which tries for ever where a file system takes no folders, as /proc.
+      await mkdir(path).catch((error) => {
+        if (codeOf(error) !== 'EEXIST') throw error
+      })
+      const last = Math.max(0, ...(await numbersIn(path)))
       const holder = await holderOf(join(path, `lease.${last}`), leaseMs)
       if (holder === 'alive') throw inUse(output)
-      const lease = join(path, `lease.${last + 1}`)
-      await claimLease(lease, output)
-      // A holder that only slept still has the file open: it keeps that one, and the run goes on in a copy.
-      if (holder === 'expired') await replaceByCopy(output)
-      return new RunFolder(path, output, last + 1, leaseMs)
+      const lease = await createLease(join(path, `lease.${last + 1}`), output)
+      const { dev, ino } = await lease.stat({ bigint: true })
+      return new RunFolder(path, output, last + 1, { lease, id: `${dev}:${ino}` }, holder === 'expired', leaseMs)
     } catch (error) {
       throw unwritable(output, error)
     }
   }
 
-  private constructor(path: string, output: string, number: number, leaseMs: number) {
+  private constructor(
+    path: string,
+    output: string,
+    number: number,
+    { lease, id }: { lease: FileHandle; id: string },
+    tookOver: boolean,
+    leaseMs: number,
+  ) {
     this.path = path
+    this.tookOver = tookOver
     this.#output = output
     this.#number = number
+    this.#lease = lease
+    this.#leaseId = id
     this.#timer = setInterval(() => void this.#renew().catch(() => undefined), leaseMs / 4).unref()
   }
 
-  /** Path of this lease's own file under a name. */
+  get number(): number {
+    return this.#number
+  }
+
+  /** Path of this claim's own file under a name. */
   own(name: string): string {
     return join(this.path, `${name}.${this.#number}`)
   }
 
-  /** Path of the newest file under a name, of this lease or an earlier one; undefined where there is none. */
-  async newest(name: string): Promise<string | undefined> {
-    const numbers = (await readdir(this.path)).flatMap((file) => {
-      const [, found, number] = NUMBERED.exec(file) ?? []
-      return found === name && Number(number) <= this.#number ? Number(number) : []
-    })
-    return numbers.length === 0 ? undefined : join(this.path, `${name}.${Math.max(...numbers)}`)
+  /** Path of the newest file under a name, of this claim or an earlier one; undefined where there is none. */
+  newest(name: string): Promise<string | undefined> {
+    return newestOf(this.path, name, this.#number)
   }
 
-  /** Puts new content under a name: all of it or, whatever happens, none. */
+  /** Puts new content under a name: all of it or, whatever happens, none. @throws RankmillError `output_unwritable` */
   async replace(name: string, content: string): Promise<void> {
     const partial = join(this.path, `${name}.partial.${this.#number}`)
-    const file = await open(partial, 'w')
     try {
-      await file.writeFile(content)
-      await file.sync()
-    } finally {
-      await file.close()
+      const file = await open(partial, 'w')
+      try {
+        await file.writeFile(content)
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await rename(partial, this.own(name))
+      await syncFolder(this.path)
+    } catch (error) {
+      await rm(partial, { force: true }).catch(() => undefined)
+      throw unwritable(this.#output, error)
     }
-    await rename(partial, this.own(name))
-    await syncFolder(this.path)
   }
 
   /** @throws RankmillError `output_in_use` where another runner has taken over */
   async check(): Promise<void> {
-    // The next runner takes the next number, and removes this one when it has begun.
-    const isNewest = !(await exists(join(this.path, `lease.${this.#number + 1}`)))
-    if (isNewest && (await exists(this.own('lease')))) return
-    throw new RankmillError(
-      'output_in_use',
-      `${this.#output}: another runner took over while this one gave no sign of life; it goes on there`,
-    )
+    const newest = Math.max(0, ...(await numbersIn(this.path)))
+    if (newest === this.#number && (await this.#isOwn())) return
+    const why =
+      newest > this.#number
+        ? 'another runner took over while this one gave no sign of life; it goes on there'
+        : `${this.path}, which says who writes it, was removed while this runner wrote`
+    throw new RankmillError('output_in_use', `${this.#output}: ${why}`, { param: 'output' })
   }
 
-  /** Removes what earlier leases left; to be called once this one's own files say as much. */
+  /** Removes what earlier claims left; to be called once this one's own files say as much. */
   async forgetEarlier(): Promise<void> {
     for (const name of await readdir(this.path)) {
       const number = NUMBERED.exec(name)?.[2]
@@ -96,48 +127,79 @@ export class RunFolder {
     }
   }
 
-  /** Gives the lease up, so that the next runner need not wait for it. */
+  /** Gives the claim up, so that the next runner need not wait for it. */
   async release(): Promise<void> {
     clearInterval(this.#timer)
-    await rm(this.own('lease'), { force: true })
+    if (await this.#isOwn()) await rm(this.own('lease'), { force: true })
+    await this.#lease.close().catch(() => undefined)
+    // Refused before anything was written: as it was.
+    await rmdir(this.path).catch(() => undefined)
+  }
+
+  /** By device and inode, which nobody else can have while the lease is open. */
+  async #isOwn(): Promise<boolean> {
+    return stat(this.own('lease'), { bigint: true }).then(
+      ({ dev, ino }) => `${dev}:${ino}` === this.#leaseId,
+      () => false,
+    )
   }
 
   async #renew(): Promise<void> {
     const now = new Date()
-    await utimes(this.own('lease'), now, now)
+    await this.#lease.utimes(now, now)
   }
 }
 
-/** 'gone': it ended or gave its lease up; 'expired': it gives no sign, and may only be asleep. */
+const folderOf = (output: string): string => `${output}.rankmill`
+
+async function numbersIn(path: string): Promise<number[]> {
+  return (await namesIn(path)).flatMap((name) => Number(NUMBERED.exec(name)?.[2] ?? []))
+}
+
+async function newestOf(path: string, name: string, most: number): Promise<string | undefined> {
+  const numbers = (await namesIn(path)).flatMap((file) => {
+    const [, found, number] = NUMBERED.exec(file) ?? []
+    return found === name && Number(number) <= most ? Number(number) : []
+  })
+  return numbers.length === 0 ? undefined : join(path, `${name}.${Math.max(...numbers)}`)
+}
+
+async function namesIn(path: string): Promise<string[]> {
+  return readdir(path).catch((error) => {
+    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return []
+    throw error
+  })
+}
+
+/** 'gone': it ended or gave its claim up; 'expired': it gives no sign, and may only be asleep. */
 async function holderOf(lease: string, leaseMs: number): Promise<'gone' | 'alive' | 'expired'> {
   try {
     const [{ mtimeMs }, text] = await Promise.all([stat(lease), readFile(lease, 'utf8')])
+    const hasExpired = Date.now() - mtimeMs > leaseMs
+    // Just being written; or cut off while it was, by a runner that never came to hold it.
+    if (text === '') return hasExpired ? 'gone' : 'alive'
     if (isKnownDead(JSON.parse(text) as ProcessIdentity)) return 'gone'
-    return Date.now() - mtimeMs > leaseMs ? 'expired' : 'alive'
+    return hasExpired ? 'expired' : 'alive'
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return 'gone'
-    // Cut off while it was written, by a runner that never came to hold it.
     if (error instanceof SyntaxError) return 'gone'
     throw error
   }
 }
 
-async function claimLease(lease: string, output: string): Promise<void> {
-  const file = await open(lease, 'wx').catch((error) => {
+/** Left open: as long as it is, no other file can have its inode. */
+async function createLease(path: string, output: string): Promise<FileHandle> {
+  const file = await open(path, 'wx').catch((error) => {
     throw codeOf(error) === 'EEXIST' ? inUse(output) : error
   })
   try {
     await file.writeFile(JSON.stringify(ownIdentity()))
-  } finally {
+    return file
+  } catch (error) {
     await file.close()
+    await rm(path, { force: true })
+    throw error
   }
-}
-
-async function replaceByCopy(output: string): Promise<void> {
-  if (!(await exists(output))) return
-  const copy = `${output}.copy`
-  await copyFile(output, copy, constants.COPYFILE_FICLONE)
-  await rename(copy, output)
 }
 
 /** Makes a rename last through a power cut. */
@@ -150,25 +212,6 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  )
-}
-
-function inUse(output: string): RankmillError {
-  return new RankmillError('output_in_use', `${output}: another run is writing it`, { param: output })
-}
-
-/** What an operation on the output's files threw, as an error that names the file. */
-export function unwritable(output: string, error: unknown): RankmillError {
-  if (error instanceof RankmillError) return error
-  const reason =
-    codeOf(error) === 'ENOSPC' ? 'no space is left' : error instanceof Error ? error.message : String(error)
-  return new RankmillError('output_unwritable', `${output}: ${reason}`, { param: output }, { cause: error })
-}
-
-function codeOf(error: unknown): string | undefined {
-  return (error as NodeJS.ErrnoException | undefined)?.code
+export function inUse(output: string): RankmillError {
+  return new RankmillError('output_in_use', `${output}: another run is writing it`, { param: 'output' })
 }

@@ -1,8 +1,10 @@
 /** A whole retrieval run as a batch run: a query is an item, its lines of the new run are the answer. */
 import { createHash } from 'node:crypto'
-import { type BatchItem, type BatchSource, fingerprintOfFile } from '../batch/batch-source.js'
+import { type BatchItem, type BatchSource, type InputMark, unreadable } from '../batch/batch-source.js'
 import type { BatchFormat } from '../batch/batch-state.js'
+import { DigestChain, NO_CONTENT } from '../lines/digest-chain.js'
 import type { LineMark } from '../lines/line-reader.js'
+import { fingerprintOfFile } from '../lines/stored-file.js'
 import { type TrecRequest, type TrecRequestsOptions, trecRequests } from './trec-requests.js'
 import { formatTrecLines, type RankedScore, type TrecRun, withRest } from './trec-run.js'
 
@@ -15,7 +17,9 @@ export class TrecSource implements BatchSource {
   readonly name: string
   readonly #options: TrecSourceOptions
   readonly #requests: AsyncGenerator<TrecRequest>
-  readonly #first: IteratorResult<TrecRequest>
+  #next: IteratorResult<TrecRequest>
+  /** Of `#next`, from 1. */
+  #place = 1
 
   /** Reads and checks all of the input. @throws RankmillError as `trecRequests` */
   static async open(options: TrecSourceOptions): Promise<TrecSource> {
@@ -31,7 +35,7 @@ export class TrecSource implements BatchSource {
     this.name = options.runFile
     this.#options = options
     this.#requests = requests
-    this.#first = first
+    this.#next = first
   }
 
   shareBefore(offset: number): number {
@@ -41,27 +45,51 @@ export class TrecSource implements BatchSource {
   async fingerprint(): Promise<string> {
     const { corpus, queries, runFile, depth, missing } = this.#options
     const files = [queries, runFile, ...('file' in corpus && typeof corpus.file === 'string' ? [corpus.file] : [])]
-    const parts = [await Promise.all(files.map(fingerprintOfFile)), 'name' in corpus ? corpus.name : '', depth, missing]
+    const samples = files.map((file) =>
+      fingerprintOfFile(file).catch((error) => {
+        throw unreadable(file, error)
+      }),
+    )
+    const parts = [await Promise.all(samples), 'name' in corpus ? corpus.name : '', depth, missing]
     return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
   }
 
-  async *read(from: LineMark): AsyncGenerator<BatchItem> {
-    let line = 0
+  async digestAt({ line }: LineMark): Promise<string | undefined> {
+    const chain = new DigestChain()
+    let digest = NO_CONTENT
+    for (; this.#place <= line && !this.#next.done; await this.#advance()) digest = linked(chain, this.#next.value)
+    return this.#place > line ? digest : undefined
+  }
+
+  async *read(from: InputMark): AsyncGenerator<BatchItem> {
+    const chain = new DigestChain(from.digest)
     try {
-      for (let next = this.#first; !next.done; next = await this.#requests.next()) {
-        if (++line <= from.line) continue
-        const { queryId, request } = next.value
-        yield { line, end: line, bytes: sizeOf(request), customId: queryId, request }
+      for (; !this.#next.done; await this.#advance()) {
+        const line = this.#place
+        if (line <= from.line) continue
+        const { queryId, request } = this.#next.value
+        const digest = linked(chain, this.#next.value)
+        yield { line, end: line, digest, bytes: sizeOf(request), customId: queryId, request }
       }
     } finally {
       await this.close()
     }
   }
 
+  async #advance(): Promise<void> {
+    this.#next = await this.#requests.next()
+    this.#place++
+  }
+
   /** Frees what reading holds. */
   async close(): Promise<void> {
     await this.#requests.return(undefined)
   }
+}
+
+function linked(chain: DigestChain, { queryId, request }: TrecRequest): string {
+  chain.update(JSON.stringify([queryId, request.query, request.documents]))
+  return chain.link()
 }
 
 function sizeOf({ query, documents }: TrecRequest['request']): number {

@@ -5,8 +5,7 @@ import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import { parseRequest, requestSchema } from '../../shared/protocol/request.js'
-import { FileSource } from '../batch/batch-source.js'
-import { START } from '../lines/line-reader.js'
+import { INPUT_START, LineSource } from '../batch/batch-source.js'
 import type { TuningQuery } from './trial.js'
 import { readTuningQueries } from './tuning-queries.js'
 
@@ -58,10 +57,10 @@ async function readRequests(
   depth: number,
   options: Options,
 ): Promise<readonly TuningQuery[]> {
-  const source = await FileSource.open(path, options.maxLineBytes)
+  const source = await LineSource.open(path, options.maxLineBytes)
   const schema = requestSchema(options)
   const lists: TuningQuery[] = []
-  for await (const item of source.read(START)) {
+  for await (const item of source.read(INPUT_START)) {
     if (item.error) throw new RankmillError(item.error.code, `${path}: line ${item.line}: ${item.error.message}`)
     const { query, documents } = requestOf(() => parseRequest(item.request, schema, () => ''), path, item.line)
     if (!isInline(documents)) {

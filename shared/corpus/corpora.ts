@@ -192,15 +192,15 @@ export class Corpora {
       if (!layersOf(manifest, pinned)) {
         throw version === undefined ? unknownCorpus(name) : versionGone(name, version, manifest)
       }
-      return { manifest: withPin(manifest, holder, { version: pinned, expiresAt: now + ttlMs }) }
+      return { manifest: withPin(manifest, holder, { version: pinned, expiresAt: now + ttlMs }, now) }
     })
     return String(pinned)
   }
 
   /** Takes a pin away, and drops what only it kept; nothing happens where there is none. */
   async release(name: string, holder: string): Promise<void> {
-    await this.manifests.change(name, (manifest) =>
-      manifest.pins[holder] ? { manifest: withPin(manifest, holder, undefined) } : undefined,
+    await this.manifests.change(name, (manifest, now) =>
+      manifest.pins[holder] ? { manifest: withPin(manifest, holder, undefined, now) } : undefined,
     )
     await this.manifests.settle(name)
   }

@@ -85,23 +85,30 @@ export function layersOf({ layers }: Manifest, version: number): Layer[] | undef
   return counting
 }
 
-/** @param pin undefined to take the holder's pin away */
-export function withPin(manifest: Manifest, holder: string, pin: Pin | undefined): Manifest {
-  const { [holder]: _, ...others } = manifest.pins
+/**
+ * Pins that have run out go with it.
+ *
+ * @param pin undefined to take the holder's pin away
+ */
+export function withPin(manifest: Manifest, holder: string, pin: Pin | undefined, now: number): Manifest {
+  const { [holder]: _, ...others } = livePins(manifest, now)
   return { ...manifest, pins: pin ? { ...others, [holder]: pin } : others }
+}
+
+function livePins({ pins }: Manifest, now: number): Record<string, Pin> {
+  return Object.fromEntries(Object.entries(pins).filter(([, { expiresAt }]) => expiresAt > now))
 }
 
 /** The next step towards the fewest layers; undefined when there are no more than the pins need. */
 export function nextSettlement(manifest: Manifest, now: number): Settlement | undefined {
   const { layers } = manifest
-  const live = Object.entries(manifest.pins).filter(([, { expiresAt }]) => expiresAt > now)
-  const pinned = new Set(live.map(([, { version }]) => version))
+  const pins = livePins(manifest, now)
+  const pinned = new Set(Object.values(pins).map(({ version }) => version))
   for (let i = 0; i + 1 < layers.length; i++) {
     const [lower, upper] = layers.slice(i, i + 2)
     if (!lower || !upper) break
     const isMerging = lower.since === upper.since
     if (!isMerging && pinned.has(lower.since)) continue
-    const pins = Object.fromEntries(live)
     if (upper.full) {
       return { kind: 'update', manifest: { ...manifest, pins, layers: layers.toSpliced(i, 1) }, dropped: [lower.id] }
     }
@@ -118,6 +125,10 @@ export function nextSettlement(manifest: Manifest, now: number): Settlement | un
   const [last] = layers
   if (layers.length === 1 && last?.removed) {
     return { kind: 'update', manifest: { ...manifest, layers: [], pins: {} }, dropped: [last.id] }
+  }
+  // A holder that ended without giving its pin back left nothing else behind.
+  if (Object.keys(pins).length < Object.keys(manifest.pins).length) {
+    return { kind: 'update', manifest: { ...manifest, pins }, dropped: [] }
   }
   return undefined
 }

@@ -3,6 +3,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import { recordOf } from '../../producer/batch/output-file.js'
+import { TrecSource } from '../../producer/retrieval/trec-batch.js'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
 import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
@@ -80,6 +82,16 @@ it('knows what the first stage gave each candidate', async () => {
   }
 })
 
+/** Where a run is that has done so many queries. */
+async function markAfter(line: number) {
+  const runFile = join(folder, 'in.trec')
+  const files = { corpus: { file: join(folder, 'corpus.jsonl') }, queries: join(folder, 'queries.jsonl'), runFile }
+  const source = await TrecSource.open({ ...files, run: await readTrecRun(runFile), depth: 100 })
+  const digest = await source.digestAt({ line, offset: line })
+  await source.close()
+  return { line, offset: line, digest }
+}
+
 it('goes on after it was interrupted, to the same bytes', async () => {
   await stage().worker({ scoreCacheTtlMs: 0 })
   await writeCollection()
@@ -93,10 +105,17 @@ it('goes on after it was interrupted, to the same bytes', async () => {
       .split('\n')
       .slice(0, 7 * CANDIDATES)
       .join('\n').length + 1
-  await writeFile(
-    join(folder, 'out.trec.rankmill', 'checkpoint.1'),
-    JSON.stringify({ ...checkpoint, mark: { line: 7, offset: 7 }, customIds: 7, outputBytes: done, finished: false }),
-  )
+  await writeFile(join(folder, 'out.trec'), expected.slice(0, done))
+  const then = {
+    ...checkpoint,
+    mark: await markAfter(7),
+    items: 7,
+    customIds: 7,
+    output: await recordOf(join(folder, 'out.trec'), 7 * CANDIDATES),
+    totals: { ...checkpoint.totals, requests: 7 },
+    finished: false,
+  }
+  await writeFile(join(folder, 'out.trec.rankmill', 'checkpoint.1'), JSON.stringify(then))
   await writeFile(join(folder, 'out.trec'), expected.slice(0, done + 30))
   expect((await trec()).code).toBe(0)
   expect(await readFile(join(folder, 'out.trec'), 'utf8')).toBe(expected)

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { gunzipSync, gzipSync } from 'node:zlib'
@@ -407,25 +407,38 @@ describe('a run', () => {
     await again.close()
   })
 
-  it('runs again what failed where an earlier try was killed after it had put its answers in place', async () => {
-    const s = stage()
-    await s.worker()
-    const line = (corpus: string) => JSON.stringify({ query: 'q', documents: { corpus, ids: ['a'] } })
-    await writeFile(input, [line('first'), line('second')].join('\n'))
-    await runBatch(s)
-    const client = s.client()
-    await client.putCorpus('first', [{ id: 'a', text: 'here now' }])
-    const before = await readFile(join(`${output}.rankmill`, 'checkpoint.1'))
-    await retryFailed(client, { input, output }, () => undefined)
-    // As the kill left it: the output is new, the checkpoint is not, and neither is what was run again.
-    await writeFile(join(`${output}.rankmill`, 'checkpoint.9'), before)
-    await writeFile(join(`${output}.rankmill`, 'retried-0.jsonl'), 'of the lines that failed then')
-    await client.putCorpus('second', [{ id: 'a', text: 'here too' }])
-    const report = await retryFailed(client, { input, output }, () => undefined)
-    expect(report).toMatchObject({ totals: { requests: 2, failed: 0 }, errors: {} })
-    expect((await outputLines()).map(({ error }) => error)).toEqual([null, null])
-    expect(existsSync(join(`${output}.rankmill`, 'retried-0.jsonl'))).toBe(false)
-  })
+  it.each(['before', 'after'])(
+    'that runs again what failed may be killed %s its answers are in place',
+    async (when) => {
+      const s = stage()
+      await s.worker()
+      const line = (corpus: string) => JSON.stringify({ query: 'q', documents: { corpus, ids: ['a'] } })
+      await writeFile(input, [line('first'), line('second')].join('\n'))
+      await runBatch(s)
+      const client = s.client()
+      await client.putCorpus('first', [{ id: 'a', text: 'here now' }])
+      const before = await readFile(output)
+      await retryFailed(client, { input, output }, () => undefined)
+      const run = `${output}.rankmill`
+      // As the kill left it: the new answers are noted, and the file that holds them is in its place or not.
+      const after = JSON.parse(await readFile(join(run, 'checkpoint.2'), 'utf8'))
+      await writeFile(join(run, 'checkpoint.2'), JSON.stringify({ ...after, merging: 2 }))
+      await writeFile(join(run, 'retried-0.jsonl'), 'of the lines that failed then')
+      if (when === 'before') {
+        await rename(output, join(run, 'merged.2'))
+        await writeFile(output, before)
+      }
+      const opened = await openBatch({ input, output })
+      expect(opened.wasFinished).toBe(true)
+      await opened.close()
+      expect((await outputLines()).map(({ error }) => error?.code)).toEqual([undefined, 'unknown_corpus'])
+      await client.putCorpus('second', [{ id: 'a', text: 'here too' }])
+      const report = await retryFailed(client, { input, output }, () => undefined)
+      expect(report).toMatchObject({ totals: { requests: 2, failed: 0 }, errors: {} })
+      expect((await outputLines()).map(({ error }) => error)).toEqual([null, null])
+      expect((await readdir(run)).filter((name) => !/^(checkpoint|custom-ids)/.test(name))).toEqual([])
+    },
+  )
 })
 
 describe('what requests do not say', () => {

@@ -93,9 +93,9 @@ it('every kept version reads as it was written, at any point of any merge', () =
           publish(new Map(), true, true)
         } else if (change.kind === 'pin' && current) {
           const pin = { version: manifest.version, expiresAt: now + change.lasts }
-          store.manifest = withPin(manifest, `h${change.holder}`, pin)
+          store.manifest = withPin(manifest, `h${change.holder}`, pin, now)
         } else if (change.kind === 'release') {
-          store.manifest = withPin(manifest, `h${change.holder}`, undefined)
+          store.manifest = withPin(manifest, `h${change.holder}`, undefined, now)
         } else if (change.kind === 'settle') {
           store.settleOnce(now, change.moves)
         }
@@ -110,6 +110,7 @@ it('every kept version reads as it was written, at any point of any merge', () =
       const live = Object.values(store.manifest.pins).filter(({ expiresAt }) => expiresAt > now)
       const needed = new Set([...live.map(({ version }) => version), store.manifest.version])
       expect(store.manifest.layers.length).toBeLessThanOrEqual(needed.size)
+      expect(Object.keys(store.manifest.pins)).toHaveLength(live.length)
       const named = new Set(store.manifest.layers.map(({ id }) => id))
       expect([...store.layers.keys()].filter((id) => !named.has(id))).toEqual([])
     }),

@@ -3,7 +3,7 @@ import { parseBatchLine } from '../../../../producer/batch/batch-line.js'
 
 function parse(text: string | Buffer) {
   const bytes = Buffer.from(text)
-  return parseBatchLine({ number: 7, bytes, length: bytes.length, end: 100 }, 1 << 20)
+  return parseBatchLine({ number: 7, bytes, length: bytes.length, end: 100, digest: undefined }, 1 << 20)
 }
 
 describe('a line of a batch file', () => {
@@ -43,7 +43,7 @@ describe('a line of a batch file', () => {
   })
 
   it('longer than the limit is an error that names both', () => {
-    const item = parseBatchLine({ number: 3, bytes: undefined, length: 2000, end: 2001 }, 1000)
+    const item = parseBatchLine({ number: 3, bytes: undefined, length: 2000, digest: undefined, end: 2001 }, 1000)
     expect(item?.error).toMatchObject({
       code: 'invalid_line',
       message: 'line 3: must have at most 1000 bytes, got 2000',

@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdtemp, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -7,7 +7,8 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { CustomIdFile, CustomIds } from '../../../../producer/batch/custom-ids.js'
 import { LatencyCounts } from '../../../../producer/batch/latency-counts.js'
-import { OutputOnDisk } from '../../../../producer/batch/output-file.js'
+import { BLOCK_BYTES, OutputDigest } from '../../../../producer/batch/output-digest.js'
+import { checkedOutput, keepWholeLines, OutputOnDisk } from '../../../../producer/batch/output-file.js'
 import { compressedFrame, compressionOf, decompressed } from '../../../../producer/lines/compression.js'
 
 let folder: string
@@ -25,17 +26,20 @@ async function contentOf(path: string): Promise<string> {
 describe.each(['out.jsonl', 'out.jsonl.gz', 'out.jsonl.zst'])('%s', (name) => {
   it('is what was appended, frame after frame, and can be cut back to a length it had', async () => {
     const path = join(folder, name)
-    const output = await OutputOnDisk.open(path, 0)
+    const compression = compressionOf(name)
+    const output = await OutputOnDisk.open(path, compression, { digest: new OutputDigest(), lines: 0 })
     await output.append(Buffer.from('first\n'))
-    const { length } = output
+    const before = await output.record()
     await output.append(Buffer.from('second\n'.repeat(1000)))
     await output.close()
     expect(await contentOf(path)).toBe(`first\n${'second\n'.repeat(1000)}`)
 
-    const again = await OutputOnDisk.open(path, length)
+    const known = { digest: await checkedOutput(path, before), lines: before.lines }
+    const again = await OutputOnDisk.open(path, compression, known)
     await again.append(Buffer.from('third\n'))
     await again.close()
     expect(await contentOf(path)).toBe('first\nthird\n')
+    expect(again.lines).toBe(2)
   })
 
   it('that ends too early is an error, not an end', async () => {
@@ -51,7 +55,10 @@ it('a half-written last line is cut off, and whole lines after the checkpoint ar
   const path = join(folder, 'out.jsonl')
   await writeFile(path, 'old\nkept\nalso kept\nhalf')
   const seen: string[] = []
-  const output = await OutputOnDisk.open(path, 4, (line) => seen.push(line) > 0)
+  const digest = new OutputDigest()
+  digest.update(Buffer.from('old\n'))
+  expect(await keepWholeLines(path, digest, (line) => seen.push(line) > 0)).toBe(2)
+  const output = await OutputOnDisk.open(path, 'none', { digest, lines: 3 })
   await output.close()
   expect(seen).toEqual(['kept', 'also kept'])
   expect(await readFile(path, 'utf8')).toBe('old\nkept\nalso kept\n')
@@ -61,6 +68,80 @@ it('reads gzip of several members, as `cat a.gz b.gz` makes them', async () => {
   const path = join(folder, 'in.gz')
   await writeFile(path, Buffer.concat([gzipSync('a\n'), gzipSync('b\n')]))
   expect(await contentOf(path)).toBe('a\nb\n')
+})
+
+describe('what is known of an output', () => {
+  it('is the same whether it was hashed at once, in pieces, or taken up again in between', () => {
+    fc.assert(
+      fc.property(fc.array(fc.nat(3 * BLOCK_BYTES), { maxLength: 6 }), fc.nat(5), (lengths, resumeAt) => {
+        const content = Buffer.alloc(
+          lengths.reduce((sum, length) => sum + length, 0),
+          'what the run wrote\n',
+        )
+        const whole = new OutputDigest()
+        whole.update(content)
+        let pieces = new OutputDigest()
+        let at = 0
+        lengths.forEach((length, i) => {
+          if (i === resumeAt) {
+            const state = pieces.state()
+            pieces = OutputDigest.resume(state, content.subarray(at - (at % BLOCK_BYTES), at))
+          }
+          pieces.update(content.subarray(at, at + length))
+          at += length
+        })
+        expect(pieces.state()).toEqual(whole.state())
+      }),
+      { numRuns: 10 },
+    )
+  })
+
+  it.each([
+    ['gone', async (path: string) => rm(path), 'is gone; the run had written 9 bytes'],
+    ['cut off', async (path: string) => truncate(path, 4), 'has 4 bytes, of 9 that the run wrote'],
+    ['emptied and grown', async (path: string) => writeFile(path, '\0'.repeat(9)), 'has other content in its first 9'],
+    ['another of the same length', async (path: string) => writeFile(path, 'one\ntwO\n\n'), 'has other content'],
+  ])('is missed where the file is %s', async (_, damage, said) => {
+    const path = join(folder, 'out.jsonl')
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    await output.append(Buffer.from('one\ntwo\n\n'))
+    const record = await output.record()
+    await output.close()
+    await damage(path)
+    await expect(checkedOutput(path, record)).rejects.toMatchObject({
+      code: 'output_changed',
+      message: expect.stringContaining(said),
+    })
+  })
+
+  it('is found again in a copy, and where more was written behind it', async () => {
+    const path = join(folder, 'out.jsonl')
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    await output.append(Buffer.from('one\n'))
+    const record = await output.record()
+    await output.append(Buffer.from('two\n'))
+    await output.close()
+    await copyFile(path, `${path}.copy`)
+    await rename(`${path}.copy`, path)
+    expect((await checkedOutput(path, record)).bytes).toBe(4)
+  })
+
+  it.each([
+    ['removed', async (path: string) => rm(path)],
+    ['replaced', async (path: string) => rename(`${path}.other`, path)],
+    ['emptied', async (path: string) => truncate(path, 0)],
+    ['written by another', async (path: string) => writeFile(path, 'more\n', { flag: 'a' })],
+  ])('ends the writing where the file is %s meanwhile', async (_, damage) => {
+    const path = join(folder, 'out.jsonl')
+    await writeFile(`${path}.other`, 'one\n')
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    await output.append(Buffer.from('one\n'))
+    await damage(path)
+    const left = await readFile(path).catch(() => undefined)
+    await expect(output.append(Buffer.from('two\n'))).rejects.toMatchObject({ code: 'output_changed' })
+    expect(await readFile(path).catch(() => undefined)).toEqual(left)
+    await output.close()
+  })
 })
 
 describe('custom ids', () => {

@@ -1,4 +1,4 @@
-import { mkdtemp, open, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -56,22 +56,18 @@ describe('the lease on an output', () => {
   })
 
   it('lost in sleep is noticed, and what the sleeper writes all the same touches nothing', async () => {
-    await writeFile(output, 'done\n')
     const sleeper = await RunFolder.claim(output, LEASE_MS)
     await sleeper.replace('checkpoint', 'of the sleeper')
-    const opened = await open(output, 'r+')
     await letExpire(sleeper.own('lease'))
 
     const next = await RunFolder.claim(output, LEASE_MS)
+    expect(next.tookOver).toBe(true)
     expect(await readFile((await next.newest('checkpoint')) ?? '', 'utf8')).toBe('of the sleeper')
     await next.replace('checkpoint', 'of the next')
     await expect(sleeper.check()).rejects.toMatchObject({ code: 'output_in_use' })
-    // As if it had checked just before it lost the lease:
-    await opened.write('late', 5)
-    await opened.close()
+    // As if it had checked just before it lost the claim:
     await sleeper.replace('checkpoint', 'late')
 
-    expect(await readFile(output, 'utf8')).toBe('done\n')
     expect(await readFile((await next.newest('checkpoint')) ?? '', 'utf8')).toBe('of the next')
     await next.forgetEarlier()
     await expect(stat(sleeper.own('checkpoint'))).rejects.toThrow('ENOENT')
@@ -80,8 +76,41 @@ describe('the lease on an output', () => {
     await sleeper.release()
   })
 
-  it('cannot be had where there is no folder for the output', async () => {
-    const nowhere = join(folder, 'missing', 'out.jsonl')
+  it('that is given back before anything was written leaves all as it was, for a sleeper too', async () => {
+    await (await RunFolder.claim(output, LEASE_MS)).release()
+    expect(await readdir(folder)).toEqual([])
+
+    const sleeper = await RunFolder.claim(output, LEASE_MS)
+    await sleeper.replace('checkpoint', 'of the sleeper')
+    await letExpire(sleeper.own('lease'))
+    await (await RunFolder.claim(output, LEASE_MS)).release()
+    await sleeper.check()
+    // Numbers only grow: what has been written under one is never another's.
+    const next = await RunFolder.claim(output, LEASE_MS)
+    await next.replace('checkpoint', 'of the next')
+    await next.release()
+    const last = await RunFolder.claim(output, LEASE_MS)
+    expect(last.number).toBeGreaterThan(next.number)
+    await expect(sleeper.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    await last.release()
+    await sleeper.release()
+  })
+
+  it('is lost with its folder, even where the next one has its number', async () => {
+    const first = await RunFolder.claim(output, LEASE_MS)
+    await rm(first.path, { recursive: true })
+    await expect(first.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    const second = await RunFolder.claim(output, LEASE_MS)
+    expect(second.number).toBe(first.number)
+    await expect(first.check()).rejects.toMatchObject({ code: 'output_in_use' })
+    await first.release()
+    await second.check()
+    await second.release()
+  })
+
+  it.each(['/proc', 'missing', 'a-file'])('cannot be had in %s', async (where) => {
+    await writeFile(join(folder, 'a-file'), '')
+    const nowhere = join(where === '/proc' ? where : join(folder, where), 'out.jsonl')
     await expect(RunFolder.claim(nowhere, LEASE_MS)).rejects.toMatchObject({
       code: 'output_unwritable',
       message: expect.stringContaining(nowhere),

@@ -1,0 +1,97 @@
+/** Jobs that ended as failed, of all queues: by their request's id, or newest first; one in memory at a time. */
+import type { Job, Queue } from 'bullmq'
+import type { Redis } from 'ioredis'
+import type { RerankJob } from '../shared/protocol/job.js'
+import { jobIdOf } from '../shared/protocol/keys.js'
+import type { PoolQueues } from '../shared/redis/pool-queues.js'
+import type { RequestLife } from '../shared/redis/request-life.js'
+
+/** Where a job is, without its documents. */
+export interface FailedJobRef {
+  readonly queue: Queue<RerankJob>
+  readonly id: string
+}
+
+/** Ids that one step of a search looks at. */
+const SCANNED = 1000
+
+export class FailedJobs {
+  readonly #redis: Redis
+  readonly #queues: PoolQueues
+  readonly #life: RequestLife
+
+  constructor(redis: Redis, queues: PoolQueues, life: RequestLife) {
+    this.#redis = redis
+    this.#queues = queues
+    this.#life = life
+  }
+
+  async count(): Promise<number> {
+    const counts = await Promise.all(
+      (await this.#queues.all()).map(({ queue }) => this.#redis.zcard(queue.toKey('failed'))),
+    )
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** Newest first: names alone, about 100 bytes each. */
+  async refs(offset = 0, limit = Number.POSITIVE_INFINITY): Promise<FailedJobRef[]> {
+    const last = offset + limit - 1
+    const refs = await Promise.all(
+      (await this.#queues.all()).map(async ({ queue }) => {
+        const end = Number.isFinite(last) ? last : -1
+        const reply = await this.#redis.zrevrange(queue.toKey('failed'), 0, end, 'WITHSCORES')
+        return Array.from({ length: reply.length / 2 }, (_, i) => {
+          const [id = '', at] = reply.slice(2 * i, 2 * i + 2)
+          return { queue, id, at: Number(at) }
+        })
+      }),
+    )
+    return refs
+      .flat()
+      .sort((a, b) => b.at - a.at)
+      .slice(offset, offset + limit)
+  }
+
+  /** Of one request: its parts' jobs that failed, first part first. */
+  async *of(requestId: string): AsyncGenerator<Job<RerankJob>> {
+    let found = false
+    const note = await this.#life.read(requestId)
+    for (let part = 0; note && part < note.parts; part++) {
+      const queue = this.#queues.of(note.pool, note.lane)
+      const job = await this.load({ queue, id: jobIdOf(requestId, note.generation, part) })
+      if (!job) continue
+      found = true
+      yield job
+    }
+    // Its note has expired, or the jobs are of an earlier generation: the names of failed jobs tell.
+    if (!found) yield* this.#named(requestId)
+  }
+
+  /** As it is now; undefined where it is gone, or no failed job any more. */
+  async load({ queue, id }: FailedJobRef): Promise<Job<RerankJob> | undefined> {
+    const job = await queue.getJob(id)
+    return job && (await job.isFailed()) ? job : undefined
+  }
+
+  /** Without loading it. @returns whether it was there, and failed */
+  async remove({ queue, id }: FailedJobRef): Promise<boolean> {
+    return (await queue.getJobState(id)) === 'failed' && (await queue.remove(id)) === 1
+  }
+
+  async *#named(requestId: string): AsyncGenerator<Job<RerankJob>> {
+    const pattern = `${encodeURIComponent(requestId).replaceAll('*', '\\*')}.*`
+    for (const { queue } of await this.#queues.all()) {
+      let cursor = '0'
+      const ids = new Set<string>()
+      do {
+        const [next, page] = await this.#redis.zscan(queue.toKey('failed'), cursor, 'MATCH', pattern, 'COUNT', SCANNED)
+        cursor = next
+        for (let i = 0; i < page.length; i += 2) ids.add(page[i] ?? '')
+      } while (cursor !== '0')
+      for (const id of [...ids].sort()) {
+        const job = await this.load({ queue, id })
+        if (job?.data.requestId === requestId) yield job
+      }
+    }
+  }
+}

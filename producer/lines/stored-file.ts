@@ -1,0 +1,64 @@
+/** Files that can be read again, from any place on. */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { type FileHandle, open, stat } from 'node:fs/promises'
+
+export interface StoredFile {
+  readonly name: string
+  /** Bytes, compressed where the file is. */
+  readonly size: number
+  /** Changes with the content, and need not read all of it. */
+  fingerprint(): Promise<string>
+  /** Bytes from `start` on, up to and without `end`. */
+  read(start: number, end?: number): AsyncIterable<Buffer>
+}
+
+const SAMPLES = 32
+const SAMPLE_BYTES = 65_536
+const READ_BYTES = 1 << 18
+
+/** A path's file; undefined where it can be read only once (a FIFO, a terminal, `<(…)`). @throws Error of the system */
+export async function localFile(path: string): Promise<StoredFile | undefined> {
+  const found = await stat(path)
+  if (found.isDirectory()) throw new Error('is a folder')
+  if (!found.isFile()) return undefined
+  await (await open(path, 'r')).close()
+  return {
+    name: path,
+    size: found.size,
+    fingerprint: () => fingerprintOfFile(path),
+    read: (start, end = Number.POSITIVE_INFINITY) => bytesOf(path, start, end),
+  }
+}
+
+async function* bytesOf(path: string, start: number, end: number): AsyncGenerator<Buffer> {
+  if (end <= start) return
+  const stream = createReadStream(path, { start, end: end - 1, highWaterMark: READ_BYTES })
+  try {
+    yield* stream as AsyncIterable<Buffer>
+  } finally {
+    stream.destroy()
+  }
+}
+
+/** Of a file's size and of samples from all over it: a 20 GB file is not read twice for it. @throws Error of the system */
+export async function fingerprintOfFile(path: string): Promise<string> {
+  const file = await open(path, 'r')
+  try {
+    return await sampled(file)
+  } finally {
+    await file.close()
+  }
+}
+
+async function sampled(file: FileHandle): Promise<string> {
+  const { size } = await file.stat()
+  const hash = createHash('sha256').update(`${size}`)
+  const buffer = Buffer.alloc(SAMPLE_BYTES)
+  for (let i = 0; i < SAMPLES; i++) {
+    const at = Math.floor((Math.max(0, size - SAMPLE_BYTES) * i) / (SAMPLES - 1))
+    const { bytesRead } = await file.read(buffer, 0, SAMPLE_BYTES, at)
+    hash.update(buffer.subarray(0, bytesRead))
+  }
+  return hash.digest('hex').slice(0, 32)
+}
