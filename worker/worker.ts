@@ -119,7 +119,15 @@ export class RerankWorker {
       interactive: { ...stages, budget: new PairBudget(share) },
       bulk: { ...stages, budget: new PairBudget(share) },
     }
-    const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
+    // Every connection tells of its every retry: the first of an outage says it all.
+    let told = false
+    redis.on('ready', () => {
+      told = false
+    })
+    const warn = (error: Error) => {
+      if (!told) log.warn({ err: error.message }, 'queue connection')
+      told = redis.status !== 'ready'
+    }
     this.#queues = new LaneQueues(redis, this.#keys, warn)
     this.#lanes = new JobLanes(redis, options, {
       take: (job, token, lane) => this.#take(job, token, lane),
