@@ -26,6 +26,20 @@ function modes(folder: string): Record<string, string> {
   return { ...found, '.': (lstatSync(folder).mode & 0o777).toString(8) }
 }
 
+/** undefined where it has ended. */
+function parentOf(pid: number): number | undefined {
+  try {
+    return Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+  } catch {
+    return undefined
+  }
+}
+
+function childrenOf(pid: number): number[] {
+  const all = readdirSync('/proc').map(Number).filter(Boolean)
+  return all.filter((each) => parentOf(each) === pid)
+}
+
 describe("other users' view", () => {
   test('of the folder is none, whatever it allowed before', async () => {
     const { dataDir } = stage()
@@ -108,6 +122,31 @@ describe('a keeper that is killed', () => {
     const { pid } = await stage().inspect(url)
     for (const user of users) await leave(user)
     expect(isAlive(pid)).toBe(false)
+  })
+})
+
+describe.runIf(existsSync('/proc/self/stat'))('a Redis that was left behind all the same', () => {
+  test('is ended by the next who comes, and what it held is there', async () => {
+    const user = stage().user()
+    const { url } = await answer(user, 'got')
+    const { pid } = await stage().inspect(url)
+    const connection = new Redis(url)
+    await connection.set('kept', 'yes')
+    connection.disconnect()
+    const guard = parentOf(pid)!
+    const others = childrenOf(guard).filter((child) => child !== pid)
+    for (const other of others) process.kill(other, 'SIGSTOP')
+    for (const each of [stage().keeper(), ...others, guard]) process.kill(each, 'SIGKILL')
+    await kill(user)
+    expect(isAlive(pid)).toBe(true)
+    const next = stage().user()
+    expect(await answer(next, 'got')).toMatchObject({ url, started: true })
+    expect(isAlive(pid)).toBe(false)
+    await stage().inspect(url)
+    const again = new Redis(url)
+    expect(await again.get('kept')).toBe('yes')
+    again.disconnect()
+    await leave(next)
   })
 })
 
