@@ -105,7 +105,15 @@ export class RerankWorker {
       interactive: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
       bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
-    const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
+    // Every connection tells of its every retry: the first of an outage says it all.
+    let told = false
+    redis.on('ready', () => {
+      told = false
+    })
+    const warn = (error: Error) => {
+      if (!told) log.warn({ err: error.message }, 'queue connection')
+      told = redis.status !== 'ready'
+    }
     const queues = new PoolQueues(redis, this.#keys, warn)
     const worker = this.id
     const { metrics } = this

@@ -2,6 +2,8 @@
 import { Command } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import { onSignals } from '../../shared/lifecycle.js'
+import type { Options } from '../../shared/options.js'
+import { connectProducer } from '../../shared/redis/connection.js'
 import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
 import type { ChildMessage, ParentMessage } from '../embedded/fleet.js'
@@ -16,6 +18,12 @@ export function workerCommand(): Command {
 }
 
 async function run(command: Command): Promise<void> {
+  // Before all else: a parent that is killed cannot say stop, and says nothing to those who do not listen yet.
+  let parentIsGone: () => void = () => process.exit(EXIT.interrupted)
+  if (process.send) {
+    process.once('disconnect', () => parentIsGone())
+    if (!process.connected) parentIsGone()
+  }
   try {
     const options = optionsOf(command)
     const worker = await RerankWorker.start(options, modelSource(options))
@@ -29,7 +37,11 @@ async function run(command: Command): Promise<void> {
       // Jobs whose lock is not given back in time come back by themselves when it runs out.
       setTimeout(() => process.exit(EXIT.interrupted), 2000)
     })
-    answerParent(worker, stop)
+    parentIsGone = () => {
+      void endWithRedis(options)
+      void stop('the parent process ended')
+    }
+    answerParent(worker)
   } catch (error) {
     const { code, message, details } = RankmillError.from(error)
     await tell({ type: 'failed', error: { code, message, ...details } })
@@ -38,14 +50,24 @@ async function run(command: Command): Promise<void> {
   }
 }
 
-function answerParent(worker: RerankWorker, stop: (reason: string) => Promise<void>): void {
+/** A parent's private Redis goes with it, and without Redis nothing can be finished or given back: no reason to stay. */
+async function endWithRedis(options: Options): Promise<void> {
+  const leave = () => process.exit(EXIT.interrupted)
+  try {
+    const redis = await connectProducer(options.redis, options.commandTimeoutMs)
+    redis.once('close', leave)
+    if (redis.status !== 'ready') leave()
+  } catch {
+    leave()
+  }
+}
+
+function answerParent(worker: RerankWorker): void {
   if (!process.send) return
   process.on('message', async (message: ParentMessage) => {
     if (message.type === 'metrics')
       await tell({ type: 'metrics', snapshot: await worker.metrics.registry.getMetricsAsJSON() })
   })
-  // A parent that was killed cannot say stop.
-  process.on('disconnect', () => void stop('the parent process ended'))
   void tell({ type: 'ready', metricsUrl: worker.metricsUrl })
 }
 

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { MetricsSnapshot } from '../../monitoring/fleet.js'
 import { type ErrorBody, RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
-import type { Options } from '../../shared/options.js'
+import { envOf, OPTIONS, type OptionName, type Options } from '../../shared/options.js'
 import { asFlags, WORKER_OPTIONS } from '../options.js'
 
 /** What a child tells its parent; `rankmill worker` speaks this when it has a parent that listens. */
@@ -52,7 +52,7 @@ export class Fleet {
     const spawn = () =>
       fork(MAIN, ['worker', ...flags], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-        env: { ...process.env, RANKMILL_REDIS: options.redis },
+        env: { ...withoutOptions(process.env), [envOf('redis')]: options.redis },
         // Ctrl-C reaches the whole process group; the parent decides when its children stop.
         detached: true,
         execArgv: [],
@@ -124,6 +124,16 @@ export class Fleet {
       }),
     )
   }
+}
+
+/** The flags say all that is not the default; what the parent's own flags overruled must not speak again. */
+function withoutOptions(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const rest = { ...env }
+  for (const [name, spec] of Object.entries(OPTIONS)) {
+    delete rest[envOf(name as OptionName)]
+    if ('env' in spec) delete rest[spec.env]
+  }
+  return rest
 }
 
 function isAlive(child: ChildProcess): boolean {

@@ -1,13 +1,15 @@
-/** A lock between processes: a file that holds its owner's pid, so that one left by a killed owner can be told. */
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+/**
+ * Locks between processes, kept by the operating system: a lock ends with the last process that has the locked file open,
+ * however it ends, and containers of one machine see each other's. So none is ever stale, and no pid has to be believed.
+ */
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
+import { tryLock } from 'fs-native-extensions'
 import { RankmillError } from '../../shared/errors.js'
-import { isAlive } from '../../shared/process-identity.js'
+import { ownIdentity } from '../../shared/process-identity.js'
 
 const POLL_MS = 20
 const PATIENCE_MS = 90_000
-let taken = 0
 
 /**
  * Runs `work` while nobody else, in this process or another, holds the lock.
@@ -15,57 +17,60 @@ let taken = 0
  * @throws RankmillError `redis_unavailable` when a live process holds it for too long
  */
 export async function withFolderLock<T>(file: string, work: () => Promise<T>): Promise<T> {
-  mkdirSync(dirname(file), { recursive: true })
-  const own = `${file}.${process.pid}.${++taken}`
-  const until = Date.now() + PATIENCE_MS
-  writeFileSync(own, String(process.pid))
+  const lock = await takeLock(file, PATIENCE_MS)
+  if (lock === undefined) {
+    throw new RankmillError(
+      'redis_unavailable',
+      `${holderOf(file)} has kept ${file} locked for ${PATIENCE_MS / 1000} s: end it`,
+    )
+  }
   try {
-    while (!tryLink(own, file)) {
-      const owner = ownerOf(file)
-      if (owner !== undefined && !isAlive(owner)) takeAway(file, owner, `${own}.stale`)
-      else if (Date.now() < until) await delay(POLL_MS)
-      else
-        throw new RankmillError(
-          'redis_unavailable',
-          `process ${owner} keeps ${file} locked: end it, or delete that file`,
-        )
-    }
-    try {
-      return await work()
-    } finally {
-      rmSync(file, { force: true })
-    }
+    return await work()
   } finally {
-    rmSync(own, { force: true })
+    closeSync(lock)
   }
 }
 
-/** A link, unlike a new file, appears with its content. */
-function tryLink(from: string, to: string): boolean {
+/**
+ * @returns the locked file, for a child to inherit and for this process to close: the lock ends when nobody has it any more;
+ *   undefined where others held it for `patienceMs`
+ */
+export async function takeLock(file: string, patienceMs: number): Promise<number | undefined> {
+  const until = Date.now() + patienceMs
+  const fd = openSync(file, 'a+', 0o600)
   try {
-    linkSync(from, to)
-    return true
+    while (!isGranted(fd, file)) {
+      if (Date.now() >= until) {
+        closeSync(fd)
+        return undefined
+      }
+      await delay(POLL_MS)
+    }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    closeSync(fd)
     throw error
   }
+  const { pid, host } = ownIdentity()
+  ftruncateSync(fd)
+  writeSync(fd, `process ${pid} on ${host}`)
+  return fd
 }
 
-function ownerOf(file: string): number | undefined {
+function isGranted(fd: number, file: string): boolean {
   try {
-    return Number(readFileSync(file, 'utf8'))
-  } catch {
-    return undefined
+    return tryLock(fd)
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new RankmillError(
+      'redis_unavailable',
+      `${file} cannot be locked (${code ?? message}): a private Redis needs a file system that has locks`,
+      {},
+      { cause: error },
+    )
   }
 }
 
-/** Renames before it deletes, so that a lock which somebody took in between is noticed and put back. */
-function takeAway(file: string, deadOwner: number, aside: string): void {
-  try {
-    renameSync(file, aside)
-  } catch {
-    return
-  }
-  if (ownerOf(aside) !== deadOwner) tryLink(aside, file)
-  rmSync(aside, { force: true })
+/** Who holds a lock, or held it last. */
+export function holderOf(file: string): string {
+  return readFileSync(file, 'utf8') || 'another process'
 }

@@ -1,20 +1,20 @@
 /** Starts redis-keeper.ts as a process of its own and hears from it once. */
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { RankmillError } from '../../shared/errors.js'
+import { type ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { Launch } from './redis-launch.js'
 
 /** What a keeper is told, as its one argument. */
 export interface KeeperTask {
   readonly dataDir: string
-  /** How to start Redis; without it the one that runs already is adopted. */
-  readonly launch?: Launch
+  /** How to start Redis, where none runs when it is this keeper's turn. */
+  readonly launch: Launch
 }
 
 /** What it answers, once. */
 export type KeeperAnswer =
   | { readonly type: 'ready' /** Redis was started by this keeper. */; readonly started: boolean }
-  | { readonly type: 'failed'; readonly message: string }
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string }
 
 const KEEPER = fileURLToPath(new URL('./redis-keeper.js', import.meta.url))
 
@@ -26,8 +26,8 @@ export interface StartedKeeper {
 }
 
 /** @throws RankmillError `redis_unavailable` where Redis could not be started */
-export async function startKeeper(dataDir: string, launch: Launch | undefined): Promise<StartedKeeper> {
-  const task: KeeperTask = launch ? { dataDir, launch } : { dataDir }
+export async function startKeeper(dataDir: string, launch: Launch): Promise<StartedKeeper> {
+  const task: KeeperTask = { dataDir, launch }
   const keeper = fork(KEEPER, [JSON.stringify(task)], {
     // A session of its own: Ctrl-C is for the command, and the keeper outlives it by a moment.
     detached: true,
@@ -40,12 +40,13 @@ export async function startKeeper(dataDir: string, launch: Launch | undefined): 
   }
   const answer = await new Promise<KeeperAnswer>((resolve) => {
     keeper.once('message', (message) => resolve(message as KeeperAnswer))
-    keeper.once('error', (error) => resolve({ type: 'failed', message: error.message }))
+    const failed = (message: string) => resolve({ type: 'failed', code: 'redis_unavailable', message })
+    keeper.once('error', (error) => failed(error.message))
     keeper.once('exit', (code, signal) =>
-      resolve({ type: 'failed', message: `the process that keeps Redis ended (${signal ?? `exit code ${code}`})` }),
+      failed(`the process that keeps Redis ended (${signal ?? `exit code ${code}`})`),
     )
   })
   if (answer.type === 'ready') return { started: answer.started, release }
   release()
-  throw new RankmillError('redis_unavailable', answer.message)
+  throw new RankmillError(answer.code, answer.message)
 }

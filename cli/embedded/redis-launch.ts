@@ -12,7 +12,10 @@ import { RankmillError } from '../../shared/errors.js'
 import { checkServer } from '../../shared/redis/connection.js'
 import { packageServer } from './redis-package.js'
 
-/** A command that runs Redis in the foreground; `{port}` in its arguments stands for the port. */
+/**
+ * A command that runs Redis in the foreground. Where it listens comes after its arguments, and what is secret on its standard
+ * input; for a container `{port}` in the arguments stands for the port that is made its own.
+ */
 export interface Launch {
   readonly command: string
   readonly args: readonly string[]
@@ -112,6 +115,7 @@ async function container({ dataDir, env }: LaunchOptions): Promise<Attempt> {
   const args = [
     'run',
     '--rm',
+    '--interactive',
     '--name',
     name,
     '--publish',
@@ -120,7 +124,7 @@ async function container({ dataDir, env }: LaunchOptions): Promise<Attempt> {
     `${dataDir}:/data`,
     ...user,
   ]
-  const server = ['redis-server', '--dir', '/data', ...SETTINGS, '--protected-mode', 'no']
+  const server = ['redis-server', '--dir', '/data', ...SETTINGS]
   const launch = {
     command: 'docker',
     args: [...args, image, ...server],
@@ -147,11 +151,10 @@ async function debianPackage({ dataDir, env, log }: LaunchOptions): Promise<Atte
 const SETTINGS = ['--appendonly', 'yes', '--appendfsync', 'everysec', '--save', '', '--maxmemory-policy', 'noeviction']
 
 function launchOf({ path, version, env, origin }: Server, dataDir: string): Launch {
-  const place = ['--bind', '127.0.0.1', '--protected-mode', 'yes', '--port', '{port}', '--dir', dataDir]
   const program = path.split('/').at(-1)
   return {
     command: path,
-    args: [...place, ...SETTINGS, '--daemonize', 'no', '--logfile', 'redis.log'],
+    args: ['--dir', dataDir, ...SETTINGS, '--daemonize', 'no', '--logfile', 'redis.log'],
     env,
     description: `${program} ${version}${origin ? ` (${origin})` : ''}`,
   }

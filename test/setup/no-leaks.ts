@@ -2,11 +2,13 @@
 import type { Worker } from 'node:worker_threads'
 import { afterAll } from 'vitest'
 
-const WATCHED = ['TCPSocketWrap', 'TCPServerWrap', 'ProcessWrap']
+const WATCHED = ['TCPSocketWrap', 'PipeWrap', 'TCPServerWrap', 'ProcessWrap']
 /** Closed sockets and ended processes take a moment to go. */
 const CLOSING_MS = 5000
 const POLL_MS = 25
 
+// Opened when they are first used, and nobody's leak.
+void [process.stdin, process.stdout, process.stderr]
 const before = count()
 const threads = new Set<Worker>()
 process.on('worker', (thread) => {
