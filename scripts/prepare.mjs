@@ -31,7 +31,14 @@ export async function prepare() {
 async function install() {
   if (!isInstalled()) {
     const { command, args } = npm()
-    await step('installed packages (npm ci)', command, [...args, 'ci', '--include=dev', '--no-audit', '--no-fund'])
+    await step('installed packages (npm ci)', command, [
+      ...args,
+      'ci',
+      '--include=dev',
+      '--ignore-scripts',
+      '--no-audit',
+      '--no-fund',
+    ])
     writeFileSync(INSTALLED, lockfileHash())
   }
   if (!isBuilt()) {
