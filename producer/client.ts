@@ -22,6 +22,7 @@ import type { WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../shared/redis/connection.js'
 import { LaneQueues } from '../shared/redis/lane-queues.js'
 import { Scripts } from '../shared/redis/scripts.js'
+import { findUpNote } from '../shared/up-note.js'
 import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
@@ -88,7 +89,7 @@ export class RerankClient {
   #connected: Promise<Connected> | undefined
 
   constructor(options: OptionsInput = {}, parts: { now?: () => number; log?: Logger } = {}) {
-    this.options = resolveOptions(options)
+    this.options = resolveOptions(options, process.env, findUpNote)
     this.#schema = requestSchema(this.options)
     this.#keys = keysOf(this.options.prefix, this.options.queue)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')

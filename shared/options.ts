@@ -475,18 +475,27 @@ export function envOf(name: string): string {
   return `RANKMILL_${flagOf(name).replaceAll('-', '_').toUpperCase()}`
 }
 
+/** Where the fleet of this folder is: what stands before the defaults where nobody says where Redis is. */
+export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'>
+
 /**
- * Fills the options once, at the edge: what is given, else the environment, else the default.
+ * Fills the options once, at the edge: what is given, else the environment, else a fleet that is found, else the default.
  *
+ * @param find looks for a fleet, and is asked only where neither the call nor the environment names a Redis
  * @throws RankmillError `invalid_configuration`, naming the option, where it came from, its bounds and the value.
  */
-export function resolveOptions(given: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Options {
+export function resolveOptions(
+  given: Record<string, unknown> = {},
+  env: NodeJS.ProcessEnv = process.env,
+  find: () => FoundFleet | undefined = () => undefined,
+): Options {
   for (const name of Object.keys(given)) {
     if (!(name in OPTIONS)) {
       throw new RankmillError('invalid_configuration', `unknown option "${name}"`, { param: name })
     }
   }
   const filled: Record<string, unknown> = {}
+  const found: Partial<Record<string, unknown>> = redisIsNamed(given, env) ? {} : { ...find() }
   for (const [name, spec] of Object.entries(OPTIONS)) {
     const own = envOf(name)
     const [value, source] =
@@ -497,9 +506,14 @@ export function resolveOptions(given: Record<string, unknown> = {}, env: NodeJS.
           : 'env' in spec && env[spec.env] !== undefined && env[spec.env] !== ''
             ? [env[spec.env], spec.env]
             : [undefined, '']
-    filled[name] = value === undefined ? spec.default : checkOption(name, spec.schema, value, source)
+    filled[name] = value === undefined ? (found[name] ?? spec.default) : checkOption(name, spec.schema, value, source)
   }
   return Object.freeze(filled) as Options
+}
+
+/** Whether a call or the environment says where Redis is. */
+export function redisIsNamed(given: { redis?: unknown }, env: NodeJS.ProcessEnv = process.env): boolean {
+  return given.redis !== undefined || [envOf('redis'), OPTIONS.redis.env ?? ''].some((name) => Boolean(env[name]))
 }
 
 function checkOption(name: string, schema: z.ZodType, value: unknown, source: string): unknown {

@@ -69,7 +69,7 @@ export class RerankWorker {
   static async start(
     options: Options,
     source: ScorerSource,
-    parts: { now?: () => number; log?: Logger } = {},
+    parts: { now?: () => number; log?: Logger; metricsPortOrNext?: boolean } = {},
   ): Promise<RerankWorker> {
     const redis = await connectWorker(options.redis)
     const worker = new RerankWorker(
@@ -80,7 +80,7 @@ export class RerankWorker {
       parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'),
     )
     try {
-      await worker.#start()
+      await worker.#start(parts.metricsPortOrNext ?? false)
       return worker
     } catch (error) {
       await worker.close(true)
@@ -146,7 +146,7 @@ export class RerankWorker {
     return this.#closing
   }
 
-  async #start(): Promise<void> {
+  async #start(orNext: boolean): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
     collectQueues(this.metrics.registry, this.#queues.all, () => this.#isReporter, this.#now)
     this.#server = await serveMonitoring(
@@ -160,7 +160,7 @@ export class RerankWorker {
         }),
       },
       metricsHost,
-      metricsPort,
+      { port: metricsPort, orNext },
     )
     this.#log.info({ url: this.#server.url, device }, 'metrics and health')
     await this.scorers.get(null, 'auto')
