@@ -8,6 +8,15 @@ export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...nam
 export const BATCH_OPTIONS: readonly OptionName[] = namesOf('batch')
 export const WORKER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('worker'), ...namesOf('monitoring')]
 
+const HEADINGS = {
+  redis: 'Redis:',
+  producer: 'Requests:',
+  batch: 'Batch runs:',
+  worker: 'Workers:',
+  models: 'Quantising:',
+  monitoring: 'Metrics, health and logs:',
+} as const
+
 function namesOf(group: string): OptionName[] {
   return (Object.keys(OPTIONS) as OptionName[]).filter((name) => OPTIONS[name].group === group)
 }
@@ -19,8 +28,9 @@ export function addOptions(command: Command, names: readonly OptionName[]): Comm
     const negated = spec.default === true
     const flags = `--${negated ? 'no-' : ''}${flagOf(name)}${spec.value ? ` ${spec.value}` : ''}`
     const env = [envOf(name), ...('env' in spec ? [spec.env] : [])].join(' or ')
-    const help = negated ? `do not ${spec.help}` : spec.help
-    command.addOption(new Option(flags, `${help} (default: ${JSON.stringify(spec.default)}, env: ${env})`))
+    const help = 'negated' in spec ? spec.negated : spec.help
+    const text = `${help} (default: ${negated ? 'off' : JSON.stringify(spec.default)}, env: ${env})`
+    command.addOption(new Option(flags, text).helpGroup(HEADINGS[spec.group]))
   }
   return command
 }

@@ -21,6 +21,7 @@ export interface StrategyFlags {
 
 export function addStrategyFlags(command: Command): Command {
   return command
+    .optionsGroup('Strategies:')
     .addOption(
       new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
         numberArgument(1),
@@ -64,6 +65,7 @@ export function addStrategyFlags(command: Command): Command {
       '--exit <when>',
       'stop inside the model: never (default), auto, after:<layer>, or the confidence (such as 0.99) with which documents that leave early are none of the first --top-n',
     )
+    .optionsGroup('Options:')
 }
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */

@@ -14,6 +14,8 @@ interface OptionSpec<T> {
   schema: z.ZodType<T>
   default: T
   help: string
+  /** What the flag `--no-…` of a switch that is on does. */
+  negated?: string
   /** What stands for the value in `--help`: `<n>`, `<ms>`; none for a switch. */
   value: string
   /** A second environment variable that is read when RANKMILL_… is not set. */
@@ -107,6 +109,7 @@ export const OPTIONS = {
     schema: flag(),
     default: true,
     value: '',
+    negated: 'give each request a job of its own, even where one of the same content is under way',
     help: 'requests that are waited for, without an id and a deadline, share the job of one of the same content that is under way',
   }),
   maxQueuedJobs: define({
@@ -285,6 +288,7 @@ export const OPTIONS = {
     schema: flag(),
     default: true,
     value: '',
+    negated: 'take a usual batch shape instead of measuring the best one',
     help: 'measure the best batch shape at the first start (remembered in the cache folder)',
   }),
   maxTokens: define({

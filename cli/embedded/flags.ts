@@ -19,9 +19,11 @@ export function addEmbeddedFlags(command: Command): Command {
       new Option(
         '--workers <n>',
         'workers to start where none is alive (default: one for two cores; none where a Redis is named)',
-      ).argParser(countArgument),
+      )
+        .helpGroup('Workers:')
+        .argParser(countArgument),
     )
-    .option('--no-embedded', 'start neither Redis nor workers; use those that run')
+    .addOption(new Option('--no-embedded', 'start neither Redis nor workers; use those that run').helpGroup('Workers:'))
 }
 
 /** By flag, by environment, or by a `rankmill up` of this folder that uses another Redis than the folder's own. */
