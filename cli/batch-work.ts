@@ -4,6 +4,7 @@ import type { Command } from 'commander'
 import type { BatchReport } from '../producer/batch/batch-report.js'
 import type { BatchRun } from '../producer/batch/batch-run.js'
 import { RerankClient } from '../producer/client.js'
+import { RankmillError } from '../shared/errors.js'
 import { onSignals } from '../shared/lifecycle.js'
 import type { Options } from '../shared/options.js'
 import { type BatchView, reportLines, watchBatch } from './batch-view.js'
@@ -27,20 +28,27 @@ export async function workOff(
     return run.report()
   }
   const watched = new WatchedRun(json)
+  const opening = new AbortController()
   const stopSignals = onSignals(
-    () => watched.stop('finishing what is under way; Ctrl-C again stops at once'),
+    () => {
+      watched.stop('finishing what is under way; Ctrl-C again stops at once')
+      opening.abort(new RankmillError('cancelled', 'interrupted'))
+    },
     () => watched.abort(),
   )
   let session: Session | undefined
   let client: RerankClient | undefined
   try {
-    session = await openSessionFor(command, options)
+    session = await openSessionFor(command, options, opening.signal)
     client = new RerankClient(session.options)
     watched.watch(run)
     const report = await run.run(client)
     watched.end()
     if (!afterwards || report.status === 'interrupted') return report
     return (await afterwards(client, (next) => watched.watch(next))) ?? report
+  } catch (error) {
+    if (session || !opening.signal.aborted) throw error
+    return { ...run.report(), status: 'interrupted' }
   } finally {
     watched.end()
     await run.close()

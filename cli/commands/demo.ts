@@ -1,11 +1,11 @@
 /** `rankmill demo`: the main job on real text; `npm run demo` installs, builds and comes here. */
+import { once } from 'node:events'
 import { SingleBar } from 'cli-progress'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import MiniSearch from 'minisearch'
 import { RerankClient, type RerankOutcome } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
-import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { connectProducer } from '../../shared/redis/connection.js'
@@ -13,7 +13,8 @@ import { type Passage, packagesFolder, readPassages } from '../demo/passages.js'
 import { QUESTIONS } from '../demo/questions.js'
 import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
 import type { Session } from '../embedded/session.js'
-import { EXIT, note } from '../exit.js'
+import { note } from '../exit.js'
+import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
 
 const CANDIDATES = 100
@@ -49,30 +50,24 @@ async function run(command: Command): Promise<void> {
   )
 
   if (workers === undefined) command.setOptionValue('workers', 2)
-  const session = await openSessionFor(command, options)
-  let interrupted = false
-  const stopSignals = onSignals(
-    () => {
-      interrupted = true
-      void session.stop(true).then(() => process.exit(EXIT.interrupted))
-    },
-    () => process.exit(EXIT.interrupted),
-  )
-  const client = new RerankClient(session.options)
-  try {
-    if (fresh) await forgetScores(session.options)
-    await client.putCorpus(CORPUS, passages)
-    const startedAt = performance.now()
-    const outcomes = await rerankAll(client, retrieved)
-    const seconds = (performance.now() - startedAt) / 1000
-    show(retrieved, outcomes)
-    await sumUp(outcomes, seconds, session)
-    if (keep) await untilInterrupted(session)
-  } finally {
-    await client.close()
-    if (!interrupted) await session.stop()
-    stopSignals()
-  }
+  await interruptible('stopping', async ({ signal, forced }) => {
+    const session = await openSessionFor(command, options, signal)
+    forced.addEventListener('abort', () => void session.stop(true))
+    const client = new RerankClient(session.options)
+    try {
+      if (fresh) await forgetScores(session.options)
+      await client.putCorpus(CORPUS, passages)
+      const startedAt = performance.now()
+      const outcomes = await rerankAll(client, retrieved, signal)
+      const seconds = (performance.now() - startedAt) / 1000
+      show(retrieved, outcomes)
+      await sumUp(outcomes, seconds, session)
+      if (keep) await untilInterrupted(session, signal)
+    } finally {
+      await client.close()
+      await session.stop(signal.aborted)
+    }
+  })
 }
 
 function retrieve(passages: readonly Passage[]): Retrieved[] {
@@ -95,7 +90,11 @@ function* requests(retrieved: readonly Retrieved[]): Generator<RerankInput> {
   }
 }
 
-async function rerankAll(client: RerankClient, retrieved: readonly Retrieved[]): Promise<RerankOutcome[]> {
+async function rerankAll(
+  client: RerankClient,
+  retrieved: readonly Retrieved[],
+  signal: AbortSignal,
+): Promise<RerankOutcome[]> {
   const total = retrieved.reduce((sum, { candidates }) => sum + candidates.length, 0)
   const bar = new SingleBar({
     format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {eta_formatted}',
@@ -110,7 +109,7 @@ async function rerankAll(client: RerankClient, retrieved: readonly Retrieved[]):
   const outcomes: RerankOutcome[] = []
   let pairs = 0
   try {
-    for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW })) {
+    for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW, signal })) {
       outcomes.push(outcome)
       pairs += retrieved[outcome.position]?.candidates.length ?? 0
       bar.update(pairs, { speed: Math.round((pairs / (performance.now() - startedAt)) * 1000) })
@@ -193,7 +192,7 @@ async function forgetScores(options: Options): Promise<void> {
   }
 }
 
-async function untilInterrupted(session: Session): Promise<void> {
+async function untilInterrupted(session: Session, signal: AbortSignal): Promise<void> {
   note(`demo: staying up for ${session.metricsUrl ?? 'the workers'}; Ctrl-C ends`)
-  await new Promise(() => undefined)
+  if (!signal.aborted) await once(signal, 'abort')
 }

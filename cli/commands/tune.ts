@@ -7,14 +7,15 @@ import type { TuningQuery } from '../../producer/tune/trial.js'
 import { type TuningOutcome, type TuningProgress, tune } from '../../producer/tune/tuning.js'
 import { readTuningQueries } from '../../producer/tune/tuning-queries.js'
 import { RankmillError } from '../../shared/errors.js'
-import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { DTYPES, type Dtype } from '../../shared/protocol/dtype.js'
 import { listModels } from '../../worker/model/model-list.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
 import { openSession } from '../embedded/session.js'
-import { EXIT, note } from '../exit.js'
+import { note } from '../exit.js'
+import { type Interruption, interruptible } from '../interruption.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { checkModels } from '../served-models.js'
 import { flagsOf, numberArgument } from '../strategy-flags.js'
 import { prepareTuning } from '../tune-choices.js'
 import { lengthHistogram, outcomeTable, tuneHtml } from '../tune-report.js'
@@ -94,6 +95,10 @@ export function tuneCommand(): Command {
 }
 
 async function run(command: Command): Promise<void> {
+  await interruptible('stopping', (interruption) => tuneWith(command, interruption))
+}
+
+async function tuneWith(command: Command, interruption: Interruption): Promise<void> {
   const flags = command.opts<TuneFlags>()
   const shipped = await listModels(optionsOf(command))
   const models = flags.models?.split(',') ?? shippedNames(shipped, 'cross-encoder')
@@ -108,12 +113,14 @@ async function run(command: Command): Promise<void> {
     embeddingCacheBytes: 0,
     embeddingCacheTtlMs: 0,
   })
+  await checkModels(options)
   const queries = await readTuningQueries(flags, flags.sample, flags.depth)
+  interruption.signal.throwIfAborted()
   const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }
   const { configurations, lengths } = await prepareTuning(options, wanted, queries)
   note(lengthHistogram(lengths))
   note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
-  const outcome = await measure(command, options, configurations, queries, flags)
+  const outcome = await measure(command, options, configurations, queries, flags, interruption)
   if (flags.html) await writeFile(flags.html, tuneHtml(outcome, flags))
   if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
   process.stdout.write(flags.json ? `${JSON.stringify(outcome)}\n` : outcomeTable(outcome))
@@ -125,19 +132,17 @@ async function measure(
   configurations: readonly Configuration[],
   queries: readonly TuningQuery[],
   { within, sure, minQueries, maxSeconds, workers }: TuneFlags,
+  { signal, forced }: Interruption,
 ): Promise<TuningOutcome> {
-  const stopping = new AbortController()
   const session = await openSession(options, {
     embedded: true,
     always: true,
     redisGiven: redisIsGiven(command),
     workers,
+    signal,
   })
+  forced.addEventListener('abort', () => void session.stop(true))
   const client = new RerankClient(session.options)
-  const stopSignals = onSignals(
-    () => stopping.abort(new RankmillError('cancelled', 'tuning was interrupted')),
-    () => process.exit(EXIT.interrupted),
-  )
   const onProgress = (progress: TuningProgress) => note(`rankmill: ${describe(progress)}`)
   try {
     return await tune(client, configurations, queries, {
@@ -147,13 +152,12 @@ async function measure(
       firstQueries: FIRST_QUERIES,
       maxMs: maxSeconds * 1000,
       now: () => performance.now(),
-      signal: stopping.signal,
+      signal,
       onProgress,
     })
   } finally {
     await client.close()
-    await session.stop(stopping.signal.aborted)
-    stopSignals()
+    await session.stop(signal.aborted)
   }
 }
 

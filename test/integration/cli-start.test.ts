@@ -91,6 +91,60 @@ describe('Ctrl-C', () => {
   })
 })
 
+describe('Ctrl-C, once work has begun,', () => {
+  const passages = () =>
+    Array.from({ length: 40 }, (_, i) => `${JSON.stringify({ _id: `p${i}`, text: `job ${i} of the queue` })}\n`).join(
+      '',
+    )
+  const requests = () =>
+    Array.from({ length: 400 }, (_, i) => `${JSON.stringify({ id: `r${i}`, query: 'job', documents: [`${i}`] })}\n`)
+
+  it.each([
+    ['bench', ['bench', '--models', TINY_MODEL, '--ms', '5000'], /measuring/],
+    [
+      'tune',
+      [
+        'tune',
+        '--corpus',
+        'c.jsonl',
+        '--queries',
+        'c.jsonl',
+        '--models',
+        TINY_MODEL,
+        '--filters',
+        'none',
+        '--dtypes',
+        'fp32',
+        '--workers',
+        '1',
+        '--depth',
+        '20',
+      ],
+      /started 1 worker/,
+    ],
+    ['demo', ['demo', '--model', TINY_MODEL, '--keep', '--workers', '1'], /staying up/],
+  ])('ends %s in one line', async (_name, args, begun) => {
+    await writeFile(join(folder, 'c.jsonl'), passages())
+    const { child, said } = started(args)
+    await until('it has begun', () => begun.test(said()))
+    child.kill('SIGINT')
+    expect(await codeOf(child)).toBe(130)
+    const end = said().slice(said().indexOf('rankmill: stopping'))
+    expect(end).toBe('rankmill: stopping; Ctrl-C again stops at once\n')
+  })
+
+  it('twice, ends a batch that has nobody to work for it', async () => {
+    await writeFile(join(folder, 'requests.jsonl'), requests().join(''))
+    const { child, said } = started(['batch', 'run', 'requests.jsonl', '-o', 'answers.jsonl', '--redis', REDIS_URL])
+    await until('it waits', () => /no worker is alive/.test(said()))
+    child.kill('SIGINT')
+    await until('it heard', () => /Ctrl-C again stops at once/.test(said()))
+    child.kill('SIGINT')
+    expect(await codeOf(child)).toBe(130)
+    expect(said()).toMatch(/interrupted: .*\n[\s\S]*run the same command again to go on\n$/)
+  })
+})
+
 describe('rankmill up', () => {
   it('is found by clients and commands of its folder until it ends', async () => {
     const { child, said } = started(['up', '--model', TINY_MODEL, '--workers', '1', '--port', '0', ...QUICK])
