@@ -1,7 +1,6 @@
 /** `rankmill bench`: this machine's pairs a second, by model, number format and batch shape. */
 import { stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
-import Table from 'cli-table3'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
@@ -17,6 +16,7 @@ import { note } from '../exit.js'
 import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
+import { plainTable } from '../table.js'
 
 interface BenchFlags {
   models?: string
@@ -160,12 +160,10 @@ async function measureModel(
 }
 
 function tableOf(rows: readonly Row[]): string {
-  const table = new Table({
-    head: ['', 'model', 'format', 'tokens', 'sessions', 'threads', 'pairs a call', 'ms a call', 'pairs/s', 'tokens/s'],
-    colAligns: ['left', 'left', 'left', ...new Array<'right'>(7).fill('right')],
-    style: { head: process.stdout.isTTY ? ['bold'] : [], border: process.stdout.isTTY ? ['grey'] : [] },
-    chars: { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' },
-  })
+  const table = plainTable(
+    ['', 'model', 'format', 'tokens', 'sessions', 'threads', 'a call', 'ms', 'pairs/s', 'tokens/s'],
+    { colAligns: ['left', 'left', 'left', ...new Array<'right'>(7).fill('right')] },
+  )
   for (const row of rows) {
     const { model, dtype, tokens, sessions, threadsPerSession, pairsPerCall } = row
     const rate = row.pairsPerSecond < 10 ? row.pairsPerSecond.toFixed(1) : Math.round(row.pairsPerSecond)

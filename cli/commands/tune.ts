@@ -1,5 +1,7 @@
 /** `rankmill tune`: which way to rerank is the cheapest that keeps the wanted quality, on the user's own data. */
 import { writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { availableParallelism, cpus, totalmem } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import type { Configuration } from '../../producer/tune/configurations.js'
@@ -18,7 +20,8 @@ import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
 import { checkModels } from '../served-models.js'
 import { flagsOf, numberArgument } from '../strategy-flags.js'
 import { prepareTuning } from '../tune-choices.js'
-import { lengthHistogram, outcomeTable, tuneHtml } from '../tune-report.js'
+import { type Circumstances, tuneHtml } from '../tune-page.js'
+import { adviceOf, lengthHistogram, outcomeTable } from '../tune-report.js'
 
 interface TuneFlags {
   corpus: string
@@ -66,7 +69,7 @@ export function tuneCommand(): Command {
         .default(0.95, '95%'),
     )
     .addOption(
-      new Option('--min-queries <n>', 'of fewer queries seen nothing is recommended but the full model')
+      new Option('--min-queries <n>', 'of fewer queries seen nothing is told, and the defaults are kept')
         .argParser(numberArgument(1))
         .default(20),
     )
@@ -121,7 +124,7 @@ async function tuneWith(command: Command, interruption: Interruption): Promise<v
   note(lengthHistogram(lengths))
   note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
   const outcome = await measure(command, options, configurations, queries, flags, interruption)
-  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, flags))
+  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(flags, options)))
   if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
   process.stdout.write(flags.json ? `${JSON.stringify(outcome)}\n` : outcomeTable(outcome))
 }
@@ -170,10 +173,29 @@ function shippedNames(models: Awaited<ReturnType<typeof listModels>>, kind: stri
   return names.sort((a, b) => Number(b === BEST) - Number(a === BEST))
 }
 
-function recommendation({ recommended, measure, within }: TuningOutcome): object {
-  const { configuration, queries, qualityShare, interval, confidence, speedup } = recommended
-  const measured = { measure, within, queries, qualityShare, interval, confidence, speedup }
-  return { request: configuration.fields, flags: flagsOf(configuration.fields), measured }
+function recommendation(outcome: TuningOutcome): object {
+  const { measure, within, baseline } = outcome
+  const { recommended, fields } = adviceOf(outcome)
+  const { queries, qualityShare, interval, confidence, speedup } = recommended ?? baseline
+  const seen = recommended ? { queries, qualityShare, interval, confidence, speedup } : { queries }
+  return { request: fields, flags: flagsOf(fields), measured: { measure, within, ...seen } }
+}
+
+function circumstances(flags: TuneFlags, { model, filter, device, threads }: Options): Circumstances {
+  const { run, qrels, corpus, queries, depth } = flags
+  const version = (name: string) =>
+    (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version
+  const [cpu] = cpus()
+  return {
+    Date: new Date().toISOString().replace('T', ' ').slice(0, 16).concat(' UTC'),
+    Passages: corpus,
+    Queries: queries,
+    Candidates: `${run ?? "BM25's"}, ${depth} a query`,
+    Judgements: qrels ?? "none: the full order's first 10 are the measure",
+    Models: `${model}; filters: ${flags.filters === 'none' ? 'none' : filter}`,
+    Machine: `${cpu?.model ?? 'CPU'}, ${availableParallelism()} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, ${process.platform} ${process.arch}; device ${device}, threads ${threads || 'all'}`,
+    Versions: `Rankmill ${version('rankmill')}, ONNX Runtime ${version('onnxruntime-node')}, Node ${process.versions.node}`,
+  }
 }
 
 function dtypeNamed(name: string): Dtype {
