@@ -17,6 +17,7 @@ import { LANES, type Lane } from '../shared/protocol/lanes.js'
 import type { WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectWorker } from '../shared/redis/connection.js'
 import { LaneQueues } from '../shared/redis/lane-queues.js'
+import { OutageWatch } from '../shared/redis/outage-watch.js'
 import { HEARTBEAT_MS, Scripts } from '../shared/redis/scripts.js'
 import type { Load } from './batching/appetite.js'
 import { PairBudget } from './batching/pair-budget.js'
@@ -119,7 +120,8 @@ export class RerankWorker {
       interactive: { ...stages, budget: new PairBudget(share) },
       bulk: { ...stages, budget: new PairBudget(share) },
     }
-    const warn = (error: Error) => log.warn({ err: error.message }, 'queue connection')
+    const outage = new OutageWatch(redis, (line) => log.info(line))
+    const warn = (error: Error) => outage.report(() => log.warn({ err: error.message }, 'queue connection'))
     this.#queues = new LaneQueues(redis, this.#keys, warn)
     this.#lanes = new JobLanes(redis, options, {
       take: (job, token, lane) => this.#take(job, token, lane),

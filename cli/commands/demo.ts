@@ -9,6 +9,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { connectProducer } from '../../shared/redis/connection.js'
+import { duration } from '../batch-view.js'
 import { type Passage, packagesFolder, readPassages } from '../demo/passages.js'
 import { QUESTIONS } from '../demo/questions.js'
 import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
@@ -97,14 +98,15 @@ async function rerankAll(
 ): Promise<RerankOutcome[]> {
   const total = retrieved.reduce((sum, { candidates }) => sum + candidates.length, 0)
   const bar = new SingleBar({
-    format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {eta_formatted}',
+    format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {rest}',
     stream: process.stderr,
     noTTYOutput: true,
     notTTYSchedule: 10_000,
     hideCursor: true,
-    etaBuffer: 20,
+    gracefulExit: false,
   })
-  bar.start(total, 0, { speed: '–' })
+  // Nothing is known of the speed before the first answer.
+  bar.start(total, 0, { speed: '–', rest: '–' })
   const startedAt = performance.now()
   const outcomes: RerankOutcome[] = []
   let pairs = 0
@@ -112,7 +114,8 @@ async function rerankAll(
     for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW, signal })) {
       outcomes.push(outcome)
       pairs += retrieved[outcome.position]?.candidates.length ?? 0
-      bar.update(pairs, { speed: Math.round((pairs / (performance.now() - startedAt)) * 1000) })
+      const speed = (pairs / (performance.now() - startedAt)) * 1000
+      bar.update(pairs, { speed: Math.round(speed), rest: duration(Math.ceil((total - pairs) / speed)) })
     }
   } finally {
     bar.stop()
@@ -174,8 +177,10 @@ async function sumUp(
     counted.pairs === pairs &&
     counted.tokens === tokens &&
     counted.cached === cached
+  const { requests: done, pairs: scored, tokens: read, cached: known } = counted
   process.stdout.write(
-    `${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ${JSON.stringify(counted)}\n`,
+    `${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ` +
+      `${done} requests, ${scored} pairs, ${read} tokens, ${known} cached\n`,
   )
   if (!agrees) throw new RankmillError('internal', 'the metrics do not agree with the results')
 }

@@ -11,8 +11,9 @@ import { closeAll } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
-import { connectProducer } from '../../shared/redis/connection.js'
+import { connectProducer, reaching } from '../../shared/redis/connection.js'
 import { LaneQueues } from '../../shared/redis/lane-queues.js'
+import { OutageWatch } from '../../shared/redis/outage-watch.js'
 import { Scripts } from '../../shared/redis/scripts.js'
 import { note } from '../exit.js'
 import { unlessAborted } from '../interruption.js'
@@ -77,7 +78,8 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const connecting = connectProducer(filled.redis, filled.commandTimeoutMs)
     const redis = await unlessAborted(connecting, signal, (opened) => opened.disconnect())
     steps.push({ name: 'connection', close: () => redis.disconnect() })
-    const alive = () => aliveWorkers(redis, filled)
+    new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
+    const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()
     const startFleet = async () => {
       await checkModels(filled)
