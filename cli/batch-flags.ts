@@ -4,6 +4,7 @@ import type { BatchFileOptions } from '../producer/batch/batch-file.js'
 import type { Options } from '../shared/options.js'
 import { addEmbeddedFlags } from './embedded/flags.js'
 import { addOptions, BATCH_OPTIONS, PRODUCER_OPTIONS, WORKER_OPTIONS } from './options.js'
+import { requestedModel } from './served-models.js'
 import { addStrategyFlags, numberArgument, type StrategyFlags, strategyOf } from './strategy-flags.js'
 
 export interface BatchFlags extends StrategyFlags {
@@ -42,7 +43,7 @@ export function addBatchFlags(command: Command): Command {
 export function requestDefaults(command: Command, options: Options): NonNullable<BatchFileOptions['defaults']> {
   const flags = command.opts<BatchFlags>()
   return {
-    model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
+    model: requestedModel(command, options),
     maxTokensPerDoc: flags.maxTokensPerDoc,
     priority: flags.priority,
     strategy: strategyOf(flags),

@@ -122,7 +122,7 @@ export function reportLines(
 
 const said = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value))
 
-function duration(seconds: number): string {
+export function duration(seconds: number): string {
   const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60]
   return parts[0] ? `${parts[0]} h ${parts[1]} min` : parts[1] ? `${parts[1]} min ${parts[2]} s` : `${parts[2]} s`
 }

@@ -7,11 +7,12 @@ import type { BatchRun } from '../producer/batch/batch-run.js'
 import { reportOf } from '../producer/batch/output-place.js'
 import { unwritable } from '../producer/batch/unwritable.js'
 import { RerankClient } from '../producer/client.js'
+import { RankmillError } from '../shared/errors.js'
 import { onSignals } from '../shared/lifecycle.js'
 import type { Options } from '../shared/options.js'
 import { type BatchView, reportLines, watchBatch } from './batch-view.js'
 import { openSessionFor } from './embedded/flags.js'
-import type { Session } from './embedded/session.js'
+import { clientOptions, type Session } from './embedded/session.js'
 import { EXIT, note } from './exit.js'
 
 /** What follows when the run has come to its end, with the same Redis, workers, bar and signals. */
@@ -30,21 +31,28 @@ export async function workOff(
     return run.report()
   }
   const watched = new WatchedRun(json)
+  const opening = new AbortController()
   const stopSignals = onSignals(
-    () => watched.stop('finishing what is under way; Ctrl-C again stops at once'),
+    () => {
+      watched.stop('finishing what is under way; Ctrl-C again stops at once')
+      opening.abort(new RankmillError('cancelled', 'interrupted'))
+    },
     () => watched.abort(),
   )
   let session: Session | undefined
   let client: RerankClient | undefined
   try {
-    session = await openSessionFor(command, options)
-    client = new RerankClient(session.options)
+    session = await openSessionFor(command, options, opening.signal)
+    client = new RerankClient(clientOptions(session))
     watched.watch(run)
     if (run.answered > 0 && !run.wasFinished) note(`rankmill: going on after ${run.answered} answers`)
     const report = await run.run(client)
     watched.end()
     if (!afterwards || report.status === 'interrupted') return report
     return (await afterwards(client, (next) => watched.watch(next))) ?? report
+  } catch (error) {
+    if (session || !opening.signal.aborted) throw error
+    return { ...run.report(), status: 'interrupted' }
   } finally {
     watched.end()
     await run.close()

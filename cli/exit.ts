@@ -13,7 +13,10 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'python_unavailable',
   'unknown_corpus',
   'invalid_corpus',
+  'input_unreadable',
   'output_exists',
+  'output_unwritable',
+  'duplicate_custom_id',
   'output_changed',
   'output_in_use',
   'model_changed',
@@ -27,17 +30,32 @@ const REDIS: ReadonlySet<ErrorCode> = new Set([
   'redis_misconfigured',
 ])
 
-export function exitCodeOf(error: unknown): number {
-  if (!(error instanceof RankmillError)) return EXIT.someFailed
-  if (USAGE.has(error.code)) return EXIT.usage
-  return REDIS.has(error.code) ? EXIT.redis : EXIT.someFailed
+export function exitCodeOf(cause: unknown): number {
+  const { code } = classified(cause)
+  if (code === 'cancelled') return EXIT.interrupted
+  if (USAGE.has(code)) return EXIT.usage
+  return REDIS.has(code) ? EXIT.redis : EXIT.someFailed
 }
 
 /** Two lines: what is wrong, with its code, and what to do about it. */
 export function describeError(cause: unknown): string {
-  const error = RankmillError.from(cause)
+  const error = classified(cause)
   const stack = error.code === 'internal' && cause instanceof Error ? `\n${cause.stack}` : ''
   return `rankmill: ${error.code}: ${error.message}\n  ${error.advice}${stack}`
+}
+
+/** Calls of the system that only read. */
+const READING = /^(read|scandir|stat|lstat|access|realpath|readlink|opendir)$/
+const NOT_WRITABLE = /^(EROFS|ENOSPC|EDQUOT|EFBIG|EEXIST|ENOTEMPTY|EISDIR)$/
+
+/** A file that cannot be read or written is the user's to mend, whoever met it first. */
+export function classified(cause: unknown): RankmillError {
+  const { code = '', syscall = '', path } = (cause ?? {}) as NodeJS.ErrnoException
+  if (cause instanceof RankmillError || !(cause instanceof Error) || path === undefined)
+    return RankmillError.from(cause)
+  // Whether an open was to read or to write, the error does not say; files to read have readers that do.
+  const reading = READING.test(syscall) && !NOT_WRITABLE.test(code)
+  return RankmillError.from(cause, reading ? 'input_unreadable' : 'output_unwritable')
 }
 
 export function note(line: string): void {

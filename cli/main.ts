@@ -1,42 +1,87 @@
-/** The command `rankmill`. */
+/** The command `rankmill`: which commands there are, each loaded only where it is meant, and what becomes of errors. */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
-import { batchCommand } from './commands/batch.js'
-import { benchCommand } from './commands/bench.js'
-import { corpusCommand } from './commands/corpus.js'
-import { demoCommand } from './commands/demo.js'
-import { doctorCommand } from './commands/doctor.js'
-import { failedCommand } from './commands/failed.js'
-import { modelsCommand } from './commands/models.js'
-import { rerankCommand } from './commands/rerank.js'
-import { tuneCommand } from './commands/tune.js'
-import { upCommand } from './commands/up.js'
-import { workerCommand } from './commands/worker.js'
 import { describeError, EXIT, exitCodeOf, note } from './exit.js'
+import { dress } from './help.js'
 
 const { version } = createRequire(import.meta.url)('rankmill/package.json') as { version: string }
 
+interface ListedCommand {
+  readonly name: string
+  readonly summary: string
+  readonly load: () => Promise<Command>
+}
+
+const GROUPS: Readonly<Record<string, readonly ListedCommand[]>> = {
+  'Rerank:': [
+    {
+      name: 'rerank',
+      summary: 'one query over the lines of files',
+      load: async () => (await import('./commands/rerank.js')).rerankCommand(),
+    },
+    {
+      name: 'batch',
+      summary: 'files of requests, and whole retrieval runs',
+      load: async () => (await import('./commands/batch.js')).batchCommand(),
+    },
+    {
+      name: 'corpus',
+      summary: 'passages stored once, that requests name',
+      load: async () => (await import('./commands/corpus.js')).corpusCommand(),
+    },
+    {
+      name: 'demo',
+      summary: '25 questions about the installed packages',
+      load: async () => (await import('./commands/demo.js')).demoCommand(),
+    },
+  ],
+  'Serve:': [
+    {
+      name: 'up',
+      summary: 'Redis, workers and metrics on this machine',
+      load: async () => (await import('./commands/up.js')).upCommand(),
+    },
+    {
+      name: 'worker',
+      summary: 'one worker process',
+      load: async () => (await import('./commands/worker.js')).workerCommand(),
+    },
+    {
+      name: 'failed',
+      summary: 'dead jobs: list, show, try again, remove',
+      load: async () => (await import('./commands/failed.js')).failedCommand(),
+    },
+    {
+      name: 'doctor',
+      summary: 'what is missing here, and how to mend it',
+      load: async () => (await import('./commands/doctor.js')).doctorCommand(),
+    },
+  ],
+  'Models and speed:': [
+    {
+      name: 'models',
+      summary: 'list, show, check, quantise',
+      load: async () => (await import('./commands/models.js')).modelsCommand(),
+    },
+    {
+      name: 'tune',
+      summary: 'the cheapest way that keeps the quality, on your data',
+      load: async () => (await import('./commands/tune.js')).tuneCommand(),
+    },
+    {
+      name: 'bench',
+      summary: 'pairs a second of this machine',
+      load: async () => (await import('./commands/bench.js')).benchCommand(),
+    },
+  ],
+}
+
+const args = process.argv.slice(2)
 const program = new Command('rankmill')
   .description('Rerank documents with cross-encoders, through a durable queue.')
-  .version(version)
-  .showHelpAfterError('(add --help for the options)')
-
-for (const command of [
-  upCommand(),
-  workerCommand(),
-  rerankCommand(),
-  batchCommand(),
-  corpusCommand(),
-  modelsCommand(),
-  failedCommand(),
-  doctorCommand(),
-  tuneCommand(),
-  benchCommand(),
-  demoCommand(),
-]) {
-  program.addCommand(command)
-}
-exitInsteadOfCommander(program)
+  .version(version, '-V, --version', 'print the version')
+  .helpCommand('help [command]', 'help for a command')
+  .addHelpText('after', '\nShell completion: eval "$(rankmill complete bash)"; zsh and fish, too.')
 
 // A reader that has seen enough, as `head` does, is no fault.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -44,6 +89,11 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 try {
+  for (const [heading, commands] of Object.entries(GROUPS)) {
+    for (const listed of commands) program.addCommand((await commandOf(listed)).helpGroup(heading))
+  }
+  if (args[0] === 'complete') await addCompletion()
+  dress(program, args)
   await program.parseAsync()
 } catch (error) {
   if (error instanceof CommanderError) {
@@ -54,8 +104,14 @@ try {
   }
 }
 
-/** Commander exits with 1 on bad usage; ours is 2. */
-function exitInsteadOfCommander(command: Command): void {
-  command.exitOverride()
-  for (const sub of command.commands) exitInsteadOfCommander(sub)
+/** All of a command where the arguments mean it, and else what the list of commands shows of it. */
+async function commandOf({ name, summary, load }: ListedCommand): Promise<Command> {
+  const [first = ''] = args
+  const isMeant = first === name || (['help', 'complete'].includes(first) && args.includes(name))
+  return isMeant ? (await load()).summary(summary) : new Command(name).description(summary)
+}
+
+async function addCompletion(): Promise<void> {
+  const { default: tab } = await import('@bomb.sh/tab/commander')
+  tab(program)
 }

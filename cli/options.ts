@@ -1,11 +1,21 @@
 /** Turns the table of options into command-line flags, and what was given back into filled options. */
 import { type Command, Option } from 'commander'
 import { envOf, flagOf, OPTIONS, type OptionName, type Options, resolveOptions } from '../shared/options.js'
+import { findUpNote } from '../shared/up-note.js'
 
 const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel']
 export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('producer'), 'commandTimeoutMs']
 export const BATCH_OPTIONS: readonly OptionName[] = namesOf('batch')
 export const WORKER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('worker'), ...namesOf('monitoring')]
+
+const HEADINGS = {
+  redis: 'Redis:',
+  producer: 'Requests:',
+  batch: 'Batch runs:',
+  worker: 'Workers:',
+  models: 'Quantising:',
+  monitoring: 'Metrics, health and logs:',
+} as const
 
 function namesOf(group: string): OptionName[] {
   return (Object.keys(OPTIONS) as OptionName[]).filter((name) => OPTIONS[name].group === group)
@@ -18,8 +28,9 @@ export function addOptions(command: Command, names: readonly OptionName[]): Comm
     const negated = spec.default === true
     const flags = `--${negated ? 'no-' : ''}${flagOf(name)}${spec.value ? ` ${spec.value}` : ''}`
     const env = [envOf(name), ...('env' in spec ? [spec.env] : [])].join(' or ')
-    const help = negated ? `do not ${spec.help}` : spec.help
-    command.addOption(new Option(flags, `${help} (default: ${JSON.stringify(spec.default)}, env: ${env})`))
+    const help = 'negated' in spec ? spec.negated : spec.help
+    const text = `${help} (default: ${negated ? 'off' : JSON.stringify(spec.default)}, env: ${env})`
+    command.addOption(new Option(flags, text).helpGroup(HEADINGS[spec.group]))
   }
   return command
 }
@@ -30,15 +41,15 @@ export function optionsOf(command: Command, override: Partial<Record<OptionName,
   for (const name of Object.keys(OPTIONS)) {
     if (command.getOptionValueSource(name) === 'cli') given[name] = command.getOptionValue(name)
   }
-  return resolveOptions({ ...given, ...override })
+  return resolveOptions({ ...given, ...override }, process.env, findUpNote)
 }
 
-/** Options as flags of another `rankmill` process. */
-export function asFlags(options: Options, names: readonly OptionName[]): string[] {
-  return names.flatMap((name) => {
-    const value = options[name]
-    if (value === OPTIONS[name].default) return []
-    if (typeof value === 'boolean') return [value ? `--${flagOf(name)}` : `--no-${flagOf(name)}`]
-    return [`--${flagOf(name)}`, String(value)]
-  })
+/** Whether a flag or the environment gives an option, rather than its default. */
+export function isNamed(command: Command, name: OptionName): boolean {
+  return command.getOptionValueSource(name) === 'cli' || Boolean(process.env[envOf(name)])
+}
+
+/** Options as the environment of another `rankmill` process: all of them, so that it takes none from elsewhere. */
+export function asEnvironment(options: Options): Record<string, string> {
+  return Object.fromEntries(Object.entries(options).map(([name, value]) => [envOf(name), String(value)]))
 }

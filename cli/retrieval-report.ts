@@ -2,6 +2,7 @@
 import asciichart from 'asciichart'
 import Table from 'cli-table3'
 import type { Comparison } from '../producer/retrieval/comparison.js'
+import { roundStep } from './round-ticks.js'
 
 const DIGITS = 4
 /** Columns that asciichart's labels take, and rows of the plot. */
@@ -59,12 +60,6 @@ export function differencePlot({ measure, queries, won, lost, tied, perQuery }: 
     format: (value) => signed(value).padStart(LABEL_COLUMNS - 3),
   })
   return `${title}\n${plot}\n`
-}
-
-/** The next number up that is 1, 2, 2.5 or 5 times a power of ten. */
-function roundStep(atLeast: number): number {
-  const power = 10 ** Math.floor(Math.log10(atLeast))
-  return ([1, 2, 2.5, 5].find((factor) => factor * power >= atLeast * (1 - ROUNDING)) ?? 10) * power
 }
 
 function signed(value: number): string {

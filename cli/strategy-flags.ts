@@ -1,10 +1,13 @@
 /** How documents are scored, as flags: docs/strategies.md. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { RankmillError } from '../shared/errors.js'
+import type { Dtype } from '../shared/protocol/dtype.js'
 import type { RerankInput } from '../shared/protocol/request.js'
 import type { LongDocuments, StrategyInput } from '../shared/protocol/strategy.js'
 
 export interface StrategyFlags {
+  /** Also what workers that are started score in. */
+  dtype?: Dtype | 'auto'
   maxTokensPerDoc?: number
   longDocuments?: LongDocuments
   prefilter?: number | string
@@ -18,6 +21,7 @@ export interface StrategyFlags {
 
 export function addStrategyFlags(command: Command): Command {
   return command
+    .optionsGroup('Strategies:')
     .addOption(
       new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
         numberArgument(1),
@@ -61,19 +65,22 @@ export function addStrategyFlags(command: Command): Command {
       '--exit <when>',
       'stop inside the model: never (default), auto, after:<layer>, or the confidence (such as 0.99) with which documents that leave early are none of the first --top-n',
     )
+    .optionsGroup('Options:')
 }
 
 /** undefined where no flag says anything. What the flags hold is checked with the request. */
 export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
   const { longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, fuseOf, exit } = flags
+  const dtype = flags.dtype === 'auto' ? undefined : flags.dtype
   if (fuseOf !== undefined && fuse === undefined) {
     const message = '--fuse-of: says which filter is fused, and needs --fuse, which says how'
     throw new RankmillError('invalid_request', message, { param: 'fuse-of' })
   }
-  const given = [longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit]
+  const given = [dtype, longDocuments, prefilter, prefilterModel, prefilterBy, cascade, fuse, exit]
   if (given.every((value) => value === undefined)) return undefined
   const filtered = prefilter !== undefined || prefilterModel !== undefined || prefilterBy !== undefined
   const strategy = {
+    ...(dtype === undefined ? {} : { dtype }),
     ...(longDocuments === undefined ? {} : { long_documents: longDocuments }),
     ...(filtered ? { prefilter: { keep: prefilter, model: prefilterModel, by: prefilterBy } } : {}),
     ...(cascade === undefined ? {} : { cascade: cascade.split(',').map(stageOf) }),
@@ -84,7 +91,7 @@ export function strategyOf(flags: StrategyFlags): StrategyInput | undefined {
 }
 
 /** `nano:30`; a name may hold colons of its own, so that the last one counts. */
-function stageOf(stage: string): { model: string; keep?: number | string } {
+export function stageOf(stage: string): { model: string; keep?: number | string } {
   const colon = stage.lastIndexOf(':')
   return colon < 0 ? { model: stage } : { model: stage.slice(0, colon), keep: numberOr(stage.slice(colon + 1)) }
 }

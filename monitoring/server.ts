@@ -22,11 +22,24 @@ export interface MonitoringServer {
   close(): Promise<void>
 }
 
+export interface WantedPort {
+  /** 0: any that is free. */
+  readonly port: number
+  /** Where it is taken, the next one that is free is as good; for ports that nobody named. */
+  readonly orNext?: boolean
+  /** The flag that names it. */
+  readonly flag?: string
+}
+
+const MAX_PORT = 65_535
+/** Processes of one machine that find a port each. */
+const MAX_PORTS_TRIED = 256
+
 /** @throws RankmillError `invalid_configuration` when the port is taken */
 export async function serveMonitoring(
   sources: MonitoringSources,
   host: string,
-  port: number,
+  { port, orNext = false, flag = '--metrics-port' }: WantedPort,
 ): Promise<MonitoringServer> {
   const server: FastifyInstance = Fastify({ logger: false, forceCloseConnections: true })
   server.get('/metrics', async (_request, reply) => reply.type(sources.contentType).send(await sources.metrics()))
@@ -38,11 +51,16 @@ export async function serveMonitoring(
     const health = await sources.ready()
     return reply.code(health.ok ? 200 : 503).send(health)
   })
-  try {
-    await server.listen({ host, port })
-  } catch (error) {
-    const message = `--metrics-port: cannot listen on ${host}:${port}: ${(error as Error).message}`
-    throw new RankmillError('invalid_configuration', message, { param: 'metricsPort' }, { cause: error })
+  const last = orNext && port !== 0 ? Math.min(MAX_PORT, port + MAX_PORTS_TRIED) : port
+  for (let tried = port; ; tried++) {
+    try {
+      await server.listen({ host, port: tried })
+      break
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE' && tried < last) continue
+      const message = `${flag}: cannot listen on ${host}:${port}: ${(error as Error).message}`
+      throw new RankmillError('invalid_configuration', message, { param: 'metricsPort' }, { cause: error })
+    }
   }
   const [address] = server.addresses()
   const shown = host === '0.0.0.0' || host === '::' ? 'localhost' : host.includes(':') ? `[${host}]` : host

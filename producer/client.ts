@@ -10,7 +10,7 @@ import { afterMs } from '../shared/long-timer.js'
 import { envOf, type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
 import type { Answer } from '../shared/protocol/job.js'
 import { type Keys, keysOf } from '../shared/protocol/keys.js'
-import { describePool, serves } from '../shared/protocol/pool.js'
+import { describePool, firstModel, serves } from '../shared/protocol/pool.js'
 import {
   parseRequest,
   type RequestSchema,
@@ -24,6 +24,7 @@ import { connectProducer, reaching } from '../shared/redis/connection.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { errorEnd, RequestLife } from '../shared/redis/request-life.js'
 import { WorkerRegistry } from '../shared/redis/worker-registry.js'
+import { findUpNote } from '../shared/up-note.js'
 import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
@@ -99,12 +100,12 @@ export class RerankClient {
 
   /** @param options `model`: of requests that name none, instead of the fleet's default */
   constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
-    this.options = resolveOptions(options)
+    this.options = resolveOptions(options, process.env, findUpNote)
     this.#schema = requestSchema(this.options)
     this.#keys = keysOf(this.options.prefix, this.options.queue)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
     const model = options.model ?? process.env[envOf('model')]
-    this.#model = model ? (model.split(',')[0]?.trim() ?? null) : null
+    this.#model = model ? firstModel(model) : null
   }
 
   /**

@@ -9,7 +9,7 @@ import { fingerprintOf } from '../shared/protocol/fingerprint.js'
 import type { RerankJob } from '../shared/protocol/job.js'
 import { jobIdOf } from '../shared/protocol/keys.js'
 import { type Lane, laneOf, priorityInLane } from '../shared/protocol/lanes.js'
-import { describePool, encodedModel, poolSuffix } from '../shared/protocol/pool.js'
+import { describePool, encodedModel, firstModel, poolSuffix } from '../shared/protocol/pool.js'
 import { bytesOf, type RerankRequest } from '../shared/protocol/request.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
 import type { Interest, NewNote, Opened, RequestLife } from '../shared/redis/request-life.js'
@@ -125,7 +125,7 @@ export class Submission {
       shares: mayShare ? `${fingerprint}-${request.priority}` : null,
       model: model === null ? null : encodedModel(model),
       poolSuffix: poolSuffix(request),
-      fallbackModel: encodedModel(firstOf(this.#options.model)),
+      fallbackModel: encodedModel(firstModel(this.#options.model)),
       lane: laneOf(request.priority),
       parts: partsOf(request, maxJobPairs),
       pairs: candidateCount(request.documents),
@@ -175,8 +175,4 @@ export class Submission {
       `(maxQueuedJobs) and ${maxQueuedBytes} (maxQueuedBytes)`
     return new RankmillError('too_many_documents', message, { param: 'documents' })
   }
-}
-
-function firstOf(models: string): string {
-  return models.split(',')[0]?.trim() ?? ''
 }

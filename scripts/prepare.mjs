@@ -31,12 +31,23 @@ export async function prepare() {
 async function install() {
   if (!isInstalled()) {
     const { command, args } = npm()
-    await step('installed packages (npm ci)', command, [...args, 'ci', '--include=dev', '--no-audit', '--no-fund'])
+    await step('installing packages (npm ci)', 'installed packages (npm ci)', command, [
+      ...args,
+      'ci',
+      '--include=dev',
+      '--ignore-scripts',
+      '--no-audit',
+      '--no-fund',
+    ])
     writeFileSync(INSTALLED, lockfileHash())
   }
   if (!isBuilt()) {
     const startedAt = new Date()
-    await step('built (tsc)', process.execPath, [join(MODULES, 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.json'])
+    await step('compiling (tsc)', 'built (tsc)', process.execPath, [
+      join(MODULES, 'typescript', 'bin', 'tsc'),
+      '-p',
+      'tsconfig.json',
+    ])
     removeOrphans(DIST)
     mkdirSync(DIST, { recursive: true })
     writeFileSync(BUILT, '')
@@ -130,9 +141,14 @@ function npm() {
   return { command: 'npm', args: [] }
 }
 
+/** What takes longer than this says so, and again after as long. */
+const PATIENCE_MS = 5000
+
 /** Runs a command quietly; what it said is shown where it fails, and then this process ends. */
-async function step(done, command, args) {
+async function step(doing, done, command, args) {
   const startedAt = Date.now()
+  const elapsed = () => Math.round((Date.now() - startedAt) / 1000)
+  const alive = setInterval(() => note(`${doing} … ${elapsed()} s`), PATIENCE_MS)
   // Standard output carries results only.
   const child = spawn(command, args, {
     cwd: ROOT,
@@ -149,6 +165,7 @@ async function step(done, command, args) {
     })
     child.on('close', (exitCode, signal) => resolve(exitCode ?? signal))
   })
+  clearInterval(alive)
   const seconds = ((Date.now() - startedAt) / 1000).toFixed(1)
   if (code === 0) return note(`${done} in ${seconds} s`)
   process.stderr.write(Buffer.concat(said))

@@ -69,7 +69,8 @@ export const ERRORS = {
   output_unwritable: {
     status: 507,
     retryable: true,
-    advice: 'Make room or a folder for the output and run the same command again: it goes on where it stopped.',
+    advice:
+      'Make room, or name a folder that you may write to, and run the same command again: it goes on where it stopped.',
   },
   output_exists: {
     status: 409,

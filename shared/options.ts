@@ -14,6 +14,8 @@ interface OptionSpec<T> {
   schema: z.ZodType<T>
   default: T
   help: string
+  /** What the flag `--no-…` of a switch that is on does. */
+  negated?: string
   /** What stands for the value in `--help`: `<n>`, `<ms>`; none for a switch. */
   value: string
   /** A second environment variable that is read when RANKMILL_… is not set. */
@@ -109,6 +111,7 @@ export const OPTIONS = {
     schema: flag(),
     default: true,
     value: '',
+    negated: 'give each request a job of its own, even where one of the same content is under way',
     help: 'requests that are waited for, without an id and a deadline, share the job of one of the same content that is under way',
   }),
   maxRequestBytes: define({
@@ -312,6 +315,7 @@ export const OPTIONS = {
     schema: flag(),
     default: true,
     value: '',
+    negated: 'take a usual batch shape instead of measuring the best one',
     help: 'measure the best batch shape at the first start (remembered in the cache folder)',
   }),
   maxTokens: define({
@@ -524,18 +528,27 @@ export function envOf(name: string): string {
   return `RANKMILL_${flagOf(name).replaceAll('-', '_').toUpperCase()}`
 }
 
+/** Where the fleet of this folder is: what stands before the defaults where nobody says where Redis is. */
+export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'>
+
 /**
- * Fills the options once, at the edge: what is given, else the environment, else the default.
+ * Fills the options once, at the edge: what is given, else the environment, else a fleet that is found, else the default.
  *
+ * @param find looks for a fleet, and is asked only where neither the call nor the environment names a Redis
  * @throws RankmillError `invalid_configuration`, naming the option, where it came from, its bounds and the value.
  */
-export function resolveOptions(given: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Options {
+export function resolveOptions(
+  given: Record<string, unknown> = {},
+  env: NodeJS.ProcessEnv = process.env,
+  find: () => FoundFleet | undefined = () => undefined,
+): Options {
   for (const name of Object.keys(given)) {
     if (!(name in OPTIONS)) {
       throw new RankmillError('invalid_configuration', `unknown option "${name}"`, { param: name })
     }
   }
   const filled: Record<string, unknown> = {}
+  const found: Partial<Record<string, unknown>> = redisIsNamed(given, env) ? {} : { ...find() }
   for (const [name, spec] of Object.entries(OPTIONS)) {
     const own = envOf(name)
     const [value, source] =
@@ -546,9 +559,14 @@ export function resolveOptions(given: Record<string, unknown> = {}, env: NodeJS.
           : 'env' in spec && env[spec.env] !== undefined && env[spec.env] !== ''
             ? [env[spec.env], spec.env]
             : [undefined, '']
-    filled[name] = value === undefined ? spec.default : checkOption(name, spec.schema, value, source)
+    filled[name] = value === undefined ? (found[name] ?? spec.default) : checkOption(name, spec.schema, value, source)
   }
   return Object.freeze(filled) as Options
+}
+
+/** Whether a call or the environment says where Redis is. */
+export function redisIsNamed(given: { redis?: unknown }, env: NodeJS.ProcessEnv = process.env): boolean {
+  return given.redis !== undefined || [envOf('redis'), OPTIONS.redis.env ?? ''].some((name) => Boolean(env[name]))
 }
 
 function checkOption(name: string, schema: z.ZodType, value: unknown, source: string): unknown {

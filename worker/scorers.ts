@@ -4,7 +4,7 @@ import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
-import { fullName } from '../shared/protocol/pool.js'
+import { fullName, servedModels } from '../shared/protocol/pool.js'
 import type { Prefilter } from '../shared/protocol/strategy.js'
 import { Batcher } from './batching/batcher.js'
 import type { BiEncoder } from './bi-encoder.js'
@@ -72,8 +72,8 @@ export class Scorers {
     this.#now = now
     this.#texts = source.openTexts(now)
     this.#plainFilters = [bm25Filter(this.#texts), FIRST_STAGE]
-    this.#served = namesIn(options.model)
-    this.#servedFilters = namesIn(options.filter)
+    this.#served = servedModels(options.model)
+    this.#servedFilters = servedModels(options.filter)
   }
 
   /** The models in use. */
@@ -254,16 +254,6 @@ export class Scorers {
     )
     return scorer
   }
-}
-
-/** Full name -> what it is opened by, of a list divided by commas, in which `name=reference` gives it another name. */
-function namesIn(list: string): Map<string, string> {
-  return new Map(
-    list.split(',').map((item) => {
-      const [, name, reference = item] = /^([^=/\\]+)=(.+)$/.exec(item) ?? []
-      return [fullName((name ?? reference).trim()), reference.trim()]
-    }),
-  )
 }
 
 function spaceOf(parts: readonly unknown[]): string {

@@ -13,6 +13,7 @@ import { LANES, type Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import { Caretaker } from '../shared/redis/caretaker.js'
 import { connectWorker } from '../shared/redis/connection.js'
+import { OutageWatch } from '../shared/redis/outage-watch.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { RequestLife } from '../shared/redis/request-life.js'
 import { WorkerRegistry } from '../shared/redis/worker-registry.js'
@@ -56,7 +57,7 @@ export class RerankWorker {
   static async start(
     options: Options,
     source: ScorerSource,
-    parts: { now?: () => number; log?: Logger } = {},
+    parts: { now?: () => number; log?: Logger; metricsPortOrNext?: boolean } = {},
   ): Promise<RerankWorker> {
     const redis = await connectWorker(options.redis)
     const worker = new RerankWorker(
@@ -67,7 +68,7 @@ export class RerankWorker {
       parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'),
     )
     try {
-      await worker.#start()
+      await worker.#start(parts.metricsPortOrNext ?? false)
       return worker
     } catch (error) {
       await worker.close(true)
@@ -105,15 +106,8 @@ export class RerankWorker {
       interactive: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
       bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
-    // Every connection tells of its every retry: the first of an outage says it all.
-    let told = false
-    redis.on('ready', () => {
-      told = false
-    })
-    const warn = (error: Error) => {
-      if (!told) log.warn({ err: error.message }, 'queue connection')
-      told = redis.status !== 'ready'
-    }
+    const outage = new OutageWatch(redis, (line) => log.info(line))
+    const warn = (error: Error) => outage.report(() => log.warn({ err: error.message }, 'queue connection'))
     const queues = new PoolQueues(redis, this.#keys, warn)
     const worker = this.id
     const { metrics } = this
@@ -157,7 +151,7 @@ export class RerankWorker {
     return this.#closing
   }
 
-  async #start(): Promise<void> {
+  async #start(orNext: boolean): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
     collectQueues(this.metrics.registry, this.#redis, this.#keys, () => this.#presence.isReporter)
     this.#server = await serveMonitoring(
@@ -174,7 +168,7 @@ export class RerankWorker {
         }),
       },
       metricsHost,
-      metricsPort,
+      { port: metricsPort, orNext },
     )
     this.#log.info({ url: this.#server.url, device }, 'metrics and health')
     await this.scorers.get(null, 'auto')

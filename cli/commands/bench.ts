@@ -1,7 +1,6 @@
 /** `rankmill bench`: this machine's pairs a second, by model, number format and batch shape. */
 import { stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
-import Table from 'cli-table3'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
@@ -14,8 +13,10 @@ import { type Model, openModel } from '../../worker/model/model.js'
 import { DTYPES, type Dtype } from '../../worker/model/model-folder.js'
 import { type ListedModel, listModels, showModel } from '../../worker/model/model-list.js'
 import { note } from '../exit.js'
+import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
+import { plainTable } from '../table.js'
 
 interface BenchFlags {
   models?: string
@@ -58,6 +59,10 @@ export function benchCommand(): Command {
 }
 
 async function run(command: Command): Promise<void> {
+  await interruptible('stopping', ({ signal }) => bench(command, signal))
+}
+
+async function bench(command: Command, signal: AbortSignal): Promise<void> {
   const flags = command.opts<BenchFlags>()
   const options = optionsOf(command)
   const rows: Row[] = []
@@ -65,7 +70,7 @@ async function run(command: Command): Promise<void> {
     const listed = await described(name, options)
     for (const dtype of wantedDtypes(flags, listed)) {
       note(`rankmill: measuring ${listed.name} in ${dtype}`)
-      const found = await measureModel(await open(name, listed.kind, dtype, options), flags, options)
+      const found = await measureModel(await open(name, listed.kind, dtype, options), flags, options, signal)
       rows.push(...found)
       if (flags.json) for (const row of found) process.stdout.write(`${JSON.stringify(row)}\n`)
     }
@@ -113,6 +118,7 @@ async function measureModel(
   model: Model | BiEncoderModel,
   { tokens, ms }: BenchFlags,
   options: Options,
+  signal: AbortSignal,
 ): Promise<Row[]> {
   const place = {
     device: options.device === 'auto' ? 'cpu' : options.device,
@@ -134,6 +140,7 @@ async function measureModel(
           (budget) => fixed.batchPairs || Math.max(1, Math.floor(budget / length)),
         )
         for (const size of new Set(sizes)) {
+          signal.throwIfAborted()
           const speed = await measureSpeed(engine, size, length, ms, () => performance.now())
           const { threadsPerSession } = engine.shape
           const shape = { tokens: length, sessions, threadsPerSession, pairsPerCall: size }
@@ -153,12 +160,10 @@ async function measureModel(
 }
 
 function tableOf(rows: readonly Row[]): string {
-  const table = new Table({
-    head: ['', 'model', 'format', 'tokens', 'sessions', 'threads', 'pairs a call', 'ms a call', 'pairs/s', 'tokens/s'],
-    colAligns: ['left', 'left', 'left', ...new Array<'right'>(7).fill('right')],
-    style: { head: process.stdout.isTTY ? ['bold'] : [], border: process.stdout.isTTY ? ['grey'] : [] },
-    chars: { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' },
-  })
+  const table = plainTable(
+    ['', 'model', 'format', 'tokens', 'sessions', 'threads', 'a call', 'ms', 'pairs/s', 'tokens/s'],
+    { colAligns: ['left', 'left', 'left', ...new Array<'right'>(7).fill('right')] },
+  )
   for (const row of rows) {
     const { model, dtype, tokens, sessions, threadsPerSession, pairsPerCall } = row
     const rate = row.pairsPerSecond < 10 ? row.pairsPerSecond.toFixed(1) : Math.round(row.pairsPerSecond)

@@ -1,19 +1,21 @@
 /** `rankmill demo`: the main job on real text; `npm run demo` installs, builds and comes here. */
+import { once } from 'node:events'
 import { SingleBar } from 'cli-progress'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import MiniSearch from 'minisearch'
 import { RerankClient, type RerankOutcome } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
-import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { connectProducer } from '../../shared/redis/connection.js'
+import { duration } from '../batch-view.js'
 import { type Passage, packagesFolder, readPassages } from '../demo/passages.js'
 import { QUESTIONS } from '../demo/questions.js'
 import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
-import type { Session } from '../embedded/session.js'
-import { EXIT, note } from '../exit.js'
+import { clientOptions, type Session } from '../embedded/session.js'
+import { note } from '../exit.js'
+import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
 
 const CANDIDATES = 100
@@ -49,30 +51,24 @@ async function run(command: Command): Promise<void> {
   )
 
   if (workers === undefined) command.setOptionValue('workers', 2)
-  const session = await openSessionFor(command, options)
-  let interrupted = false
-  const stopSignals = onSignals(
-    () => {
-      interrupted = true
-      void session.stop(true).then(() => process.exit(EXIT.interrupted))
-    },
-    () => process.exit(EXIT.interrupted),
-  )
-  const client = new RerankClient(session.options)
-  try {
-    if (fresh) await forgetScores(session.options)
-    await client.putCorpus(CORPUS, passages)
-    const startedAt = performance.now()
-    const outcomes = await rerankAll(client, retrieved)
-    const seconds = (performance.now() - startedAt) / 1000
-    show(retrieved, outcomes)
-    await sumUp(outcomes, seconds, session)
-    if (keep) await untilInterrupted(session)
-  } finally {
-    await client.close()
-    if (!interrupted) await session.stop()
-    stopSignals()
-  }
+  await interruptible('stopping', async ({ signal, forced }) => {
+    const session = await openSessionFor(command, options, signal)
+    forced.addEventListener('abort', () => void session.stop(true))
+    const client = new RerankClient(clientOptions(session))
+    try {
+      if (fresh) await forgetScores(session.options)
+      await client.putCorpus(CORPUS, passages)
+      const startedAt = performance.now()
+      const outcomes = await rerankAll(client, retrieved, signal)
+      const seconds = (performance.now() - startedAt) / 1000
+      show(retrieved, outcomes)
+      await sumUp(outcomes, seconds, session)
+      if (keep) await untilInterrupted(session, signal)
+    } finally {
+      await client.close()
+      await session.stop(signal.aborted)
+    }
+  })
 }
 
 function retrieve(passages: readonly Passage[]): Retrieved[] {
@@ -95,25 +91,31 @@ function* requests(retrieved: readonly Retrieved[]): Generator<RerankInput> {
   }
 }
 
-async function rerankAll(client: RerankClient, retrieved: readonly Retrieved[]): Promise<RerankOutcome[]> {
+async function rerankAll(
+  client: RerankClient,
+  retrieved: readonly Retrieved[],
+  signal: AbortSignal,
+): Promise<RerankOutcome[]> {
   const total = retrieved.reduce((sum, { candidates }) => sum + candidates.length, 0)
   const bar = new SingleBar({
-    format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {eta_formatted}',
+    format: 'demo: {bar} {value}/{total} pairs | {speed} pairs/s | ETA {rest}',
     stream: process.stderr,
     noTTYOutput: true,
     notTTYSchedule: 10_000,
     hideCursor: true,
-    etaBuffer: 20,
+    gracefulExit: false,
   })
-  bar.start(total, 0, { speed: '–' })
+  // Nothing is known of the speed before the first answer.
+  bar.start(total, 0, { speed: '–', rest: '–' })
   const startedAt = performance.now()
   const outcomes: RerankOutcome[] = []
   let pairs = 0
   try {
-    for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW })) {
+    for await (const outcome of client.rerankAll(requests(retrieved), { window: WINDOW, signal })) {
       outcomes.push(outcome)
       pairs += retrieved[outcome.position]?.candidates.length ?? 0
-      bar.update(pairs, { speed: Math.round((pairs / (performance.now() - startedAt)) * 1000) })
+      const speed = (pairs / (performance.now() - startedAt)) * 1000
+      bar.update(pairs, { speed: Math.round(speed), rest: duration(Math.ceil((total - pairs) / speed)) })
     }
   } finally {
     bar.stop()
@@ -175,8 +177,10 @@ async function sumUp(
     counted.pairs === pairs &&
     counted.tokens === tokens &&
     counted.cached === cached
+  const { requests: done, pairs: scored, tokens: read, cached: known } = counted
   process.stdout.write(
-    `${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ${JSON.stringify(counted)}\n`,
+    `${agrees ? 'the same as' : 'NOT the same as'} the workers' metrics at ${metricsUrl}: ` +
+      `${done} requests, ${scored} pairs, ${read} tokens, ${known} cached\n`,
   )
   if (!agrees) throw new RankmillError('internal', 'the metrics do not agree with the results')
 }
@@ -193,7 +197,7 @@ async function forgetScores(options: Options): Promise<void> {
   }
 }
 
-async function untilInterrupted(session: Session): Promise<void> {
+async function untilInterrupted(session: Session, signal: AbortSignal): Promise<void> {
   note(`demo: staying up for ${session.metricsUrl ?? 'the workers'}; Ctrl-C ends`)
-  await new Promise(() => undefined)
+  if (!signal.aborted) await once(signal, 'abort')
 }

@@ -7,6 +7,7 @@ import type { Options } from '../../shared/options.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
+import { listShapes } from '../../worker/inference/kept-shape.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
@@ -33,6 +34,7 @@ async function run(command: Command): Promise<void> {
     ...(await checkRedis(options)),
     ...(await checkRuntime()),
     ...(await checkModels(options)),
+    ...(await checkCalibration(options)),
     await checkCache(options),
   ]
   const json = command.opts<{ json?: true }>().json || !process.stdout.isTTY
@@ -127,6 +129,23 @@ async function checkModels(options: Options): Promise<Finding[]> {
       }
     }),
   )
+}
+
+/** The batch shapes that were measured here, the newest of each model, format and number of threads. */
+async function checkCalibration({ cacheDir, calibrate }: Options): Promise<Finding[]> {
+  const what = 'Batch shape'
+  if (!calibrate) return [{ what, state: 'ok', detail: 'not measured: --no-calibrate takes a usual one' }]
+  const kept = await listShapes(cacheDir)
+  if (kept.length === 0) return [{ what, state: 'ok', detail: 'not measured yet: the first start of a worker does' }]
+  const newest = new Map(kept.reverse().map((one) => [`${one.model} ${one.dtype} ${one.device} ${one.threads}`, one]))
+  return Array.from(newest.values(), ({ model, dtype, threads, shape, tokensPerSecond, measuredAt, busy }): Finding => {
+    const detail =
+      `${model} ${dtype}, ${threads} thread(s): ${shape.sessions} session(s), ${shape.batchTokens} tokens a call, ` +
+      `${tokensPerSecond} tokens/s on ${new Date(measuredAt).toISOString().slice(0, 10)}`
+    if (!busy) return { what, state: 'ok', detail }
+    const fix = 'start a worker again when the machine is idle: after ten minutes it measures anew'
+    return { what, state: 'warning', detail: `${detail}, while other processes used the cores`, fix }
+  })
 }
 
 async function checkCache({ cacheDir }: Options): Promise<Finding> {

@@ -1,11 +1,10 @@
 /** `rankmill models quantize`: another number format of the user's own model, and what it costs in quality. */
 import { Command, Option } from 'commander'
 import { readLists } from '../../producer/tune/list-data.js'
-import { RankmillError } from '../../shared/errors.js'
-import { onSignals } from '../../shared/lifecycle.js'
 import type { OptionName } from '../../shared/options.js'
 import { QUANTIZED_DTYPES, type QuantizedDtype, quantizeModel } from '../../worker/model/model-quantization.js'
-import { EXIT, note } from '../exit.js'
+import { note } from '../exit.js'
+import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf } from '../options.js'
 import { builtInSample, measureQuantization, quantizationTable } from '../quantization-report.js'
 import { numberArgument } from '../strategy-flags.js'
@@ -57,37 +56,28 @@ export function quantizeCommand(): Command {
 }
 
 async function quantize(path: string, command: Command): Promise<void> {
+  await interruptible('stopping', ({ signal }) => quantizeUntil(signal, path, command))
+}
+
+async function quantizeUntil(signal: AbortSignal, path: string, command: Command): Promise<void> {
   const { dtype, out, force, data, sample, depth, json } = command.opts<QuantizeFlags>()
   const given = optionsOf(command)
   // How the engines found their batch shapes is not asked for here.
   const options = { ...given, logLevel: given.logLevel === 'info' ? ('warn' as const) : given.logLevel }
-  const stopping = new AbortController()
-  const stopSignals = onSignals(
-    () => stopping.abort(new RankmillError('cancelled', 'quantising was interrupted')),
-    () => process.exit(EXIT.interrupted),
+  // Before anything is written: a file that cannot be read should not be found out at the end.
+  const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
+  note(`rankmill: quantising ${path} to ${dtype}`)
+  const { python } = options
+  const model = await quantizeModel(path, { dtype, out, force: force === true, python, signal })
+  note(
+    `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
   )
-  const { signal } = stopping
-  try {
-    // Before anything is written: a file that cannot be read should not be found out at the end.
-    const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
-    note(`rankmill: quantising ${path} to ${dtype}`)
-    const { python } = options
-    const model = await quantizeModel(path, { dtype, out, force: force === true, python, signal })
-    note(
-      `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
-    )
-    const name = data ?? 'a small built-in sample'
-    const report = await measureQuantization(model, dtype, lists, name, options, signal)
-    const asJson = json === true || !process.stdout.isTTY
-    process.stdout.write(asJson ? `${JSON.stringify(report)}\n` : quantizationTable(report))
-    if (data === undefined) note('rankmill: measured with a small built-in sample: --data FILE measures with yours')
-    note(`rankmill: \`rankmill worker --model ${out ?? path} --dtype ${dtype}\` serves it`)
-  } catch (error) {
-    if (!signal.aborted) throw error
-    process.exitCode = EXIT.interrupted
-  } finally {
-    stopSignals()
-  }
+  const name = data ?? 'a small built-in sample'
+  const report = await measureQuantization(model, dtype, lists, name, options, signal)
+  const asJson = json === true || !process.stdout.isTTY
+  process.stdout.write(asJson ? `${JSON.stringify(report)}\n` : quantizationTable(report))
+  if (data === undefined) note('rankmill: measured with a small built-in sample: --data FILE measures with yours')
+  note(`rankmill: \`rankmill worker --model ${out ?? path} --dtype ${dtype}\` serves it`)
 }
 
 function counted(count: number, what: string): string {

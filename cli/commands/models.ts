@@ -1,12 +1,12 @@
 /** `rankmill models`: which models are at hand, whether a folder will load, and other number formats of it. */
 import { stat } from 'node:fs/promises'
-import Table from 'cli-table3'
 import { Command } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import { checkModel, type Finding } from '../../worker/model/model-check.js'
 import { type ListedModel, listModels, showModel } from '../../worker/model/model-list.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
+import { plainTable } from '../table.js'
 import { quantizeCommand } from './models-quantize.js'
 
 export function modelsCommand(): Command {
@@ -40,10 +40,7 @@ async function list(_flags: unknown, command: Command): Promise<void> {
     for (const model of models) printJson(model)
     return
   }
-  const table = new Table({
-    head: ['name', 'source', 'kind', 'formats', 'exits', 'tokens', 'size', 'licence'],
-    wordWrap: true,
-  })
+  const table = plainTable(['name', 'kind', 'loads', 'exits', 'tokens', 'on disk', 'licence'])
   for (const model of models) table.push(rowOf(model))
   if (models.length > 0) process.stdout.write(`${table.toString()}\n`)
   else note('rankmill: no models ship with this installation, and none is in the cache')
@@ -66,27 +63,19 @@ async function check(path: string, _flags: unknown, command: Command): Promise<v
 }
 
 function findingsTable(findings: readonly Finding[]): string {
-  const width = Math.max(80, process.stdout.columns ?? 120)
-  const wide = (share: number) => Math.floor((width - 45) * share)
-  // Without the lines between rows: findings are many and short.
-  const chars = { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' }
-  const table = new Table({
-    head: ['', 'what', 'found', 'fix'],
-    colWidths: [7, 33, wide(0.6), wide(0.4)],
-    wordWrap: true,
-    chars,
-  })
-  for (const { ok, what, detail, fix } of findings) table.push([ok ? 'ok' : 'FAULT', what, detail, fix])
+  const width = Math.max(80, process.stdout.columns ?? 80)
+  const table = plainTable(['', 'what', 'found'], { colWidths: [6, 28, width - 36], wordWrap: true })
+  for (const { ok, what, detail, fix } of findings)
+    table.push([ok ? 'ok' : 'FAULT', what, fix ? `${detail}\nfix: ${fix}` : detail])
   return table.toString()
 }
 
 function rowOf({ name, source, kind, dtypes, exits, maxTokens, bytes, licence }: ListedModel): string[] {
-  const formats = Object.entries(dtypes).map(([dtype, size]) => `${dtype} (${megabytes(size)})`)
+  const formats = Object.entries(dtypes).map(([dtype, size]) => `${dtype} ${megabytes(size)}`)
   return [
-    name,
-    source,
+    source === 'shipped' ? name : `${name}\n(${source})`,
     kind,
-    formats.join(', '),
+    formats.join('\n'),
     String(exits),
     String(maxTokens ?? '?'),
     megabytes(bytes),

@@ -1,15 +1,20 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
+import { randomUUID } from 'node:crypto'
 import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { z } from 'zod'
 import { RerankClient } from '../../producer/client.js'
 import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
 import { RankmillError } from '../../shared/errors.js'
+import { parseRequest, type RerankInput, requestSchema } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
-import { addEmbeddedFlags, countArgument, openSessionFor } from '../embedded/flags.js'
+import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
+import { clientOptions } from '../embedded/session.js'
 import { note } from '../exit.js'
+import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
-import { addStrategyFlags, type StrategyFlags, strategyOf } from '../strategy-flags.js'
+import { requestedModel } from '../served-models.js'
+import { addStrategyFlags, numberArgument, type StrategyFlags, strategyOf } from '../strategy-flags.js'
 
 interface SourceDocument {
   readonly id?: string
@@ -35,7 +40,7 @@ export function rerankCommand(): Command {
     .argument('[files...]', 'files of documents, one a line (.gz, .zst too); standard input when none is named')
     .requiredOption('-q, --query <text>', 'what the documents are ranked for')
     .addOption(
-      new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(countArgument),
+      new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(numberArgument(1)),
     )
     .option('--jsonl', 'each line is {"id": …, "text": …, "score": …}; score: what the first stage gave it')
     .option('--json', 'JSON lines, on a terminal too')
@@ -48,31 +53,41 @@ export function rerankCommand(): Command {
 async function run(command: Command, files: string[]): Promise<void> {
   const flags = command.opts<RerankFlags>()
   const options = optionsOf(command)
-  const documents: SourceDocument[] = []
-  for await (const document of readAll(files, flags.jsonl === true)) documents.push(document)
-  const session = await openSessionFor(command, options)
-  const client = new RerankClient(session.options)
-  try {
-    const asTable = process.stdout.isTTY && !flags.json
-    const result = await client.rerank({
-      query: flags.query,
-      documents: documents.map(({ source: _, ...document }) => document),
-      model: command.getOptionValueSource('model') === 'cli' ? options.model : undefined,
-      topN: flags.topN ?? (asTable ? 10 : undefined),
-      maxTokensPerDoc: flags.maxTokensPerDoc,
-      strategy: strategyOf(flags),
-    })
-    process.stdout.write(asTable ? table(result, documents) : jsonLines(result, documents))
-    if (asTable) note(summary(result))
-  } finally {
-    await client.close()
-    await session.stop()
+  const asTable = process.stdout.isTTY && !flags.json
+  const request = {
+    query: flags.query,
+    model: requestedModel(command, options),
+    topN: flags.topN ?? (asTable ? 10 : undefined),
+    maxTokensPerDoc: flags.maxTokensPerDoc,
+    strategy: strategyOf(flags),
   }
+  const check = (documents: RerankInput['documents']) =>
+    parseRequest({ ...request, documents }, requestSchema(options), randomUUID)
+  // What the flags say is found wrong before documents are read, and these before anything is started.
+  check([{ text: '-', score: 0 }])
+  await interruptible('stopping', async ({ signal, forced }) => {
+    const read: SourceDocument[] = []
+    for await (const document of readAll(files, flags.jsonl === true, signal)) read.push(document)
+    const documents = read.map(({ source: _, ...document }) => document)
+    check(documents)
+    const session = await openSessionFor(command, options, signal)
+    forced.addEventListener('abort', () => void session.stop(true))
+    const client = new RerankClient(clientOptions(session))
+    try {
+      const result = await client.rerank({ ...request, documents }, { signal })
+      process.stdout.write(asTable ? table(result, read) : jsonLines(result, read))
+      if (asTable) note(summary(result))
+    } finally {
+      await client.close()
+      await session.stop(signal.aborted)
+    }
+  })
 }
 
-async function* readAll(files: string[], jsonl: boolean): AsyncGenerator<SourceDocument> {
+async function* readAll(files: string[], jsonl: boolean, signal: AbortSignal): AsyncGenerator<SourceDocument> {
   if (files.length === 0) {
     if (process.stdin.isTTY) note('rankmill: reading documents from standard input, one a line; Ctrl-D ends')
+    signal.addEventListener('abort', () => process.stdin.destroy(signal.reason))
     yield* readLines({ name: 'stdin', chunks: process.stdin }, jsonl)
   }
   for (const file of files) yield* readLines(file, jsonl)
@@ -90,7 +105,11 @@ function parseLine(text: string, source: string): Omit<SourceDocument, 'source'>
   try {
     parsed = JSON.parse(text)
   } catch (error) {
-    throw new RankmillError('invalid_request', `${source}: not JSON: ${(error as Error).message}`, { param: source })
+    const hint = /^[^{]*[,;\t]/.test(text)
+      ? '; it looks like CSV or plain text: without --jsonl each line is a document'
+      : ''
+    const message = `${source}: not JSON: ${(error as Error).message}${hint}`
+    throw new RankmillError('invalid_request', message, { param: source })
   }
   const line = documentLine.safeParse(parsed)
   if (line.success) {

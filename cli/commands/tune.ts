@@ -1,5 +1,7 @@
 /** `rankmill tune`: which way to rerank is the cheapest that keeps the wanted quality, on the user's own data. */
 import { writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { availableParallelism, cpus, totalmem } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import type { Configuration } from '../../producer/tune/configurations.js'
@@ -7,17 +9,19 @@ import type { TuningQuery } from '../../producer/tune/trial.js'
 import { type TuningOutcome, type TuningProgress, tune } from '../../producer/tune/tuning.js'
 import { readTuningQueries } from '../../producer/tune/tuning-queries.js'
 import { RankmillError } from '../../shared/errors.js'
-import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { DTYPES, type Dtype } from '../../shared/protocol/dtype.js'
 import { listModels } from '../../worker/model/model-list.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
-import { openSession } from '../embedded/session.js'
-import { EXIT, note } from '../exit.js'
+import { clientOptions, openSession } from '../embedded/session.js'
+import { note } from '../exit.js'
+import { type Interruption, interruptible } from '../interruption.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { checkModels } from '../served-models.js'
 import { flagsOf, numberArgument } from '../strategy-flags.js'
 import { prepareTuning } from '../tune-choices.js'
-import { lengthHistogram, outcomeTable, tuneHtml } from '../tune-report.js'
+import { type Circumstances, tuneHtml } from '../tune-page.js'
+import { adviceOf, lengthHistogram, outcomeTable } from '../tune-report.js'
 
 interface TuneFlags {
   corpus: string
@@ -65,7 +69,7 @@ export function tuneCommand(): Command {
         .default(0.95, '95%'),
     )
     .addOption(
-      new Option('--min-queries <n>', 'of fewer queries seen nothing is recommended but the full model')
+      new Option('--min-queries <n>', 'of fewer queries seen nothing is told, and the defaults are kept')
         .argParser(numberArgument(1))
         .default(20),
     )
@@ -94,6 +98,10 @@ export function tuneCommand(): Command {
 }
 
 async function run(command: Command): Promise<void> {
+  await interruptible('stopping', (interruption) => tuneWith(command, interruption))
+}
+
+async function tuneWith(command: Command, interruption: Interruption): Promise<void> {
   const flags = command.opts<TuneFlags>()
   const shipped = await listModels(optionsOf(command))
   const models = flags.models?.split(',') ?? shippedNames(shipped, 'cross-encoder')
@@ -108,13 +116,15 @@ async function run(command: Command): Promise<void> {
     embeddingCacheBytes: 0,
     embeddingCacheTtlMs: 0,
   })
+  await checkModels(options)
   const queries = await readTuningQueries(flags, flags.sample, flags.depth)
+  interruption.signal.throwIfAborted()
   const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }
   const { configurations, lengths } = await prepareTuning(options, wanted, queries)
   note(lengthHistogram(lengths))
   note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
-  const outcome = await measure(command, options, configurations, queries, flags)
-  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, flags))
+  const outcome = await measure(command, options, configurations, queries, flags, interruption)
+  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(flags, options)))
   if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
   process.stdout.write(flags.json ? `${JSON.stringify(outcome)}\n` : outcomeTable(outcome))
 }
@@ -125,19 +135,17 @@ async function measure(
   configurations: readonly Configuration[],
   queries: readonly TuningQuery[],
   { within, sure, minQueries, maxSeconds, workers }: TuneFlags,
+  { signal, forced }: Interruption,
 ): Promise<TuningOutcome> {
-  const stopping = new AbortController()
   const session = await openSession(options, {
     embedded: true,
     always: true,
     redisGiven: redisIsGiven(command),
     workers,
+    signal,
   })
-  const client = new RerankClient(session.options)
-  const stopSignals = onSignals(
-    () => stopping.abort(new RankmillError('cancelled', 'tuning was interrupted')),
-    () => process.exit(EXIT.interrupted),
-  )
+  forced.addEventListener('abort', () => void session.stop(true))
+  const client = new RerankClient(clientOptions(session))
   const onProgress = (progress: TuningProgress) => note(`rankmill: ${describe(progress)}`)
   try {
     return await tune(client, configurations, queries, {
@@ -147,13 +155,12 @@ async function measure(
       firstQueries: FIRST_QUERIES,
       maxMs: maxSeconds * 1000,
       now: () => performance.now(),
-      signal: stopping.signal,
+      signal,
       onProgress,
     })
   } finally {
     await client.close()
-    await session.stop(stopping.signal.aborted)
-    stopSignals()
+    await session.stop(signal.aborted)
   }
 }
 
@@ -166,10 +173,29 @@ function shippedNames(models: Awaited<ReturnType<typeof listModels>>, kind: stri
   return names.sort((a, b) => Number(b === BEST) - Number(a === BEST))
 }
 
-function recommendation({ recommended, measure, within }: TuningOutcome): object {
-  const { configuration, queries, qualityShare, interval, confidence, speedup } = recommended
-  const measured = { measure, within, queries, qualityShare, interval, confidence, speedup }
-  return { request: configuration.fields, flags: flagsOf(configuration.fields), measured }
+function recommendation(outcome: TuningOutcome): object {
+  const { measure, within, baseline } = outcome
+  const { recommended, fields } = adviceOf(outcome)
+  const { queries, qualityShare, interval, confidence, speedup } = recommended ?? baseline
+  const seen = recommended ? { queries, qualityShare, interval, confidence, speedup } : { queries }
+  return { request: fields, flags: flagsOf(fields), measured: { measure, within, ...seen } }
+}
+
+function circumstances(flags: TuneFlags, { model, filter, device, threads }: Options): Circumstances {
+  const { run, qrels, corpus, queries, depth } = flags
+  const version = (name: string) =>
+    (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version
+  const [cpu] = cpus()
+  return {
+    Date: new Date().toISOString().replace('T', ' ').slice(0, 16).concat(' UTC'),
+    Passages: corpus,
+    Queries: queries,
+    Candidates: `${run ?? "BM25's"}, ${depth} a query`,
+    Judgements: qrels ?? "none: the full order's first 10 are the measure",
+    Models: `${model}; filters: ${flags.filters === 'none' ? 'none' : filter}`,
+    Machine: `${cpu?.model ?? 'CPU'}, ${availableParallelism()} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, ${process.platform} ${process.arch}; device ${device}, threads ${threads || 'all'}`,
+    Versions: `Rankmill ${version('rankmill')}, ONNX Runtime ${version('onnxruntime-node')}, Node ${process.versions.node}`,
+  }
 }
 
 function dtypeNamed(name: string): Dtype {

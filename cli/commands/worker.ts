@@ -1,14 +1,13 @@
 /** `rankmill worker`: one worker process. */
 import { Command } from 'commander'
-import { RankmillError } from '../../shared/errors.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { connectProducer } from '../../shared/redis/connection.js'
 import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
 import type { ChildMessage, ParentMessage } from '../embedded/fleet.js'
-import { describeError, EXIT, exitCodeOf, note } from '../exit.js'
-import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { classified, describeError, EXIT, exitCodeOf, note } from '../exit.js'
+import { addOptions, isNamed, optionsOf, WORKER_OPTIONS } from '../options.js'
 
 export function workerCommand(): Command {
   const command = new Command('worker')
@@ -26,7 +25,8 @@ async function run(command: Command): Promise<void> {
   }
   try {
     const options = optionsOf(command)
-    const worker = await RerankWorker.start(options, modelSource(options))
+    const metricsPortOrNext = !isNamed(command, 'metricsPort')
+    const worker = await RerankWorker.start(options, modelSource(options), { metricsPortOrNext })
     const stop = async (reason: string) => {
       if (!process.send) note(`rankmill: ${reason}: finishing running jobs, a second signal forces`)
       await worker.close()
@@ -43,7 +43,7 @@ async function run(command: Command): Promise<void> {
     }
     answerParent(worker)
   } catch (error) {
-    const { code, message, details } = RankmillError.from(error)
+    const { code, message, details } = classified(error)
     await tell({ type: 'failed', error: { code, message, ...details } })
     if (!process.send) note(describeError(error))
     process.exit(exitCodeOf(error))

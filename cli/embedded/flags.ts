@@ -1,6 +1,9 @@
 /** The flags of commands that bring their own Redis and workers. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { envOf, type Options } from '../../shared/options.js'
+import { type Options, redisIsNamed } from '../../shared/options.js'
+import { findUpNote } from '../../shared/up-note.js'
+import { servingOptions } from '../served-models.js'
+import type { StrategyFlags } from '../strategy-flags.js'
 import { openSession, type Session } from './session.js'
 
 export function countArgument(value: string): number {
@@ -13,20 +16,25 @@ export function countArgument(value: string): number {
 export function addEmbeddedFlags(command: Command): Command {
   return command
     .addOption(
-      new Option('--workers <n>', 'workers to start where none is alive (default: one for two cores)').argParser(
-        countArgument,
-      ),
+      new Option(
+        '--workers <n>',
+        'workers to start where none is alive (default: one for two cores; none where a Redis is named)',
+      )
+        .helpGroup('Workers:')
+        .argParser(countArgument),
     )
-    .option('--no-embedded', 'start neither Redis nor workers; use those that run')
+    .addOption(new Option('--no-embedded', 'start neither Redis nor workers; use those that run').helpGroup('Workers:'))
 }
 
+/** By flag, by environment, or by a `rankmill up` of this folder that uses another Redis than the folder's own. */
 export function redisIsGiven(command: Command): boolean {
-  return (
-    command.getOptionValueSource('redis') === 'cli' || Boolean(process.env[envOf('redis')] || process.env['REDIS_URL'])
-  )
+  const redis = command.getOptionValueSource('redis') === 'cli' ? command.getOptionValue('redis') : undefined
+  return redisIsNamed({ redis }) || findUpNote()?.isPrivate === false
 }
 
-export function openSessionFor(command: Command, options: Options): Promise<Session> {
-  const { embedded, workers } = command.opts<{ embedded: boolean; workers?: number }>()
-  return openSession(options, { embedded, workers, redisGiven: redisIsGiven(command) })
+/** The session of a command, whose workers serve what its flags name. */
+export function openSessionFor(command: Command, options: Options, signal?: AbortSignal): Promise<Session> {
+  const { embedded, workers, ...flags } = command.opts<StrategyFlags & { embedded: boolean; workers?: number }>()
+  const serving = servingOptions(options, flags)
+  return openSession(serving, { embedded, workers, redisGiven: redisIsGiven(command), signal })
 }

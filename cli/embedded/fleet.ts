@@ -5,8 +5,9 @@ import { fileURLToPath } from 'node:url'
 import type { MetricsSnapshot } from '../../monitoring/fleet.js'
 import { type ErrorBody, RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
-import { envOf, OPTIONS, type OptionName, type Options } from '../../shared/options.js'
-import { asFlags, WORKER_OPTIONS } from '../options.js'
+import type { Options } from '../../shared/options.js'
+import { unlessAborted } from '../interruption.js'
+import { asEnvironment } from '../options.js'
 
 /** What a child tells its parent; `rankmill worker` speaks this when it has a parent that listens. */
 export type ChildMessage =
@@ -39,27 +40,28 @@ export class Fleet {
   #stopping = false
 
   /** @throws RankmillError what the first worker that failed says of it */
-  static async start(options: Options, workers: number, report: (line: string) => void): Promise<Fleet> {
+  static async start(
+    options: Options,
+    workers: number,
+    report: (line: string) => void,
+    signal?: AbortSignal,
+  ): Promise<Fleet> {
     const threads = options.threads || availableParallelism()
     // What a child says of its start, this command says itself.
     const logLevel = options.logLevel === 'info' ? 'warn' : options.logLevel
     const each: Options = { ...options, logLevel, metricsPort: 0, threads: Math.max(1, Math.floor(threads / workers)) }
-    // The password that a Redis URL may hold does not belong on a command line that everybody can read.
-    const flags = asFlags(
-      each,
-      WORKER_OPTIONS.filter((name) => name !== 'redis'),
-    )
     const spawn = () =>
-      fork(MAIN, ['worker', ...flags], {
+      fork(MAIN, ['worker'], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-        env: { ...withoutOptions(process.env), [envOf('redis')]: options.redis },
+        // Not on a command line, which everybody can read: a Redis URL may hold a password.
+        env: { ...process.env, ...asEnvironment(each) },
         // Ctrl-C reaches the whole process group; the parent decides when its children stop.
         detached: true,
         execArgv: [],
       })
     const fleet = new Fleet(workers, spawn, options.drainTimeoutMs, report)
     try {
-      await Promise.all(fleet.#children.map(ready))
+      await unlessAborted(Promise.all(fleet.#children.map(ready)), signal, () => undefined)
     } catch (error) {
       await fleet.stop(true)
       throw error
@@ -124,16 +126,6 @@ export class Fleet {
       }),
     )
   }
-}
-
-/** The flags say all that is not the default; what the parent's own flags overruled must not speak again. */
-function withoutOptions(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const rest = { ...env }
-  for (const [name, spec] of Object.entries(OPTIONS)) {
-    delete rest[envOf(name as OptionName)]
-    if ('env' in spec) delete rest[spec.env]
-  }
-  return rest
 }
 
 function isAlive(child: ChildProcess): boolean {

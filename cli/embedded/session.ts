@@ -5,15 +5,18 @@
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
 import { FleetMetrics } from '../../monitoring/fleet.js'
-import { type MonitoringServer, serveMonitoring } from '../../monitoring/server.js'
+import { type MonitoringServer, serveMonitoring, type WantedPort } from '../../monitoring/server.js'
 import { RankmillError } from '../../shared/errors.js'
 import { closeAll } from '../../shared/lifecycle.js'
-import type { Options } from '../../shared/options.js'
+import type { Options, OptionsInput } from '../../shared/options.js'
 import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
-import { connectProducer } from '../../shared/redis/connection.js'
+import { connectProducer, reaching } from '../../shared/redis/connection.js'
+import { OutageWatch } from '../../shared/redis/outage-watch.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
+import { unlessAborted } from '../interruption.js'
+import { checkModels } from '../served-models.js'
 import { defaultWorkers, Fleet } from './fleet.js'
 import { findOrStartRedis } from './redis.js'
 import { Standby } from './standby.js'
@@ -23,12 +26,17 @@ export interface SessionOptions {
   readonly embedded: boolean
   /** Redis was named by flag or environment: it is used, never started. */
   readonly redisGiven: boolean
-  /** Workers to start where none is alive; undefined: one for two cores. */
+  /**
+   * Workers to start where none is alive; undefined: one for two cores, and none where Redis was named, whose queue may
+   * hold other people's requests.
+   */
   readonly workers: number | undefined
   /** Start workers even where some are alive. */
   readonly always?: boolean
-  /** Serve the fleet's metrics; on this port (0: a free one). */
-  readonly metricsPort?: number
+  /** Where the fleet's metrics are served; default: any free port. */
+  readonly metricsPort?: WantedPort
+  /** Ends the opening. */
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface Session {
@@ -41,37 +49,49 @@ export interface Session {
   stop(force?: boolean): Promise<void>
 }
 
-/** @throws RankmillError `redis_unavailable`, `redis_misconfigured`, or what keeps a worker from starting */
+/**
+ * @throws RankmillError `unknown_model` before anything starts, `redis_unavailable`, `redis_misconfigured`, or what keeps a
+ *   worker from starting; the signal's reason
+ */
 export async function openSession(options: Options, session: SessionOptions): Promise<Session> {
   const steps: { name: string; close: () => unknown }[] = []
+  const { signal } = session
   let force = false
+  let fleet: Fleet | undefined
   const stop = async (now = false) => {
     force ||= now
+    // The workers may be draining already.
+    if (force) void fleet?.stop(true)
     // Closing may wait for a step that is just being added.
     while (steps.length > 0) {
       const failed = await closeAll(steps.splice(0).reverse())
       for (const { name, error } of failed) note(`rankmill: closing ${name}: ${String(error)}`)
     }
   }
+  const mayStart = session.embedded && (session.always || !session.redisGiven || session.workers !== undefined)
   try {
-    const found = await redisFor(options, session)
+    if (mayStart && !session.redisGiven) await checkModels(options)
+    const found = await unlessAborted(redisFor(options, session), signal, (redis) => redis.stop())
     steps.push({ name: 'redis', close: () => found.stop() })
     const filled: Options = { ...options, redis: found.url }
-    const redis = await connectProducer(filled.redis, filled.commandTimeoutMs)
+    const connecting = connectProducer(filled.redis, filled.commandTimeoutMs)
+    const redis = await unlessAborted(connecting, signal, (opened) => opened.disconnect())
     steps.push({ name: 'connection', close: () => redis.disconnect() })
-    const alive = () => aliveWorkers(redis, filled)
+    new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
+    const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()
     const startFleet = async () => {
-      const fleet = await Fleet.start(filled, workers, note)
-      steps.push({ name: 'workers', close: () => fleet.stop(force) })
-      return fleet
+      await checkModels(filled)
+      const started = await Fleet.start(filled, workers, note, signal)
+      fleet = started
+      steps.push({ name: 'workers', close: () => started.stop(force) })
+      return started
     }
     const before = session.always ? 0 : await alive()
-    if (before > 0 || !session.embedded) {
-      const none =
-        'no worker is alive on the queue, and --no-embedded forbids to start one: requests wait until one comes'
+    if (before > 0 || !mayStart) {
+      const none = `no worker is alive on queue "${filled.queue}": requests wait until one comes${session.embedded ? ' (--workers N starts some here)' : ''}`
       note(`rankmill: ${found.description}; ${before > 0 ? `${before} worker(s) alive` : none}`)
-      if (session.embedded) {
+      if (mayStart) {
         const standby = new Standby(alive, async () => {
           note(`rankmill: the last worker is gone: starting ${workers} worker(s) with ${filled.model}`)
           await startFleet()
@@ -80,18 +100,23 @@ export async function openSession(options: Options, session: SessionOptions): Pr
       }
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
-    const fleet = await startFleet()
-    const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => fleet.snapshots())
-    const server = await serveFleet(filled, fleet, metrics, session.metricsPort ?? 0, () => redis.status)
+    const started = await startFleet()
+    const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => started.snapshots())
+    const server = await serveFleet(filled, started, metrics, session.metricsPort ?? { port: 0 }, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
     note(
       `rankmill: ${found.description}; started ${workers} worker(s) with ${filled.model}; metrics at ${server.url}/metrics`,
     )
-    return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet, stop }
+    return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet: started, stop }
   } catch (error) {
     await stop(true)
     throw error
   }
+}
+
+/** What a client of a session is made from: requests that name no model mean the fleet's default, whoever started it. */
+export function clientOptions({ options }: Session): OptionsInput {
+  return { ...options, model: undefined }
 }
 
 /** Workers that say they live, but for those of this machine whose process is gone. */
@@ -115,7 +140,7 @@ function serveFleet(
   options: Options,
   fleet: Fleet,
   metrics: FleetMetrics,
-  port: number,
+  port: WantedPort,
   redis: () => string,
 ): Promise<MonitoringServer> {
   const health = () => {

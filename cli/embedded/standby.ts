@@ -1,6 +1,6 @@
 /** Watches over workers that somebody else started. */
 import { HEARTBEAT_MS } from '../../shared/redis/worker-registry.js'
-import { describeError, note } from '../exit.js'
+import { describeError, EXIT, exitCodeOf, note } from '../exit.js'
 
 /** Steps in when the last of somebody else's workers goes, so that nobody waits for ever. */
 export class Standby {
@@ -15,7 +15,10 @@ export class Standby {
     }
     this.#timer = setInterval(() => {
       this.#looking ??= look()
-        .catch((error) => note(`rankmill: looking for workers: ${describeError(error)}`))
+        .catch((error) => {
+          // While Redis is away nobody can be looked for, and it is said elsewhere that it is.
+          if (exitCodeOf(error) !== EXIT.redis) note(`rankmill: looking for workers: ${describeError(error)}`)
+        })
         .finally(() => {
           this.#looking = undefined
         })

@@ -19,13 +19,28 @@ export interface PoolNeeds {
 }
 
 /** Filters that need no model. */
-const BUILT_IN_FILTERS: ReadonlySet<string> = new Set(['bm25', FIRST_STAGE_FILTER])
+export const BUILT_IN_FILTERS: ReadonlySet<string> = new Set(['bm25', FIRST_STAGE_FILTER])
 /** Divide the parts of a pool's name; in its models' names encodeURIComponent escapes them, and ':' and '|'. */
 const [DTYPE, CASCADE, FILTER] = ['@', '+', '&'] as const
 
 /** Shipped models go by a short name too: `small` is `rankmill-small`. */
 export function fullName(name: string): string {
   return /^(small|nano|filter)$/.test(name) ? `rankmill-${name}` : name
+}
+
+/** Full name -> what it is opened by, of a list divided by commas, in which `name=reference` gives it another name. */
+export function servedModels(list: string): Map<string, string> {
+  return new Map(
+    list.split(',').map((item) => {
+      const [, name, reference = item] = /^([^=/\\]+)=(.+)$/.exec(item) ?? []
+      return [fullName((name ?? reference).trim()), reference.trim()]
+    }),
+  )
+}
+
+/** The model that is meant where several are listed. */
+export function firstModel(list: string): string {
+  return [...servedModels(list).keys()][0] ?? ''
 }
 
 /** A model as it stands in the name of a pool. */

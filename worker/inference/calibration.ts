@@ -3,17 +3,12 @@
  * a CPU is the padded tokens of a call, not its pairs: measured with a MiniLM of 6 layers, calls of 256 to 512 tokens were
  * fastest whether they held eight pairs or one, because their activations stay in the caches.
  */
-import { createHash } from 'node:crypto'
-import { readFile, stat } from 'node:fs/promises'
-import { createRequire } from 'node:module'
-import { cpus } from 'node:os'
-import { join } from 'node:path'
-import { z } from 'zod'
+import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
-import { writeWhole } from '../model/bound-files.js'
 import type { ModelFiles } from '../model/model.js'
 import { defaultShape, type FixedShape, fixedShape, sessionCounts, shapeOf, tokenBudgets } from './batch-shape.js'
 import type { Batch, BatchShape, EngineOptions } from './engine.js'
+import { isBusy, keepShape, readShape, shapeFile } from './kept-shape.js'
 import type { SessionThread } from './session-thread.js'
 
 /** Lengths of the pairs measured with, in tokens: shorter and longer than the usual. */
@@ -51,17 +46,24 @@ export async function chooseShape(
   const counts = sessionCounts(size, options, fixed)
   const budgets = tokenBudgets(options, fixed)
   const open = counts.length > 1 || budgets.length > 1
-  const file = cacheFile(model, options, fixed)
-  const known = open && options.calibrate ? await recall(file) : undefined
+  const file = shapeFile(model, options, fixed)
+  const known = open && options.calibrate ? await readShape(file, Date.now()) : undefined
+  const usual = defaultShape(model, size, options, fixed)
   if (!open || !options.calibrate || known) {
-    const shape = known ?? defaultShape(model, size, options, fixed)
+    const shape = known?.shape ?? usual
     return { shape, threads: await start(shape) }
   }
   const startedAt = performance.now()
-  const chosen = await measure(model, options, fixed, counts, start)
+  const busy = await isBusy()
+  // On a busy machine small calls look good by chance, and cost the most: less than usual is not tried.
+  const worthTrying = budgets.filter((tokens) => !busy || tokens >= usual.batchTokens)
+  const { rate, ...chosen } = await measure(model, options, fixed, counts, worthTrying, start)
   const { sessions, batchTokens } = chosen.shape
-  options.log.info({ sessions, batchTokens, ms: Math.round(performance.now() - startedAt) }, 'batch shape measured')
-  await writeWhole(file, JSON.stringify(chosen.shape))
+  const ms = Math.round(performance.now() - startedAt)
+  options.log.info({ sessions, batchTokens, busy, ms }, 'batch shape measured')
+  const { device, threads } = options
+  const measured = { shape: chosen.shape, tokensPerSecond: Math.round(rate), measuredAt: Date.now(), busy }
+  await keepShape(file, { model: model.name, dtype: model.dtype, device, threads, ...measured })
   return chosen
 }
 
@@ -70,15 +72,16 @@ async function measure(
   options: EngineOptions,
   fixed: FixedShape,
   counts: readonly number[],
+  budgets: readonly number[],
   start: StartThreads,
-): Promise<ChosenShape> {
-  const budgets = tokenBudgets(options, fixed)
+): Promise<ChosenShape & { rate: number }> {
   let best: (ChosenShape & { rate: number; budget: number }) | undefined
   let measuredMs = 0
   for (const sessions of counts) {
     const layout = shapeOf(model, options, fixed, sessions, budgets[0] ?? 0)
     const threads = await start(layout)
     let climbing: { rate: number; budget: number } | undefined
+    let worse = 0
     // More threads a call want larger calls: what was too small before need not be tried again.
     for (const budget of budgets.filter((tokens) => tokens >= (best?.budget ?? 0))) {
       if (climbing && measuredMs > TIME_LIMIT_MS) break
@@ -86,7 +89,8 @@ async function measure(
       const rate = await tokensPerSecond(model, threads, shapeOf(model, options, fixed, sessions, budget))
       measuredMs += performance.now() - startedAt
       if (!climbing || rate > climbing.rate * TIE) climbing = { rate, budget }
-      else if (rate < climbing.rate / TIE) break
+      // One bad measurement may be somebody else's work.
+      else if (rate < climbing.rate / TIE && ++worse === 2) break
     }
     // Ties go to the layout tried first, the one with fewer threads a session: its calls do not wait for each other's
     // threads when the cores have other work, such as tokenising.
@@ -98,7 +102,7 @@ async function measure(
     }
   }
   if (!best) throw new Error('nothing was measured')
-  return { shape: best.shape, threads: best.threads }
+  return { shape: best.shape, threads: best.threads, rate: best.rate }
 }
 
 /**
@@ -134,27 +138,4 @@ export function syntheticBatch(size: number, length: number): Batch {
   const inputIds = new BigInt64Array(size * length)
   for (let i = 0; i < inputIds.length; i++) inputIds[i] = BigInt(1 + (i % 90))
   return { size, length, inputIds, attentionMask: new BigInt64Array(size * length).fill(1n), tokenTypeIds: null }
-}
-
-const shapeSchema = z.object({
-  sessions: z.int().positive(),
-  threadsPerSession: z.int().positive(),
-  batchPairs: z.int().positive(),
-  batchTokens: z.int().positive(),
-})
-
-async function recall(file: string): Promise<BatchShape | undefined> {
-  try {
-    return shapeSchema.parse(JSON.parse(await readFile(file, 'utf8')))
-  } catch {
-    return undefined
-  }
-}
-
-/** One file for everything that the best shape depends on. */
-function cacheFile(model: ModelFiles, { cacheDir, device, threads }: EngineOptions, fixed: FixedShape): string {
-  const runtime = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }
-  const conditions = [1, model.fingerprint, device, cpus()[0]?.model ?? '', threads, runtime.version, fixed]
-  const key = createHash('sha256').update(JSON.stringify(conditions)).digest('hex').slice(0, 32)
-  return join(cacheDir, 'calibration', `${key}.json`)
 }

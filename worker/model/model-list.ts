@@ -11,7 +11,7 @@ export interface ListedModel {
   readonly source: 'shipped' | 'cache' | 'folder'
   readonly folder: string
   readonly kind: string
-  /** Bytes of the ONNX file of each number format. */
+  /** What each number format loads, in bytes of weights; of a file that cannot be read its size. */
   readonly dtypes: Readonly<Partial<Record<files.Dtype, number>>>
   /** Places inside the model where scoring may stop, the whole model not counted where it is not listed. */
   readonly exits: number
@@ -19,7 +19,7 @@ export interface ListedModel {
   readonly exitLayers: readonly number[]
   /** Confidences that its margins were learned for: what `strategy.exit` may ask for at most is the last. */
   readonly exitConfidences: readonly number[]
-  /** Bytes of all files in the folder. */
+  /** Bytes of all files in the folder, which formats may share. */
   readonly bytes: number
   readonly maxTokens: number | null
   readonly licence: string | null
@@ -60,7 +60,11 @@ async function describe(name: string, folder: string, source: ListedModel['sourc
     folderBytes(folder),
   ])
   const sizes = await Promise.all(
-    Object.entries(found).map(async ([dtype, file]) => [dtype, (await stat(join(folder, file))).size]),
+    Object.entries(found).map(async ([dtype, file]) => {
+      const path = join(folder, file)
+      const graph = await orNothing(files.readGraph(path))
+      return [dtype, graph?.weightBytes ?? (await stat(path)).size]
+    }),
   )
   return {
     name,

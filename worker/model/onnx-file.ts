@@ -25,6 +25,8 @@ export interface OnnxFile {
   readonly nodes: readonly OnnxNode[]
   /** Shapes of the weights, by name. */
   readonly weights: ReadonlyMap<string, readonly number[]>
+  /** What the weights take in memory, wherever they are read from: files may share them. */
+  readonly weightBytes: number
   /** Files beside this one that hold weights. */
   readonly externalFiles: readonly string[]
 }
@@ -152,18 +154,20 @@ async function readGraph(reader: FieldReader, span: Span): Promise<OnnxFile> {
   const nodes: OnnxNode[] = []
   const weights = new Map<string, readonly number[]>()
   const externalFiles = new Set<string>()
+  let weightBytes = 0
   for await (const field of reader.fields(span)) {
     if (field.number === 1) nodes.push(await readNode(reader, field))
     else if (field.number === 5) {
-      const { name, shape, location } = await readWeight(reader, field)
+      const { name, shape, location, bytes } = await readWeight(reader, field)
       weights.set(name, shape)
+      weightBytes += bytes
       if (location !== null) externalFiles.add(location)
     } else if (field.number === 11) inputs.push(await readValue(reader, field))
     else if (field.number === 12) outputs.push(await readValue(reader, field))
   }
   // Old exporters list the weights among the inputs.
   const asked = inputs.filter(({ name }) => !weights.has(name))
-  return { inputs: asked, outputs, nodes, weights, externalFiles: [...externalFiles] }
+  return { inputs: asked, outputs, nodes, weights, weightBytes, externalFiles: [...externalFiles] }
 }
 
 async function readNode(reader: FieldReader, span: Span): Promise<OnnxNode> {
@@ -178,11 +182,15 @@ async function readNode(reader: FieldReader, span: Span): Promise<OnnxNode> {
   return { op, inputs, outputs }
 }
 
+/** Of a TensorProto those that hold its values: float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data. */
+const DATA_FIELDS = new Set([4, 5, 6, 7, 9, 10, 11])
+
 async function readWeight(
   reader: FieldReader,
   span: Span,
-): Promise<{ name: string; shape: number[]; location: string | null }> {
+): Promise<{ name: string; shape: number[]; location: string | null; bytes: number }> {
   let name = ''
+  let bytes = 0
   let location: string | null = null
   const shape: number[] = []
   for await (const field of reader.fields(span)) {
@@ -191,9 +199,10 @@ async function readWeight(
     else if (field.number === 13) {
       const [key, value] = await readEntry(reader, field)
       if (key === 'location') location = value
-    }
+      if (key === 'length') bytes += Number(value)
+    } else if (DATA_FIELDS.has(field.number)) bytes += field.end - field.start
   }
-  return { name, shape, location }
+  return { name, shape, location, bytes }
 }
 
 async function readEntry(reader: FieldReader, span: Span): Promise<[key: string, value: string]> {

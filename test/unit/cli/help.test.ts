@@ -1,0 +1,31 @@
+import { execFileSync } from 'node:child_process'
+import { resolve } from 'node:path'
+import { describe, expect, it } from 'vitest'
+
+const MAIN = resolve('dist/cli/main.js')
+const rankmill = (...args: string[]) => execFileSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' })
+
+describe('--help', () => {
+  it.each([['rerank'], ['batch run'], ['batch trec'], ['up'], ['tune']])('of %s fits a screen', (command) => {
+    const lines = rankmill(...command.split(' '), '--help')
+      .trimEnd()
+      .split('\n')
+    expect(lines.length).toBeLessThanOrEqual(41)
+    expect(lines.filter((line) => line.length > 80)).toEqual([])
+    expect(lines.at(-1)).toMatch(/^\d+ more options: --help-all$/)
+  })
+
+  it('lists the commands without loading them, and all options when asked', () => {
+    expect(rankmill('--help')).toMatch(/Rerank:\n {2}rerank +one query/)
+    const all = rankmill('rerank', '--help-all').replace(/\s+/g, ' ')
+    expect(all).toContain('(default: 4000000, env: RANKMILL_TOKEN_CACHE_TOKENS)')
+    expect(all).toContain('--no-share-identical give each request a job of its own')
+    expect(all).not.toMatch(/do not requests|more options/)
+  })
+})
+
+it('completes commands and flags', () => {
+  expect(rankmill('complete', '--', 'rer')).toMatch(/^rerank\t/)
+  expect(rankmill('complete', '--', 'rerank', '--casc')).toMatch(/^--cascade\t/)
+  expect(rankmill('complete', 'bash')).toMatch(/# bash completion for rankmill/)
+})
