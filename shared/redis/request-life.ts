@@ -292,8 +292,8 @@ export class RequestLife {
 
   /** A worker has a part in hand no more, and has not done it: it counts as waiting again. */
   async giveBack(worker: string, job: HeldJob): Promise<void> {
-    const { request, load, held } = this.#keys
-    const keys = [request(job.requestId), load, held(worker)]
+    const { request, result, load, held } = this.#keys
+    const keys = [request(job.requestId), load, held(worker), result(job.requestId)]
     await this.#redis.rankmillGiveBack(...keys, job.generation, job.part, fieldOf(job))
   }
 

@@ -30,13 +30,14 @@ const RELEASE = `
 local function release(load, request, pool, lane, jobs, bytes)
   if jobs > 0 then
     local field = pool .. '|' .. lane
-    if redis.call('HINCRBY', load, field .. '|jobs', -jobs) <= 0 then
+    -- Subtracted, not negated: Lua prints a negated zero as -0, which Redis takes for no number.
+    if redis.call('HINCRBY', load, field .. '|jobs', 0 - jobs) <= 0 then
       redis.call('HDEL', load, field .. '|jobs', field .. '|bytes')
     else
-      redis.call('HINCRBY', load, field .. '|bytes', -bytes)
+      redis.call('HINCRBY', load, field .. '|bytes', 0 - bytes)
     end
-    redis.call('HINCRBY', request, 'waitingJobs', -jobs)
-    redis.call('HINCRBY', request, 'waitingBytes', -bytes)
+    redis.call('HINCRBY', request, 'waitingJobs', 0 - jobs)
+    redis.call('HINCRBY', request, 'waitingBytes', 0 - bytes)
   end
 end
 `
@@ -194,11 +195,12 @@ if outcome == 'score' or outcome == 'merge' or outcome == 'late' then redis.call
 return {outcome, string.format('%.0f', now), note[5], note[6], note[9] or '', note[10] or ''}
 `
 
-/** A part goes back into the queue as if nobody had taken it. KEYS: request, load, held; ARGV: generation, part, what was held */
+/** A part goes back into the queue as if nobody had taken it. KEYS: request, load, held, result; ARGV: generation, part, what was held */
 const GIVE_BACK = `
 redis.call('HDEL', KEYS[3], ARGV[3])
 local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane')
-if note[1] ~= ARGV[1] or redis.call('HDEL', KEYS[1], 'taken:' .. ARGV[2]) == 0 then return 0 end
+if note[1] ~= ARGV[1] or redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
+if redis.call('HDEL', KEYS[1], 'taken:' .. ARGV[2]) == 0 then return 0 end
 redis.call('HINCRBY', KEYS[1], 'waitingJobs', 1)
 redis.call('HINCRBY', KEYS[2], note[2] .. '|' .. note[3] .. '|jobs', 1)
 return 1
@@ -344,7 +346,7 @@ export const REQUEST_SCRIPTS = {
   rankmillQueued: { numberOfKeys: 2, lua: QUEUED },
   rankmillWithdraw: { numberOfKeys: 4, lua: WITHDRAW },
   rankmillTake: { numberOfKeys: 5, lua: TAKE },
-  rankmillGiveBack: { numberOfKeys: 3, lua: GIVE_BACK },
+  rankmillGiveBack: { numberOfKeys: 4, lua: GIVE_BACK },
   rankmillRebase: { numberOfKeys: 2, lua: REBASE },
   rankmillWritePart: { numberOfKeys: 4, lua: WRITE_PART },
   rankmillAnswer: { numberOfKeys: 8, lua: ANSWER },
