@@ -55,8 +55,8 @@ export interface BatchProgress {
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const FOLLOW_MS = 2000
-/** A request that could not be sent says so every two seconds or so. */
-const AWAY_SHOWN_MS = 4000
+/** A request that could not be sent says so each half a second. */
+const AWAY_SHOWN_MS = 2000
 
 export class BatchRun {
   readonly #options: BatchOptions
