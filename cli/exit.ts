@@ -1,6 +1,5 @@
 /** Exit codes, and errors as a person reads them. */
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
-import { redisError, redisFault } from '../shared/redis/redis-errors.js'
 
 export const EXIT = { done: 0, someFailed: 1, usage: 2, redis: 3, interrupted: 130 } as const
 
@@ -23,17 +22,16 @@ const REDIS: ReadonlySet<ErrorCode> = new Set([
   'redis_misconfigured',
 ])
 
-export function exitCodeOf(cause: unknown): number {
-  if (!(cause instanceof RankmillError || redisFault(cause))) return EXIT.someFailed
-  const error = redisError(cause)
+export function exitCodeOf(error: unknown): number {
+  if (!(error instanceof RankmillError)) return EXIT.someFailed
   if (USAGE.has(error.code)) return EXIT.usage
   return REDIS.has(error.code) ? EXIT.redis : EXIT.someFailed
 }
 
 /** Two lines: what is wrong, with its code, and what to do about it. */
 export function describeError(cause: unknown): string {
-  const error = redisError(cause)
-  const stack = error.code === 'internal' && cause instanceof Error && !redisFault(cause) ? `\n${cause.stack}` : ''
+  const error = RankmillError.from(cause)
+  const stack = error.code === 'internal' && cause instanceof Error ? `\n${cause.stack}` : ''
   return `rankmill: ${error.code}: ${error.message}\n  ${error.advice}${stack}`
 }
 
