@@ -13,6 +13,7 @@ const SILENCE_MS = 12_000
 /** However short a command's own limit is: a slow answer is no reason to reconnect. */
 const SHORTEST_SILENCE_MS = 1000
 const SUBSCRIBER_BEAT_MS = 5000
+const QUOTED = /, with args beginning with: .*/
 
 /** BullMQ's recommended minimum; older servers lack commands that its scripts call. */
 const MINIMUM_VERSION = '6.2.0'
@@ -116,9 +117,14 @@ function reconnectOnError(this: unknown, error: Error): boolean {
   return true
 }
 
-/** ioredis hangs the arguments of a command on its error: passwords, texts. Nobody, no log either, is to see them. */
+/**
+ * ioredis hangs the arguments of a command on its error: passwords, texts. Nobody, no log either, is to see them; nor those
+ * that Redis quotes of a command that it does not know.
+ */
 function forgetCommand(error: Error & { command?: unknown }): void {
   delete error.command
+  error.message = error.message.replace(QUOTED, '')
+  error.stack = error.stack?.replace(QUOTED, '') ?? ''
 }
 
 /** Refuses a URL that would be taken apart otherwise than it was meant, as a password with a bare # or / is. */

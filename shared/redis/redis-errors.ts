@@ -90,7 +90,7 @@ const ERR_REPLIES: readonly (readonly [RegExp, RedisFault])[] = [
     fault('redis_denied', 'the Redis user may not do this', 'grant what docs/redis.md lists'),
   ],
   [
-    /unknown command|unknown subcommand/i,
+    /unknown (redis )?(sub)?command/i,
     fault('redis_misconfigured', 'Redis lacks a command', 'use Redis 6.2 or newer with no command renamed'),
   ],
   [

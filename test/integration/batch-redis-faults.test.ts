@@ -110,7 +110,8 @@ describe.each(FAULTS)('a batch on a Redis that is $name', ({ begin, end, says })
     // Jobs that the worker can neither end nor give back return when their lock runs out.
     await stage().worker({ redis: redis.url, scoreCacheTtlMs: 0, lockMs: 2000 })
     const run = await openBatch({ input, output, overwrite: true, options: { resubmitMs: 1000 } })
-    const running = run.run(stage().client({ redis: redis.url, commandTimeoutMs: 1000 }))
+    // Tries that workers spend on the fault are theirs: here it is about those of the run.
+    const running = run.run(stage().client({ redis: redis.url, commandTimeoutMs: 1000, attempts: 20 }))
     await until('some lines are written', () => run.progress().requests > 10)
     await begin(redis)
     await isWaiting(run, says)

@@ -1,6 +1,7 @@
 /** A TCP proxy in front of a Redis, which can be told to fail as networks do. */
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 
 export type ProxyMode =
   /** Forwards. */
@@ -61,10 +62,15 @@ export class FaultyProxy {
   #join(from: Socket, to: Socket): void {
     this.#sockets.add(from)
     if (this.#mode === 'stall') this.#stalled.add(from)
+    // One after the other, whatever the latency becomes meanwhile.
+    let last = Promise.resolve()
     const forward = (pass: () => void) => {
-      const unlessStalled = () => (this.#stalled.has(from) ? undefined : pass())
-      if (this.latencyMs > 0) setTimeout(unlessStalled, this.latencyMs)
-      else unlessStalled()
+      const dueAt = performance.now() + this.latencyMs
+      last = last.then(async () => {
+        const waitMs = dueAt - performance.now()
+        if (waitMs > 0) await delay(waitMs)
+        if (!this.#stalled.has(from)) pass()
+      })
     }
     from.on('data', (data) => forward(() => void to.write(data)))
     from.on('end', () => forward(() => void to.end()))

@@ -1,7 +1,10 @@
 /** Redis servers of a test's own, to be broken. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { afterEach } from 'vitest'
 import { until } from './stage.js'
@@ -32,15 +35,20 @@ export async function kill(child: ChildProcess, signal: NodeJS.Signals = 'SIGKIL
 /** Starts redis-servers, killed after each test of the file. */
 export function useOwnRedis(): (flags?: readonly string[], port?: number) => Promise<OwnRedis> {
   const started: OwnRedis[] = []
+  const folders: string[] = []
   afterEach(async () => {
     for (const { process, admin } of started.splice(0)) {
       admin.disconnect()
       await kill(process)
     }
+    for (const folder of folders.splice(0)) await rm(folder, { recursive: true, force: true })
   })
   return async (flags = [], given) => {
     const port = given ?? (await freePort())
-    const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', ...flags]
+    // A replica writes what it gets from its primary, whatever is configured.
+    const folder = await mkdtemp(join(tmpdir(), 'rankmill-own-redis-'))
+    folders.push(folder)
+    const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', '--dir', folder, ...flags]
     const process = spawn('redis-server', args, { stdio: 'ignore' })
     const admin = new Redis(port, { retryStrategy: () => 20, maxRetriesPerRequest: null })
     admin.on('error', () => undefined)

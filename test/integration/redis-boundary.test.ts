@@ -2,10 +2,10 @@
  * Redis that fails for real under every public call: what comes out is an error of Rankmill with the right code, nothing in
  * it was sent to Redis, and the client works again when Redis does.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import type { RerankClient } from '../../producer/client.js'
@@ -14,7 +14,7 @@ import { infoField } from '../../shared/redis/connection.js'
 import { untilPasses } from '../../shared/redis/until-passes.js'
 import { FaultyProxy } from './faulty-proxy.js'
 import { freePort, kill, type OwnRedis, useOwnRedis } from './own-redis.js'
-import { until, useStage } from './stage.js'
+import { TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
 const ownRedis = useOwnRedis()
@@ -147,6 +147,24 @@ describe('every call, while Redis', () => {
     await isWellAgain(client)
   })
 
+  it('lacks a command', async () => {
+    const { url } = await withAccount(['--rename-command', 'EVAL', 'hidden'])
+    const ended = await outcomes(stage().client({ redis: url }))
+    for (const name of WRITING) expect(ended).toMatchObject({ [name]: 'redis_misconfigured' })
+  })
+
+  it('is far away', async () => {
+    const { port } = await withAccount()
+    const proxy = await FaultyProxy.start(port)
+    stage().onEnd(() => proxy.close())
+    proxy.latencyMs = 30
+    const client = await usedClient(accountUrl(proxy.port), 200)
+    proxy.latencyMs = 250
+    expect(await outcomes(client)).toMatchObject({ submit: 'redis_unavailable', status: 'redis_unavailable' })
+    proxy.latencyMs = 0
+    await isWellAgain(client)
+  })
+
   it('knows another password by now', async () => {
     const { url, admin } = await withAccount()
     const client = await usedClient(url)
@@ -206,6 +224,41 @@ describe('every call, while Redis', () => {
       await isWellAgain(client)
     }
   })
+})
+
+it('what a worker logs while Redis fails holds nothing that was sent', async () => {
+  const { url, admin } = await withAccount()
+  const quick = ['--model', TINY_MODEL, '--threads', '1', '--sessions', '1', '--no-calibrate', '--metrics-port', '0']
+  const worker = spawn(process.execPath, [resolve('dist/cli/main.js'), 'worker', ...quick, '--log-level', 'trace'], {
+    env: { ...process.env, RANKMILL_REDIS: url, RANKMILL_PREFIX: stage().prefix, RANKMILL_LOCK_MS: '2000' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  stage().onEnd(() => kill(worker))
+  let logged = ''
+  for (const stream of [worker.stdout, worker.stderr]) stream.on('data', (data) => (logged += data))
+  const client = stage().client({ redis: url.replace(/\/\/.*@/, '//') })
+  await until('the worker is there', async () => (await client.workers()).length === 1)
+  const faults: [() => Promise<unknown>, () => Promise<unknown>][] = [
+    [() => admin.config('SET', 'maxmemory', 1), () => admin.config('SET', 'maxmemory', 0)],
+    [() => admin.acl('SETUSER', 'app', '-@all'), () => admin.acl('SETUSER', 'app', '+@all')],
+    [() => admin.replicaof('127.0.0.1', 1), () => admin.call('REPLICAOF', 'NO', 'ONE')],
+    [
+      async () => {
+        await admin.acl('SETUSER', 'app', 'resetpass')
+        await admin.call('CLIENT', 'KILL', 'USER', 'app')
+      },
+      () => admin.acl('SETUSER', 'app', `>${ACCOUNT}`),
+    ],
+  ]
+  for (const [begin, end] of faults) {
+    await Promise.all(Array.from({ length: 20 }, (_, i) => client.submit({ ...request, id: `${logged.length}-${i}` })))
+    const before = logged.length
+    await begin()
+    await until('the worker says that something is wrong', () => logged.length > before)
+    await end()
+    await untilPasses(() => client.workers(), { limitMs: 10_000 })
+  }
+  expect(logged).not.toContain(CANARY)
 })
 
 it('the rights that docs/redis.md lists are enough for producers and workers', async () => {
