@@ -280,6 +280,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'padded tokens in one model call at most; 0 lets the calibration choose',
   }),
+  callTimeoutMs: define({
+    group: 'worker',
+    schema: int(1000, 86_400_000),
+    default: 300_000,
+    value: '<ms>',
+    help: 'a model call that takes longer is given up: its process is replaced, and the pairs are tried in smaller batches until the one at fault stands alone',
+  }),
   calibrate: define({
     group: 'worker',
     schema: flag(),

@@ -67,6 +67,7 @@ export class RerankWorker {
   #jobsDoneBefore = 0
   #isReporter = false
   #ready = false
+  #givesBack = false
   #closing: Promise<void> | undefined
 
   /** Starts a worker: connects, loads and warms up its default model, then takes jobs. */
@@ -177,9 +178,9 @@ export class RerankWorker {
 
   async #close(): Promise<void> {
     clearInterval(this.#heartbeat)
-    // It takes no more: whoever comes now should not count on it.
-    await within(this.#scripts.farewell(this.id), 1000).catch(() => false)
+    // First of all it takes no more, or it would take again what it gives back.
     const drained = this.#lanes.close()
+    await within(this.#scripts.farewell(this.id), 1000).catch(() => false)
     // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
     const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
     if (!(await within(drained, drainMs))) {
@@ -254,6 +255,7 @@ export class RerankWorker {
 
   #track(requestId: string): AbortController {
     const controller = new AbortController()
+    if (this.#givesBack) controller.abort(new RankmillError('closed', 'the worker is stopping'))
     const running = this.#running.get(requestId)
     if (running) running.add(controller)
     else this.#running.set(requestId, new Set([controller]))
@@ -270,7 +272,9 @@ export class RerankWorker {
     return [...this.#running.values()].reduce((sum, jobs) => sum + jobs.size, 0)
   }
 
+  /** What was being fetched meanwhile ends as well. */
   #abortRunning(): void {
+    this.#givesBack = true
     const reason = new RankmillError('closed', 'the worker is stopping')
     for (const jobs of this.#running.values()) for (const controller of jobs) controller.abort(reason)
   }

@@ -6,7 +6,7 @@ import { keysOf } from '../../shared/protocol/keys.js'
 import { Batcher } from '../../worker/batching/batcher.js'
 import { BiEncoder } from '../../worker/bi-encoder.js'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
-import { createEngine } from '../../worker/inference/thread-pool.js'
+import { createEngine } from '../../worker/inference/session-pool.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { EmbeddingCache } from '../../worker/pipeline/embedding-cache.js'
 import { LocalTexts } from '../../worker/text/local-texts.js'
@@ -35,6 +35,7 @@ async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel
     device: 'cpu',
     threads: 2,
     calibrate: false,
+    callTimeoutMs: 60_000,
     cacheDir: model.folder,
     log: quiet,
     batchPairs: 3,
