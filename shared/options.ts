@@ -348,7 +348,7 @@ export const OPTIONS = {
     schema: int(0, 1_000_000_000),
     default: 4_000_000,
     value: '<n>',
-    help: 'token ids of passages kept in memory, so that each passage is tokenised once (4 bytes a token)',
+    help: 'token ids of passages kept in memory, so that each passage is tokenised once (4 bytes a token); text threads have equal shares of it',
   }),
   scoreCacheTtlMs: define({
     group: 'worker',

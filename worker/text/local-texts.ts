@@ -10,7 +10,7 @@ export class LocalTexts implements TextRunner {
   readonly #slice = new TimeSlice()
 
   constructor(load: (folder: string) => Promise<Tokenizer>) {
-    this.#work = new TextWork(load)
+    this.#work = new TextWork(load, 1)
   }
 
   async run<T extends TextTask>(task: T, _urgency: Urgency, signal: AbortSignal): Promise<TextOutput<T>> {

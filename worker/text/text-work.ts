@@ -36,12 +36,17 @@ interface Encoded {
 
 export class TextWork {
   readonly #load: (folder: string) => Promise<Tokenizer>
+  readonly #share: number
   readonly #tokenizers = new Map<string, Promise<Tokenizer>>()
   readonly #desks = new Map<string, Promise<Desk>>()
 
-  /** @param load the tokeniser of a model's folder */
-  constructor(load: (folder: string) => Promise<Tokenizer>) {
+  /**
+   * @param load the tokeniser of a model's folder
+   * @param share of the caches' bounds
+   */
+  constructor(load: (folder: string) => Promise<Tokenizer>, share: number) {
     this.#load = load
+    this.#share = share
   }
 
   /** @throws RankmillError of the tokeniser or the encoder */
@@ -71,7 +76,8 @@ export class TextWork {
     return remembered(this.#desks, JSON.stringify(settings), async () => {
       const { folder } = settings
       const tokenizer = await remembered(this.#tokenizers, folder, () => this.#load(folder))
-      return { tokenizer, encoder: new PairEncoder(tokenizer, settings) }
+      const cacheTokens = Math.floor(settings.cacheTokens * this.#share)
+      return { tokenizer, encoder: new PairEncoder(tokenizer, { ...settings, cacheTokens }) }
     })
   }
 }
