@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
 import type { Batch } from './engine.js'
 import { ScoringSession } from './session.js'
-import type { FromProcess, SessionData, ToProcess } from './session-protocol.js'
+import { type FromProcess, type SessionData, type ToProcess, unpackBatch } from './session-protocol.js'
 
 /** How often it is looked whether the parent lives: a call blocks the loop that would be told. */
 const PARENT_MS = 500
@@ -28,7 +28,7 @@ let last: Promise<void> = Promise.resolve()
 process.on('message', (message: ToProcess) => {
   if (message === 'close') last = last.then(close)
   else if ('open' in message) last = open(message.open)
-  else last = last.then(() => score(message.id, message.batch))
+  else last = last.then(() => score(message.id, unpackBatch(message.batch)))
 })
 
 async function open(data: SessionData): Promise<void> {

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
 import type { Batch, BatchOutput, EngineLog } from './engine.js'
-import type { FromProcess, SessionData, ToProcess } from './session-protocol.js'
+import { type FromProcess, packBatch, type SessionData, type ToProcess } from './session-protocol.js'
 
 /** First wait before a dead process is replaced; it doubles with each start that fails. */
 const RESTART_MS = 100
@@ -146,7 +146,7 @@ export class SessionProcess {
 
   #send(id: number, batch: Batch): void {
     this.#busySince ??= performance.now()
-    this.#post({ id, batch })
+    this.#post({ id, batch: packBatch(batch) })
     this.#watch ??= this.#watched()
   }
 
