@@ -1,6 +1,6 @@
 /** The engine with real models on real threads. */
 import { existsSync } from 'node:fs'
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
@@ -8,6 +8,7 @@ import { SessionThread } from '../../worker/inference/session-thread.js'
 import { createEngine, type EngineOptions } from '../../worker/inference/thread-pool.js'
 import { type Dtype, type Model, openModel } from '../../worker/model/model.js'
 import { batchOf, copyOf, golden, type TinyModel, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+import { until } from './stage.js'
 
 const silent = { info: () => undefined, warn: () => undefined }
 const engines: InferenceEngine[] = []
@@ -164,6 +165,42 @@ describe('failures', () => {
     } finally {
       await thread.close()
     }
+  })
+
+  test('a replacement does not run what has been put in the place of its file, and runs it when it is back', async () => {
+    const folder = await copyOf('one-logit')
+    const model = await open(folder)
+    const other = await readFile(join(tinyModel('one-logit'), 'onnx', 'model_fp16.onnx'))
+    const thread = await SessionThread.start({ model, device: 'cpu', threads: 1 }, silent)
+    try {
+      const { pairs } = golden('one-logit')
+      const bytes = await readFile(model.modelPath)
+      await writeFile(model.modelPath, other)
+      // The session that runs has its weights in memory.
+      expect((await thread.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+      await thread.kill()
+      await expect(thread.run(batchOf(pairs))).rejects.toMatchObject({
+        code: 'invalid_model',
+        message: expect.stringMatching(/model\.onnx: the file has been replaced .* restart the worker/),
+      })
+      await writeFile(model.modelPath, bytes)
+      await until('the thread runs again', () => thread.ready)
+      expect((await thread.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+    } finally {
+      await thread.close()
+    }
+  })
+
+  test('a stage that has been replaced before it was first needed', async () => {
+    const folder = await copyOf('staged')
+    const model = await open(folder)
+    const engine = await start(model, { sessions: 1 })
+    const [first, second] = model.exits
+    await copyFile(second?.path ?? '', first?.path ?? '')
+    await expect(engine.run({ ...batchOf(golden('one-logit').pairs), stage: 0 })).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/stage_1\.onnx: the file has been replaced/),
+    })
   })
 
   test('a model that cannot be loaded', async () => {

@@ -2,6 +2,7 @@
 import { Worker } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
+import { isReplaced } from '../model/bound-files.js'
 import { type Batch, type BatchOutput, buffersOf, type EngineLog } from './engine.js'
 import type { FromThread, ThreadData, ToThread } from './thread-protocol.js'
 
@@ -170,7 +171,7 @@ export class SessionThread {
     if (this.#closed) return
     const outOfMemory = cause !== undefined && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY'
     // Files that are others now stay so, however often they are read again.
-    const replaced = this.#startError?.code === 'invalid_model'
+    const replaced = isReplaced(this.#startError)
     const reason = this.#startError?.message ?? cause?.message ?? `exit code ${code}`
     this.#startError = undefined
     const message = `an inference thread ended: ${reason}`
