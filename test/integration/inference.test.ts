@@ -57,6 +57,14 @@ describe('scores', () => {
     expect(Math.max(...far)).toBeLessThan(tolerance)
   })
 
+  test('of a graph with 32-bit ids, positions from outside and hidden states before its score are the same', async () => {
+    const model = await open(tinyModel('asking'))
+    const engine = await start(model)
+    const { pairs, logits } = golden('roberta')
+    const { logits: got } = await engine.run(batchOf(pairs, model.padId))
+    for (const [i, logit] of logits.fp32.entries()) expect(got[i]).toBeCloseTo(logit, 4)
+  })
+
   test.each<[TinyModel, Dtype | 'auto']>([
     ['one-logit', 'auto'],
     ['two-logit', 'auto'],
