@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { EngineOptions, InferenceEngine } from '../../worker/inference/engine.js'
@@ -59,6 +59,14 @@ describe('scores', () => {
     const outputs = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
     const far = outputs.map((output, i) => Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0)))
     expect(Math.max(...far)).toBeLessThan(tolerance)
+  })
+
+  test('of a graph with 32-bit ids, positions from outside and hidden states before its score are the same', async () => {
+    const model = await open(tinyModel('asking'))
+    const engine = await start(model)
+    const { pairs, logits } = golden('roberta')
+    const { logits: got } = await engine.run(batchOf(pairs, model.padId))
+    for (const [i, logit] of logits.fp32.entries()) expect(got[i]).toBeCloseTo(logit, 4)
   })
 
   test.each<[TinyModel, Dtype | 'auto']>([
@@ -206,6 +214,43 @@ describe('failures', () => {
       } catch {
         return true
       }
+    })
+  })
+
+  test('a replacement does not run what has been put in the place of its file, and runs it when it is back', async () => {
+    const folder = await copyOf('one-logit')
+    const model = await open(folder)
+    const other = await readFile(join(tinyModel('one-logit'), 'onnx', 'model_fp16.onnx'))
+    const session = await SessionProcess.start({ model, ...SETTINGS }, silent)
+    try {
+      const { pairs } = golden('one-logit')
+      const bytes = await readFile(model.modelPath)
+      await writeFile(model.modelPath, other)
+      // The session that runs has its weights in memory.
+      expect((await session.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+      process.kill(session.pid, 'SIGKILL')
+      await until('it is gone', () => !session.ready)
+      await expect(session.run(batchOf(pairs))).rejects.toMatchObject({
+        code: 'invalid_model',
+        message: expect.stringMatching(/model\.onnx: the file has been replaced .* restart the worker/),
+      })
+      await writeFile(model.modelPath, bytes)
+      await until('the process runs again', () => session.ready)
+      expect((await session.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+    } finally {
+      await session.close()
+    }
+  })
+
+  test('a stage that has been replaced before it was first needed', async () => {
+    const folder = await copyOf('staged')
+    const model = await open(folder)
+    const engine = await start(model, { sessions: 1 })
+    const [first, second] = model.exits
+    await copyFile(second?.path ?? '', first?.path ?? '')
+    await expect(engine.run({ ...batchOf(golden('one-logit').pairs), stage: 0 })).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/stage_1\.onnx: the file has been replaced/),
     })
   })
 

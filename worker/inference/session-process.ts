@@ -6,6 +6,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
+import { isReplaced } from '../model/bound-files.js'
 import type { Batch, BatchOutput, EngineLog } from './engine.js'
 import { type FromProcess, packBatch, type SessionData, type ToProcess } from './session-protocol.js'
 
@@ -197,12 +198,12 @@ export class SessionProcess {
     this.#idle()
     if (this.#closed) return
     // Files that are others now stay so, however often they are read again.
-    const isReplaced = this.#startError?.code === 'invalid_model'
+    const replaced = isReplaced(this.#startError)
     const reason = this.#startError?.message ?? cause?.message ?? how
     this.#startError = undefined
     const message = `an inference process ended: ${reason}`
-    const lost = new RankmillError(isReplaced ? 'invalid_model' : 'worker_lost', message, {}, { cause })
-    this.#unusable = isReplaced ? lost : undefined
+    const lost = new RankmillError(replaced ? 'invalid_model' : 'worker_lost', message, {}, { cause })
+    this.#unusable = replaced ? lost : undefined
     this.#startFailed(lost)
     if (wasReady) this.#rejectFirst(this.#isOverdue ? this.#overdue() : lost)
     // Nobody knows when it can start: whoever waits is told, and may try elsewhere.

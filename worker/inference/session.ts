@@ -1,8 +1,10 @@
 /** One ONNX Runtime session of a model: made in an inference process, because its calls block their thread. */
+import { dirname } from 'node:path'
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import { type BoundFile, openBound } from '../model/bound-files.js'
+import { throughLinks } from '../model/linked-weights.js'
 import type { Model } from '../model/model.js'
 import type { Batch, BatchOutput, States } from './engine.js'
 import { floatsOf } from './half.js'
@@ -173,12 +175,17 @@ function positionsFrom(first: number, size: number, length: number): BigInt64Arr
 
 /** @param files what its scores are kept under: a graph that is another one now is not run in its place */
 async function openGraph(path: string, files: readonly BoundFile[], data: SessionData): Promise<InferenceSession> {
-  return await openBound(files, () => createSession(path, data))
+  const beside = files.map((file) => file.path).filter((file) => file !== path && dirname(file) === dirname(path))
+  return await openBound(files, () => throughLinks(path, beside, (readable) => createSession(readable, path, data)))
 }
 
-async function createSession(path: string, { device, threads }: SessionData): Promise<InferenceSession> {
+async function createSession(
+  readable: string,
+  path: string,
+  { device, threads }: SessionData,
+): Promise<InferenceSession> {
   try {
-    return await InferenceSession.create(path, {
+    return await InferenceSession.create(readable, {
       executionProviders: [device],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
