@@ -352,9 +352,12 @@ export class BatchState {
   }
 
   async close(): Promise<void> {
-    if (this.#output) await this.#output.close()
-    await this.#idFile?.close()
-    await this.#place?.folder.release()
+    try {
+      await this.#output?.close()
+      await this.#idFile?.close()
+    } finally {
+      await this.#place?.folder.release()
+    }
   }
 
   async #flush(): Promise<void> {
