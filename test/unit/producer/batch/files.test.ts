@@ -7,8 +7,9 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { CustomIdFile, CustomIds } from '../../../../producer/batch/custom-ids.js'
 import { LatencyCounts } from '../../../../producer/batch/latency-counts.js'
+import { checkedOutput, keepWholeLines } from '../../../../producer/batch/output-check.js'
 import { BLOCK_BYTES, OutputDigest } from '../../../../producer/batch/output-digest.js'
-import { checkedOutput, keepWholeLines, OutputOnDisk } from '../../../../producer/batch/output-file.js'
+import { OutputOnDisk } from '../../../../producer/batch/output-file.js'
 import { compressedFrame, compressionOf, decompressed } from '../../../../producer/lines/compression.js'
 
 let folder: string
