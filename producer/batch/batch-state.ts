@@ -232,9 +232,12 @@ export class BatchState {
     const further = recovered.map(({ line }): [number, number] => [line, line])
     this.#done = new DoneLines(mark, items, [...beyond, ...further])
     const lines = (this.#before?.output.lines ?? 0) + recovered.length
-    // One that only slept keeps the file that it has open; the run goes on in a copy.
+    // One that only slept keeps the file that it has open; the run goes on in a copy. One that slept while it made such a
+    // copy must not put it in this one's place.
+    await folder.forgetEarlier('copy')
     const copy = folder.tookOver ? folder.own('copy') : undefined
-    this.#output = await OutputOnDisk.open(path, compression, { digest, lines }, copy)
+    const claim = { check: () => folder.check(), copy }
+    this.#output = await OutputOnDisk.open(path, compression, { digest, lines }, claim)
     const idsBefore = this.#before && (await folder.newest('custom-ids'))
     const count = this.#before?.customIds ?? 0
     this.#idFile = await CustomIdFile.open(folder.own('custom-ids'), idsBefore, count, this.customIds).catch(

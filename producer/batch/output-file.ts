@@ -34,27 +34,31 @@ export class OutputOnDisk implements OutputFile {
   /**
    * Opens an output to write on.
    *
-   * @param digest of what it keeps; whatever comes after is cut off
-   * @param elsewhere where somebody else may still have the file open: a path beside which a new one is made, that takes
-   *   the name
+   * @param kept what it keeps; whatever comes after is cut off
+   * @param claim.check throws where the output is another's: looked at when the file is open and nothing is changed, since a
+   *   runner may sleep at any point, and the next one goes on in another file
+   * @param claim.copy where somebody else may still have the file open: the path of a copy that takes its name
    */
   static async open(
     path: string,
     compression: Compression,
     { digest, lines }: { digest: OutputDigest; lines: number },
-    elsewhere?: string,
+    { check, copy }: { readonly check: () => Promise<void>; readonly copy?: string | undefined },
   ): Promise<OutputOnDisk> {
     const kept = digest.bytes
+    let file: FileHandle | undefined
     try {
-      if (elsewhere !== undefined) await replaceByCopy(path, elsewhere, kept > 0)
-      const file = await open(path, kept > 0 ? 'r+' : 'w')
+      if (copy !== undefined) await replaceByCopy(path, copy, kept > 0)
+      file = await open(path, kept > 0 ? 'r+' : constants.O_RDWR | constants.O_CREAT)
       const found = await file.stat({ bigint: true })
       if (found.size < kept) throw outputChanged(path, `has ${found.size} bytes, of ${kept} that the run wrote`)
+      await check()
       await file.truncate(kept)
       await file.sync()
       await syncFolder(dirname(path))
       return new OutputOnDisk(path, file, compression, digest, lines, idOf(found))
     } catch (error) {
+      await file?.close()
       if (kept > 0 && codeOf(error) === 'ENOENT') throw gone(path, kept)
       throw unwritable(path, error)
     }
