@@ -7,6 +7,9 @@ import type { BatchFormat } from './batch-state.js'
 import type { InputFile } from './output-place.js'
 import type { RequestFields } from './run-settings.js'
 
+/** Standard input, by name. */
+const STANDARD = '-'
+
 export interface BatchFileOptions {
   /** JSONL, `.gz` and `.zst` by their names, or a stream of JSONL. */
   readonly input: string | AsyncIterable<Buffer>
@@ -91,7 +94,7 @@ function jsonLines(details: boolean): BatchFormat {
 
 /** What must not be written to; a stream that is an open file has its number. */
 export function inputFiles(input: BatchFileOptions['input']): InputFile[] {
-  if (typeof input === 'string') return [input]
+  if (typeof input === 'string') return [input === STANDARD ? process.stdin.fd : input]
   const { fd } = input as { fd?: unknown }
   return typeof fd === 'number' ? [fd] : []
 }
