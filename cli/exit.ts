@@ -16,7 +16,6 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'input_unreadable',
   'output_exists',
   'output_in_use',
-  'output_unwritable',
   'duplicate_custom_id',
 ])
 const REDIS: ReadonlySet<ErrorCode> = new Set(['redis_unavailable', 'redis_misconfigured', 'redis_full'])
