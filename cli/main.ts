@@ -9,6 +9,7 @@ import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
 import { modelsCommand } from './commands/models.js'
 import { rerankCommand } from './commands/rerank.js'
+import { serveCommand } from './commands/serve.js'
 import { tuneCommand } from './commands/tune.js'
 import { upCommand } from './commands/up.js'
 import { workerCommand } from './commands/worker.js'
@@ -23,6 +24,7 @@ const program = new Command('rankmill')
 
 for (const command of [
   upCommand(),
+  serveCommand(),
   workerCommand(),
   rerankCommand(),
   batchCommand(),

@@ -5,6 +5,7 @@ import { envOf, flagOf, OPTIONS, type OptionName, type Options, resolveOptions }
 const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel']
 export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('producer'), 'commandTimeoutMs']
 export const BATCH_OPTIONS: readonly OptionName[] = namesOf('batch')
+export const SERVER_OPTIONS: readonly OptionName[] = [...PRODUCER_OPTIONS, ...BATCH_OPTIONS, ...namesOf('server')]
 export const WORKER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('worker'), ...namesOf('monitoring')]
 
 function namesOf(group: string): OptionName[] {
