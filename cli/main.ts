@@ -7,6 +7,7 @@ import { corpusCommand } from './commands/corpus.js'
 import { demoCommand } from './commands/demo.js'
 import { doctorCommand } from './commands/doctor.js'
 import { failedCommand } from './commands/failed.js'
+import { keysCommand } from './commands/keys.js'
 import { modelsCommand } from './commands/models.js'
 import { rerankCommand } from './commands/rerank.js'
 import { serveCommand } from './commands/serve.js'
@@ -25,6 +26,7 @@ const program = new Command('rankmill')
 for (const command of [
   upCommand(),
   serveCommand(),
+  keysCommand(),
   workerCommand(),
   rerankCommand(),
   batchCommand(),

@@ -1,4 +1,5 @@
 /** The API server: everything that it is made of, started and closed in order. */
+import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { collectQueues } from '../monitoring/queue-collector.js'
 import { RerankClient } from '../producer/client.js'
@@ -11,6 +12,12 @@ import { connectProducer, connectWorker } from '../shared/redis/connection.js'
 import { LaneQueues } from '../shared/redis/lane-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
 import { makeApp } from './app.js'
+import { BatchRecords } from './batches/batch-records.js'
+import { BatchRunner } from './batches/batch-runner.js'
+import { Files } from './files/files.js'
+import { FolderStorage } from './files/folder-storage.js'
+import { S3Storage } from './files/s3-storage.js'
+import type { Storage } from './files/storage.js'
 import { HttpMetrics } from './http-metrics.js'
 import { JobCalls } from './jobs/job-calls.js'
 import { JobRecords } from './jobs/job-records.js'
@@ -20,10 +27,14 @@ import { CallerLimits } from './keys/limits.js'
 import { ModelNames } from './model-names.js'
 import { describeApi } from './openapi.js'
 import { RerankCalls } from './rerank-calls.js'
+import { batchRoutes } from './routes/batches.js'
+import { corpusRoutes } from './routes/corpora.js'
+import { fileRoutes } from './routes/files.js'
 import { jobRoutes } from './routes/jobs.js'
 import { rerankRoutes } from './routes/rerank.js'
 import { scoreRoutes } from './routes/score.js'
 import { systemRoutes } from './routes/system.js'
+import { webhookRoutes } from './routes/webhooks.js'
 import { Webhooks } from './webhooks/webhooks.js'
 
 export interface ServerParts {
@@ -77,6 +88,15 @@ export class ApiServer {
         new JobCalls({ client, calls, limits, records, webhooks, options, log, now }),
         (it) => it.close(),
       )
+      const files = closing('files', new Files(redis, keys, await openStorage(options), options, log, now), (it) =>
+        it.close(),
+      )
+      const batches = new BatchRecords(redis, keys, options.fileTtlMs)
+      const runner = closing(
+        'batches',
+        new BatchRunner({ client, calls, records: batches, files, scripts, apiKeys, webhooks, options, log, now }),
+        (it) => it.close(),
+      )
       const app = closing('http', await makeApp({ options, authentication, metrics, log }), (it) => it.close())
       await describeApi(app)
       const isUp = () => redis.status === 'ready'
@@ -93,6 +113,10 @@ export class ApiServer {
       rerankRoutes(app, calls, jobs)
       scoreRoutes(app, calls)
       jobRoutes(app, jobs, webhooks)
+      await fileRoutes(app, files, batches, options)
+      batchRoutes(app, { records: batches, runner, files, webhooks, now })
+      corpusRoutes(app, { redis, client, options })
+      webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
       const url = await listen(app, options)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')
@@ -113,6 +137,10 @@ export class ApiServer {
   async close(): Promise<void> {
     for (const { name, error } of await closeAll(this.#steps)) this.#log.warn({ err: error, step: name }, 'closing')
   }
+}
+
+function openStorage({ files, s3Endpoint, dataDir }: Options): Promise<Storage> {
+  return files === '' ? FolderStorage.open(join(dataDir, 'files')) : S3Storage.open(files, s3Endpoint)
 }
 
 /** @throws RankmillError `invalid_configuration` */
