@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import type { ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { Dialect } from './dialect.js'
-import { checked, invalid, logitOf } from './fields.js'
+import { checked, countSchema, invalid, logitOf } from './fields.js'
 
 const bodySchema = z.strictObject({
   query: z.string(),
@@ -11,8 +11,10 @@ const bodySchema = z.strictObject({
   return_text: z.boolean().nullish(),
   truncate: z.boolean().nullish(),
   truncation_direction: z.enum(['left', 'right', 'Left', 'Right']).nullish(),
-  /** TEI has none; proxies that serve several models do. */
+  // TEI has none of these; clients and proxies that speak several dialects send them.
   model: z.string().nullish(),
+  top_n: countSchema.nullish(),
+  top_k: countSchema.nullish(),
 })
 
 const KINDS: Partial<Record<ErrorCode, string>> = {
@@ -32,7 +34,7 @@ export const tei: Dialect = {
       throw invalid('truncation_direction', 'texts are cut at their end: "right" is the only direction')
     }
     return {
-      request: { query, documents: texts, model: model ?? undefined },
+      request: { query, documents: texts, model: model ?? undefined, topN: given.top_n ?? given.top_k ?? undefined },
       wholeDocuments: given.truncate === false,
       answer: ({ results }) =>
         results.map(({ index, relevance_score: score }) => ({
