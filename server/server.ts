@@ -31,6 +31,8 @@ import { batchRoutes } from './routes/batches.js'
 import { corpusRoutes } from './routes/corpora.js'
 import { fileRoutes } from './routes/files.js'
 import { jobRoutes } from './routes/jobs.js'
+import { pageRoutes } from './routes/page.js'
+import { queueBoard } from './routes/queue-board.js'
 import { rerankRoutes } from './routes/rerank.js'
 import { scoreRoutes } from './routes/score.js'
 import { systemRoutes } from './routes/system.js'
@@ -118,6 +120,8 @@ export class ApiServer {
       corpusRoutes(app, { redis, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
+      pageRoutes(app, client, queues.all)
+      await queueBoard(app, [...queues.all, webhooks.queue])
       const url = await listen(app, options)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')
       return new ApiServer(url, steps, log)

@@ -60,7 +60,7 @@ export interface WebhookParts {
 }
 
 export class Webhooks {
-  readonly #queue: Queue<WebhookJob>
+  readonly queue: Queue<WebhookJob>
   readonly #worker: Worker<WebhookJob>
   readonly #delivery: Delivery
   readonly #parts: WebhookParts
@@ -70,8 +70,8 @@ export class Webhooks {
     const { prefix } = options
     this.#parts = parts
     this.#delivery = new Delivery(options.webhookAllow)
-    this.#queue = new Queue(keys.webhookQueue, { connection: redis, prefix, skipVersionCheck: true })
-    this.#queue.on('error', () => undefined)
+    this.queue = new Queue(keys.webhookQueue, { connection: redis, prefix, skipVersionCheck: true })
+    this.queue.on('error', () => undefined)
     this.#worker = new Worker<WebhookJob>(keys.webhookQueue, async (job) => this.#deliver(job.data), {
       connection: workerRedis,
       prefix,
@@ -101,7 +101,7 @@ export class Webhooks {
   /** Queues an event; one of the same type about the same subject is queued once. */
   async send(event: WebhookEvent): Promise<void> {
     const id = `msg_${createHash('sha256').update(`${event.type} ${event.owner} ${event.subject}`).digest('hex').slice(0, 32)}`
-    await this.#queue.add(
+    await this.queue.add(
       'webhook',
       { ...event, id, timestamp: new Date().toISOString() },
       {
@@ -117,7 +117,7 @@ export class Webhooks {
 
   /** Events of a caller that nobody took, the newest first. */
   async dead({ owner }: Caller, limit: number): Promise<DeadLetter[]> {
-    const failed = await this.#queue.getFailed(0, DEAD_KEPT.count)
+    const failed = await this.queue.getFailed(0, DEAD_KEPT.count)
     return failed
       .filter((job) => job.data.owner === owner)
       .slice(0, limit)
@@ -133,7 +133,7 @@ export class Webhooks {
 
   /** Tries a dead letter again. @throws RankmillError `not_found` */
   async resend({ owner }: Caller, id: string): Promise<void> {
-    const job: Job<WebhookJob> | undefined = await this.#queue.getJob(id)
+    const job: Job<WebhookJob> | undefined = await this.queue.getJob(id)
     if (!job || job.data.owner !== owner || !(await job.isFailed())) {
       throw new RankmillError('not_found', `no webhook "${id}" waits to be sent again`, { param: 'id' })
     }
@@ -142,7 +142,7 @@ export class Webhooks {
 
   async close(): Promise<void> {
     await this.#worker.close()
-    await this.#queue.close()
+    await this.queue.close()
     this.#delivery.close()
   }
 
