@@ -144,7 +144,8 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] ?? ''
     const methods = known.methodsOf(path)
-    if (methods.length > 0) {
+    // A route of its own may find nothing under a path that it takes.
+    if (methods.length > 0 && !methods.includes(request.method)) {
       reply.header('allow', methods.join(', '))
       const message = `${request.method}: ${path} takes ${methods.join(', ')}`
       return sendError(new RankmillError('method_not_allowed', message), request, reply)
