@@ -16,7 +16,6 @@ import { BatchRecords } from './batches/batch-records.js'
 import { BatchRunner } from './batches/batch-runner.js'
 import { Files } from './files/files.js'
 import { FolderStorage } from './files/folder-storage.js'
-import { S3Storage } from './files/s3-storage.js'
 import type { Storage } from './files/storage.js'
 import { HttpMetrics } from './http-metrics.js'
 import { JobCalls } from './jobs/job-calls.js'
@@ -143,8 +142,11 @@ export class ApiServer {
   }
 }
 
-function openStorage({ files, s3Endpoint, dataDir }: Options): Promise<Storage> {
-  return files === '' ? FolderStorage.open(join(dataDir, 'files')) : S3Storage.open(files, s3Endpoint)
+async function openStorage({ files, s3Endpoint, dataDir }: Options): Promise<Storage> {
+  if (files === '') return FolderStorage.open(join(dataDir, 'files'))
+  // The SDK is large: only who uses it loads it.
+  const { S3Storage } = await import('./files/s3-storage.js')
+  return S3Storage.open(files, s3Endpoint)
 }
 
 /** @throws RankmillError `invalid_configuration` */

@@ -1,6 +1,5 @@
 /** `rankmill serve`: the API server alone, for workers that run elsewhere. */
 import { Command } from 'commander'
-import { ApiServer } from '../../server/server.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf, SERVER_OPTIONS } from '../options.js'
@@ -16,6 +15,8 @@ export function serveCommand(): Command {
 
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
+  // Loaded here, so that no other command waits for what only a server needs.
+  const { ApiServer } = await import('../../server/server.js')
   const server = await ApiServer.start(options)
   note(`rankmill: the API is at ${server.url}, its documentation at ${server.url}/docs`)
   await new Promise<void>((resolve) => {

@@ -1,6 +1,5 @@
 /** `rankmill up`: everything on one machine until Ctrl-C. */
 import { Command, Option } from 'commander'
-import { ApiServer } from '../../server/server.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
 import { openSession } from '../embedded/session.js'
@@ -30,6 +29,8 @@ async function run(command: Command): Promise<void> {
       metricsPort: 0,
     },
   )
+  // Loaded here, so that no other command waits for what only a server needs.
+  const { ApiServer } = await import('../../server/server.js')
   const server = await ApiServer.start(session.options, {
     moreMetrics: async () => (await session.metrics?.text()) ?? '',
   }).catch(async (error) => {

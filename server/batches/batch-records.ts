@@ -68,6 +68,7 @@ export class BatchRecords {
       .hset(this.#keys.batch(id), 'record', JSON.stringify(record))
       .pexpire(this.#keys.batch(id), expiresAt - createdAt + this.#ttlMs)
       .zadd(list, createdAt, id)
+      .pexpire(list, expiresAt - createdAt + this.#ttlMs)
       .zadd(this.#keys.openBatches, createdAt, `${owner} ${id}`)
       .exec()
   }

@@ -24,6 +24,7 @@ export type FileRecord = z.output<typeof recordSchema>
 /** What a file's id looks like: nothing else is ever looked up, and none can name a path. */
 const FILE_ID = /^file-[0-9a-f]{32}$/
 const SWEEP_MS = 30_000
+const UNSWEPT_MS = 7 * 86_400_000
 const SWEPT_AT_ONCE = 100
 
 export class Files {
@@ -63,7 +64,8 @@ export class Files {
     const record: FileRecord = { ...file, createdAt, expiresAt: createdAt + ttlMs }
     await this.#redis
       .multi()
-      .set(this.#keys.file(record.id), JSON.stringify(record))
+      // The sweep removes it with its content; should none ever run again, it goes by itself.
+      .set(this.#keys.file(record.id), JSON.stringify(record), 'PX', ttlMs + UNSWEPT_MS)
       .zadd(this.#keys.files(record.owner), createdAt, record.id)
       .zadd(this.#keys.filesByExpiry, record.expiresAt, record.id)
       .exec()
