@@ -9,20 +9,22 @@ import { join } from 'node:path'
 import { note, prepared, ROOT } from './prepare.mjs'
 
 const CLIENTS = join(ROOT, 'test', 'clients')
-const VENV = join(ROOT, '.cache', 'python-clients')
+const VENVS = join(ROOT, '.cache')
 const MODEL = process.env.RANKMILL_TEST_MODEL ?? 'rankmill-nano'
 const isPython = process.argv.includes('--python')
+const isSchema = process.argv.includes('--schema')
 const files = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
 
 await prepared(main)
 
 async function main() {
-  const command = isPython ? await pythonTests() : await nodeTests()
+  const tests = isSchema ? schemaTests : isPython ? pythonTests : nodeTests
   const server = process.env.RANKMILL_TEST_SERVER
     ? { url: process.env.RANKMILL_TEST_SERVER, stop: () => {} }
     : await start()
   try {
     const env = { RANKMILL_TEST_SERVER: server.url, RANKMILL_TEST_MODEL: MODEL }
+    const command = await tests(server.url)
     process.exitCode = await run(command[0], command.slice(1), { env, cwd: CLIENTS })
   } finally {
     await server.stop()
@@ -41,17 +43,38 @@ async function nodeTests() {
 }
 
 async function pythonTests() {
-  const python = join(VENV, 'bin', 'python')
-  const wanted = readFileSync(join(CLIENTS, 'requirements.txt'), 'utf8')
-  const noted = join(VENV, 'requirements.txt')
+  const bin = await virtualEnvironment('python-clients', 'requirements.txt')
+  return [join(bin, 'python'), join(CLIENTS, 'clients.py'), ...files]
+}
+
+/**
+ * The OpenAPI document against the server: no 5xx, no answer that its schema does not allow. What the schema cannot say
+ * (which models are served, two lists of one length) is refused all the same: that check is left out.
+ */
+async function schemaTests(url) {
+  const bin = await virtualEnvironment('schemathesis', 'schemathesis.txt')
+  const checks = ['--checks', 'all', '--exclude-checks', 'positive_data_acceptance']
+  const phases = ['--phases', 'examples,coverage,fuzzing', '--max-examples', '20', '--request-timeout', '60']
+  return [join(bin, 'schemathesis'), 'run', `${url}/openapi.json`, '--url', url, ...checks, ...phases]
+}
+
+/** Where the programs are of a virtual environment with what a file of requirements names. */
+async function virtualEnvironment(name, requirements) {
+  const folder = join(VENVS, name)
+  const wanted = readFileSync(join(CLIENTS, requirements), 'utf8')
+  const noted = join(folder, 'requirements.txt')
   if (!existsSync(noted) || readFileSync(noted, 'utf8') !== wanted) {
-    note('installing the Python clients into .cache/python-clients')
-    rmSync(VENV, { recursive: true, force: true })
-    await must(process.env.RANKMILL_PYTHON ?? 'python3', ['-m', 'venv', VENV], ROOT)
-    await must(python, ['-m', 'pip', 'install', '--quiet', '-r', join(CLIENTS, 'requirements.txt')], ROOT)
+    note(`installing what test/clients/${requirements} names into .cache/${name}`)
+    rmSync(folder, { recursive: true, force: true })
+    await must(process.env.RANKMILL_PYTHON ?? 'python3', ['-m', 'venv', folder], ROOT)
+    await must(
+      join(folder, 'bin', 'python'),
+      ['-m', 'pip', 'install', '--quiet', '-r', join(CLIENTS, requirements)],
+      ROOT,
+    )
     writeFileSync(noted, wanted)
   }
-  return [python, join(CLIENTS, 'clients.py'), ...files]
+  return join(folder, 'bin')
 }
 
 /** A Redis, a worker and a server of their own. */

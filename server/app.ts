@@ -15,6 +15,7 @@ import type { Scope } from './keys/api-keys.js'
 import type { Authentication } from './keys/authentication.js'
 import { Caller } from './keys/caller.js'
 import { KnownRoutes } from './known-routes.js'
+import { isToldOnly } from './told-only.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -78,6 +79,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
   app.decorateRequest('caller', null as unknown as Caller)
   app.decorateRequest('pairs', 0)
   app.setValidatorCompiler(({ schema }) => (value) => {
+    if (isToldOnly(schema)) return { value }
     try {
       return { value: checked(schema as never, value) }
     } catch (error) {
@@ -140,18 +142,24 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
       'request',
     )
   })
-  app.setErrorHandler((error, request, reply) => sendError(error, request, reply, log))
-  app.setNotFoundHandler((request, reply) => {
+  const noRoute = (request: FastifyRequest, reply: FastifyReply) => {
     const path = request.url.split('?')[0] ?? ''
     const methods = known.methodsOf(path)
     // A route of its own may find nothing under a path that it takes.
-    if (methods.length > 0 && !methods.includes(request.method)) {
-      reply.header('allow', methods.join(', '))
-      const message = `${request.method}: ${path} takes ${methods.join(', ')}`
-      return sendError(new RankmillError('method_not_allowed', message), request, reply)
+    if (methods.length === 0 || methods.includes(request.method)) {
+      return sendError(new RankmillError('not_found', `there is no route ${request.method} ${path}`), request, reply)
     }
-    return sendError(new RankmillError('not_found', `there is no route ${request.method} ${path}`), request, reply)
-  })
+    reply.header('allow', methods.join(', '))
+    const message = `${request.method}: ${path} takes ${methods.join(', ')}`
+    return sendError(new RankmillError('method_not_allowed', message), request, reply)
+  }
+  // Where there is no route, that is what is wrong, whatever was wrong with the body.
+  app.setErrorHandler((error, request, reply) =>
+    request.is404 && !(error instanceof RankmillError)
+      ? noRoute(request, reply)
+      : sendError(error, request, reply, log),
+  )
+  app.setNotFoundHandler(noRoute)
   return app
 }
 

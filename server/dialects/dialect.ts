@@ -35,8 +35,9 @@ export interface Dialect {
   readonly name: string
   /** The body's schema, for the OpenAPI document. */
   readonly body: z.ZodType
-  /** The answer's schema, for the OpenAPI document. */
+  /** The schemas of an answer and of an error, for the OpenAPI document. */
   readonly reply: z.ZodType
+  readonly errorReply: z.ZodType
   /** @throws RankmillError `invalid_request` and its kin */
   understand(body: unknown): Understood
   /** @param body as far as it could be read */
@@ -60,9 +61,9 @@ export function errorBody(error: RankmillError, requestId: string): { error: Rec
 }
 
 export const errorSchema = z
-  .object({
+  .looseObject({
     error: z.looseObject({
-      code: z.string().describe('stable: docs/errors.md'),
+      code: z.union([z.string(), z.int()]).describe('stable: docs/errors.md; the HTTP status where a dialect has that'),
       message: z.string(),
       type: z.string(),
       param: z.string().optional().describe('the field at fault'),

@@ -7,10 +7,15 @@ import type { RankedDocument, RerankResult } from '../../shared/protocol/result.
 /** A document as a client sends it; objects may carry anything beside their text. */
 export type GivenDocument = string | Readonly<Record<string, unknown>>
 
-export const documentSchema = z.union([z.string(), z.looseObject({})], {
-  error: 'must be a string, or an object with a "text"',
-})
-export const documentsSchema = z.array(documentSchema)
+/** What is white space is not the same to every reader of the OpenAPI document: it is told something simpler. */
+export const querySchema = z.string().regex(/\S/, 'must not be empty').meta({ pattern: '[A-Za-z0-9]' })
+/** With `rank_fields` an object needs no text; the OpenAPI document tells of the usual case. */
+export const documentSchema = z.union(
+  [z.string(), z.looseObject({}).meta({ properties: { text: { type: 'string' } }, required: ['text'] })],
+  { error: 'must be a string, or an object with a "text"' },
+)
+export const documentsSchema = z.array(documentSchema).min(1, 'must hold at least one document')
+export const modelSchema = z.string().min(1).max(512)
 export const countSchema = z.int().min(1)
 
 /**

@@ -1,16 +1,17 @@
 /** Jina: `/v1/rerank` of its API, which returns documents unless told not to. Source: api.jina.ai, "Reranker API". */
 import { z } from 'zod'
 import { answerSchema } from './answer.js'
-import { type Dialect, errorBody } from './dialect.js'
+import { type Dialect, errorBody, errorSchema } from './dialect.js'
 import { checked, invalid } from './fields.js'
-import { plainFields, understandPlain } from './plain.js'
+import { oneNameEach, plainFields, understandPlain } from './plain.js'
 
-const bodySchema = z.strictObject({ ...plainFields, return_embeddings: z.boolean().nullish() })
+const bodySchema = z.strictObject({ ...plainFields, return_embeddings: z.boolean().nullish() }).meta(oneNameEach)
 
 export const jina: Dialect = {
   name: 'jina',
   body: bodySchema,
   reply: answerSchema,
+  errorReply: errorSchema,
   understand(body) {
     const { return_embeddings: embeddings, ...given } = checked(bodySchema, body)
     if (embeddings) throw invalid('return_embeddings', 'a cross-encoder has no embeddings to return')

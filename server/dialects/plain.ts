@@ -7,7 +7,7 @@ import type { RerankInput } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
 import { strategySchema } from '../../shared/protocol/strategy.js'
 import { answerSchema, rowWith, wholeAnswer } from './answer.js'
-import { type Dialect, errorBody, type Said, type Understood } from './dialect.js'
+import { type Dialect, errorBody, errorSchema, type Said, type Understood } from './dialect.js'
 import {
   checked,
   countSchema,
@@ -18,12 +18,14 @@ import {
   invalid,
   logitOf,
   longDocumentsOf,
+  modelSchema,
+  querySchema,
   textsOf,
 } from './fields.js'
 
 const referenceSchema = z.strictObject({
-  corpus: z.string(),
-  ids: z.array(z.string()),
+  corpus: z.string().meta({ pattern: '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$' }),
+  ids: z.array(z.string().min(1).max(256)).min(1, 'must hold at least one id'),
   version: z.string().nullish(),
   missing: z.enum(['error', 'skip']).nullish(),
   scores: z.array(z.number()).nullish(),
@@ -32,13 +34,14 @@ const referenceSchema = z.strictObject({
 /** Fields of a request; routes that take more add theirs. */
 export const plainFields = {
   id: z.string().nullish().describe('idempotency: the same id with the same content is the same request'),
-  query: z.string(),
+  query: querySchema,
   documents: z
-    .union([z.array(documentSchema), referenceSchema], {
+    .union([z.array(documentSchema).meta({ minItems: 1 }), referenceSchema], {
       error: 'must be an array of strings or of objects with a "text", or {"corpus", "ids"}',
     })
+    .refine((documents) => !Array.isArray(documents) || documents.length > 0, 'must hold at least one document')
     .describe('strings, objects with a text, or ids of a stored corpus'),
-  model: z.string().nullish(),
+  model: modelSchema.nullish(),
   top_n: countSchema.nullish().describe('results to return; default: all'),
   topN: countSchema.nullish(),
   top_k: countSchema.nullish().describe("Voyage's name for top_n"),
@@ -56,7 +59,19 @@ export const plainFields = {
   deadlineMs: z.int().min(1).max(2_592_000_000).nullish(),
   strategy: strategySchema.nullish(),
 }
-const bodySchema = z.strictObject(plainFields)
+/** Names of one field, of which a request gives one: for the OpenAPI document; `oneOf` below refuses the rest. */
+const SAME: readonly (readonly string[])[] = [
+  ['top_n', 'topN', 'top_k', 'max_results'],
+  ['return_documents', 'returnDocuments'],
+  ['max_tokens_per_doc', 'maxTokensPerDoc'],
+  ['deadline_ms', 'deadlineMs'],
+]
+export const oneNameEach = {
+  allOf: SAME.flatMap((names) =>
+    names.flatMap((name, i) => names.slice(i + 1).map((other) => ({ not: { required: [name, other] } }))),
+  ),
+}
+const bodySchema = z.strictObject(plainFields).meta(oneNameEach)
 export type PlainBody = z.output<typeof bodySchema>
 
 /** How documents are said in the rows. */
@@ -109,6 +124,7 @@ export const plain: Dialect = {
   name: 'rankmill',
   body: bodySchema,
   reply: answerSchema,
+  errorReply: errorSchema,
   understand: (body) => understandPlain(checked(bodySchema, body)),
   error: errorBody,
 }

@@ -2,17 +2,17 @@
 import { z } from 'zod'
 import type { ErrorCode, RankmillError } from '../../shared/errors.js'
 import type { Dialect } from './dialect.js'
-import { checked, countSchema, invalid, logitOf } from './fields.js'
+import { checked, countSchema, invalid, logitOf, modelSchema, querySchema } from './fields.js'
 
 const bodySchema = z.strictObject({
-  query: z.string(),
-  texts: z.array(z.string()),
+  query: querySchema,
+  texts: z.array(z.string()).min(1, 'must hold at least one text'),
   raw_scores: z.boolean().nullish(),
   return_text: z.boolean().nullish(),
   truncate: z.boolean().nullish(),
   truncation_direction: z.enum(['left', 'right', 'Left', 'Right']).nullish(),
   // TEI has none of these; clients and proxies that speak several dialects send them.
-  model: z.string().nullish(),
+  model: modelSchema.nullish(),
   top_n: countSchema.nullish(),
   top_k: countSchema.nullish(),
 })
@@ -24,10 +24,18 @@ const KINDS: Partial<Record<ErrorCode, string>> = {
   redis_full: 'unhealthy',
 }
 
+const errorSchema = z.looseObject({
+  error: z.string(),
+  error_type: z.string(),
+  code: z.string(),
+  request_id: z.string(),
+})
+
 export const tei: Dialect = {
   name: 'tei',
   body: bodySchema,
   reply: z.array(z.object({ index: z.int(), score: z.number(), text: z.string().optional() })),
+  errorReply: errorSchema,
   understand(body) {
     const { query, texts, model, ...given } = checked(bodySchema, body)
     if (given.truncation_direction?.toLowerCase() === 'left') {

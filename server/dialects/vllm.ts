@@ -2,20 +2,23 @@
 import { z } from 'zod'
 import type { RankmillError } from '../../shared/errors.js'
 import { answerSchema } from './answer.js'
-import { type Dialect, errorBody } from './dialect.js'
+import { type Dialect, errorBody, errorSchema } from './dialect.js'
 import { checked, invalid } from './fields.js'
-import { plainFields, understandPlain } from './plain.js'
+import { oneNameEach, plainFields, understandPlain } from './plain.js'
 
-const bodySchema = z.strictObject({
-  ...plainFields,
-  truncate_prompt_tokens: z.int().min(-1).nullish(),
-  user: z.string().nullish(),
-})
+const bodySchema = z
+  .strictObject({
+    ...plainFields,
+    truncate_prompt_tokens: z.int().min(-1).nullish(),
+    user: z.string().nullish(),
+  })
+  .meta(oneNameEach)
 
 export const vllm: Dialect = {
   name: 'vllm',
   body: bodySchema,
   reply: answerSchema,
+  errorReply: errorSchema,
   understand(body) {
     const { truncate_prompt_tokens: tokens, user: _, ...given } = checked(bodySchema, body)
     if (tokens !== undefined && tokens !== null && tokens !== -1) {

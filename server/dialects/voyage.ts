@@ -1,13 +1,13 @@
 /** Voyage: `/v1/rerank` of its API. Source: docs.voyageai.com, reference/reranker-api, and the voyageai clients. */
 import { z } from 'zod'
 import { answerSchema, wholeAnswer } from './answer.js'
-import { type Dialect, errorBody } from './dialect.js'
-import { checked, countSchema, documentsSchema, documentText, textsOf } from './fields.js'
+import { type Dialect, errorBody, errorSchema } from './dialect.js'
+import { checked, countSchema, documentsSchema, documentText, modelSchema, querySchema, textsOf } from './fields.js'
 
 const bodySchema = z.strictObject({
-  query: z.string(),
+  query: querySchema,
   documents: documentsSchema,
-  model: z.string().nullish(),
+  model: modelSchema.nullish(),
   top_k: countSchema.nullish(),
   return_documents: z.boolean().nullish(),
   truncation: z.boolean().nullish(),
@@ -17,6 +17,7 @@ export const voyage: Dialect = {
   name: 'voyage',
   body: bodySchema,
   reply: answerSchema,
+  errorReply: errorSchema,
   understand(body) {
     const { query, documents, model, top_k: topK, ...given } = checked(bodySchema, body)
     return {

@@ -7,6 +7,7 @@ import { checked, invalid } from '../dialects/fields.js'
 import { plainFields } from '../dialects/plain.js'
 import { eventStream } from '../event-stream.js'
 import type { Files } from '../files/files.js'
+import { told } from '../told-only.js'
 import { typedRoutes } from '../typed-routes.js'
 import type { Webhooks } from '../webhooks/webhooks.js'
 import { listQuery, pageOf, webhookField, webhookUrl } from './jobs.js'
@@ -17,7 +18,10 @@ const { id: _id, query: _query, documents: _documents, ...defaultFields } = plai
 const bodySchema = z.strictObject({
   input_file_id: z.string(),
   endpoint: z.enum(ENDPOINTS),
-  completion_window: z.string().describe('24h, 7d: what is not done by then is not done at all'),
+  completion_window: z
+    .string()
+    .meta({ pattern: '^[1-9][0-9]?[mh]$' })
+    .describe('24h, 7d: what is not done by then is not done at all'),
   metadata: z.record(z.string().max(64), z.string().max(512)).nullish(),
   output_expires_after: z.looseObject({}).nullish().describe('outputs live as long as other files'),
   request_params: z
@@ -142,7 +146,7 @@ export function batchRoutes(app: FastifyInstance, { records, runner, files, webh
         tags,
         summary: 'The progress of a batch, as server-sent events',
         params: idParams,
-        response: errorReplies,
+        response: { 200: told('text/event-stream', 'what becomes of a batch'), ...errorReplies },
       },
     },
     async (request, reply) => {

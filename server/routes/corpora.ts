@@ -15,13 +15,16 @@ import { reaching } from '../../shared/redis/connection.js'
 import { callerGone } from '../caller-gone.js'
 import { invalid } from '../dialects/fields.js'
 import type { Caller } from '../keys/caller.js'
+import { toldOnly } from '../told-only.js'
 import { typedRoutes } from '../typed-routes.js'
 import { errorReplies } from './rerank.js'
 
 /** JSON escapes a byte as six at most; beside the text there may be other fields. */
 const LINE_FACTOR = 6
 const LINE_REST = 1_000_000
-const nameParams = z.object({ name: z.string().min(1) })
+const nameParams = z.object({ name: z.string().min(1).meta({ pattern: '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$' }) })
+/** Told of only: the simplest lines. */
+const linesSchema = z.string().meta({ pattern: '^(\\{"id":"[a-z0-9]{1,20}","text":"[a-z ]{0,80}"\\}\\n){1,9}$' })
 const putQuery = z.object({
   replace: z.enum(['true', 'false']).optional().describe('true: the lines become the whole corpus'),
 })
@@ -57,19 +60,21 @@ export function corpusRoutes(app: FastifyInstance, { redis, client, options }: C
       config: { longBody: true },
       schema: {
         tags,
-        summary: 'Store passages: JSON lines {"id", "text"}, as application/x-ndjson',
-        consumes: ['application/x-ndjson'],
+        summary: 'Store passages: JSON lines {"id", "text"}, as application/octet-stream or x-ndjson',
+        consumes: ['application/octet-stream'],
         params: nameParams,
         querystring: putQuery,
+        body: toldOnly(linesSchema),
         response: { 200: corpusSchema, ...errorReplies },
       },
     },
     async (request, reply) => {
       const own = ownName(request.caller, request.params.name)
-      if (!(request.body instanceof Readable)) {
+      const lines: unknown = request.body
+      if (!(lines instanceof Readable)) {
         throw new RankmillError('unsupported_media_type', 'Content-Type: must be application/x-ndjson')
       }
-      const passages = passagesIn(request.body as AsyncIterable<Buffer>, options.maxDocumentBytes)
+      const passages = passagesIn(lines, options.maxDocumentBytes)
       const replace = request.query.replace === 'true'
       const info = await client.putCorpus(own, passages, { replace, signal: callerGone(reply) })
       return corpusObject(info, request.caller)

@@ -7,6 +7,7 @@ import type { Options } from '../../shared/options.js'
 import type { BatchRecords } from '../batches/batch-records.js'
 import { invalid } from '../dialects/fields.js'
 import { type FileRecord, Files, fileObject } from '../files/files.js'
+import { told, toldOnly } from '../told-only.js'
 import { typedRoutes } from '../typed-routes.js'
 import { pageOf } from './jobs.js'
 import { errorReplies } from './rerank.js'
@@ -17,6 +18,8 @@ const MAX_NAME_CHARACTERS = 255
 const DEFAULT_LIMIT = 1000
 const SHORTEST_SECONDS = 3600
 const idParams = z.object({ id: z.string().min(1) })
+/** As a form; told of only. */
+const uploadSchema = z.object({ file: z.string().meta({ format: 'binary' }), purpose: z.literal('batch') })
 const fileSchema = z.looseObject({
   id: z.string(),
   object: z.literal('file'),
@@ -52,6 +55,7 @@ export async function fileRoutes(
         tags,
         summary: 'Upload a file of requests (multipart: file, purpose "batch")',
         consumes: ['multipart/form-data'],
+        body: toldOnly(uploadSchema),
         response: { 200: fileSchema, ...errorReplies },
       },
     },
@@ -97,7 +101,12 @@ export async function fileRoutes(
     '/v1/files/:id/content',
     {
       config: { scope: 'read' },
-      schema: { tags, summary: 'The content of a file', params: idParams, response: errorReplies },
+      schema: {
+        tags,
+        summary: 'The content of a file',
+        params: idParams,
+        response: { 200: told('application/octet-stream', 'the content'), ...errorReplies },
+      },
     },
     async (request, reply) => {
       const file = await files.find(request.caller.owner, request.params.id)
@@ -156,7 +165,9 @@ async function upload(request: FastifyRequest, files: Files): Promise<FileRecord
     return await files.add({ id, owner: request.caller.owner, purpose: 'batch', ...stored }, ttlMs)
   } catch (error) {
     if (stored) await files.storage.remove(id).catch(() => undefined)
-    throw error
+    // The parser's own errors have no code: they are of what was sent.
+    if (error instanceof RankmillError || (error as { code?: string }).code) throw error
+    throw invalid('body', `not a form: ${(error as Error).message}`)
   }
 }
 

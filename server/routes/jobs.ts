@@ -3,20 +3,22 @@ import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
 import { callerGone } from '../caller-gone.js'
 import { checked } from '../dialects/fields.js'
-import { plainFields, understandPlain } from '../dialects/plain.js'
+import { oneNameEach, plainFields, understandPlain } from '../dialects/plain.js'
 import { eventStream } from '../event-stream.js'
 import { type JobCalls, jobSchema } from '../jobs/job-calls.js'
+import { told } from '../told-only.js'
 import { typedRoutes } from '../typed-routes.js'
 import type { Webhooks } from '../webhooks/webhooks.js'
 import { durationOf, preferenceOf, waitQuery } from './preference.js'
 import { errorReplies, withIdempotencyKey } from './rerank.js'
 
+const urlSchema = z.string().meta({ pattern: '^https://[a-z]{3,20}[.]example/$' })
 export const webhookField = z
-  .union([z.string(), z.strictObject({ url: z.string() })], { error: 'must be a URL, or {"url"}' })
+  .union([urlSchema, z.strictObject({ url: urlSchema })], { error: 'must be a URL, or {"url"}' })
   .nullish()
   .describe('where to POST an event at the end, signed as Standard Webhooks has it')
 
-const bodySchema = z.strictObject({ ...plainFields, webhook: webhookField })
+const bodySchema = z.strictObject({ ...plainFields, webhook: webhookField }).meta(oneNameEach)
 const idParams = z.object({ id: z.string().min(1) })
 export const listQuery = z.object({
   limit: z.coerce.number().int().min(1).max(100).optional().describe('default: 20'),
@@ -96,7 +98,7 @@ export function jobRoutes(app: FastifyInstance, jobs: JobCalls, webhooks: Webhoo
         tags,
         summary: 'What becomes of a job, as server-sent events',
         params: idParams,
-        response: errorReplies,
+        response: { 200: told('text/event-stream', 'what becomes of a job'), ...errorReplies },
       },
     },
     async (request, reply) => {

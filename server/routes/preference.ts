@@ -14,7 +14,11 @@ const LONGEST_WAIT_MS = 600_000
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000 }
 
 export const waitQuery = z.object({
-  wait: z.string().optional().describe('longest time to wait for the result: 20s, 500ms, or a number of seconds'),
+  wait: z
+    .string()
+    .optional()
+    .meta({ pattern: '^([0-5]?[0-9]?[0-9](\\.[0-9]{1,3})?s?|[0-9]{1,5}ms|[0-9]m)$' })
+    .describe('longest time to wait for the result: 20s, 500ms, or a number of seconds'),
 })
 
 /**

@@ -12,6 +12,7 @@ import { vllm } from '../dialects/vllm.js'
 import { voyage } from '../dialects/voyage.js'
 import { type JobCalls, jobSchema } from '../jobs/job-calls.js'
 import { pairsOf, type RerankCalls } from '../rerank-calls.js'
+import { toldOnly } from '../told-only.js'
 import { preferenceOf, waitQuery } from './preference.js'
 
 /** Base URLs of one dialect each, for clients whose request does not tell which it is. */
@@ -30,13 +31,14 @@ const shared: Dialect = {
   name: 'rankmill or tei',
   body: z.union([plain.body, tei.body]),
   reply: z.union([plain.reply, tei.reply]),
+  errorReply: z.union([plain.errorReply, tei.errorReply]),
   understand: (body) => (isTei(body) ? tei : plain).understand(body),
   error: (error, requestId, body) => (isTei(body) ? tei : plain).error(error, requestId, body),
 }
 
-export const errorReplies = Object.fromEntries(
-  [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503, 504].map((status) => [status, errorSchema]),
-)
+const STATUSES = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503, 504, 507]
+const errorRepliesOf = (schema: z.ZodType) => Object.fromEntries(STATUSES.map((status) => [status, schema]))
+export const errorReplies = errorRepliesOf(errorSchema)
 
 export function rerankRoutes(app: FastifyInstance, calls: RerankCalls, jobs: JobCalls): void {
   for (const [dialect, urls] of ROUTES) for (const url of urls) route(app, url, dialect, calls, jobs)
@@ -52,12 +54,10 @@ function route(app: FastifyInstance, url: string, dialect: Dialect, calls: Reran
         tags: ['rerank'],
         summary: `Rerank documents (${dialect.name})`,
         querystring: waitQuery,
-        body: dialect.body,
-        response: { 200: dialect.reply, 202: jobSchema, ...errorReplies },
+        // The dialect reads the body itself, to say its errors in its own words.
+        body: toldOnly(dialect.body),
+        response: { 200: dialect.reply, 202: jobSchema, ...errorRepliesOf(dialect.errorReply) },
       },
-      // The dialect reads the body itself, to say its errors in its own words.
-      validatorCompiler: ({ schema, httpPart }) =>
-        httpPart === 'body' ? (value) => ({ value }) : (app.validatorCompiler?.({ schema } as never) as never),
     },
     async (request, reply) => answer(request, reply, dialect, calls, jobs),
   )

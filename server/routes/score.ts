@@ -5,24 +5,30 @@ import { RankmillError } from '../../shared/errors.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
 import { callerGone } from '../caller-gone.js'
 import type { Dialect } from '../dialects/dialect.js'
-import { checked, invalid, tokenUsage } from '../dialects/fields.js'
+import { checked, invalid, modelSchema, querySchema, tokenUsage } from '../dialects/fields.js'
 import { vllmError } from '../dialects/vllm.js'
 import type { RerankCalls } from '../rerank-calls.js'
 import { errorReplies } from './rerank.js'
 
-const textsSchema = z.union([z.string(), z.array(z.string()).min(1)], {
-  error: 'must be a string, or an array of strings',
-})
-const bodySchema = z.strictObject({
-  model: z.string().nullish(),
-  text_1: textsSchema.nullish(),
-  text_2: textsSchema.nullish(),
-  queries: textsSchema.nullish().describe('another name for text_1'),
-  documents: textsSchema.nullish().describe('another name for text_2'),
-  encoding_format: z.literal('float').nullish(),
-  truncate_prompt_tokens: z.literal(-1).nullish(),
-  user: z.string().nullish(),
-})
+const textsOf = (text: z.ZodString) =>
+  z.union([text, z.array(text).min(1)], {
+    error: 'must be a string, or an array of strings, none of the queries empty',
+  })
+const bodySchema = z
+  .strictObject({
+    model: modelSchema.nullish(),
+    text_1: textsOf(querySchema).optional(),
+    text_2: textsOf(z.string()).optional(),
+    queries: textsOf(querySchema).nullish().describe('another name for text_1'),
+    documents: textsOf(z.string()).nullish().describe('another name for text_2'),
+    encoding_format: z.literal('float').nullish(),
+    truncate_prompt_tokens: z.literal(-1).nullish(),
+    user: z.string().nullish(),
+  })
+  .meta({
+    required: ['text_1', 'text_2'],
+    allOf: [{ not: { required: ['queries'] } }, { not: { required: ['documents'] } }],
+  })
 const replySchema = z.looseObject({
   id: z.string(),
   object: z.literal('list'),

@@ -176,7 +176,7 @@ describe('errors', () => {
     ['/infinity/rerank', { documents: ['a'] }, 400, (b: Body) => b.error.code === 400],
     ['/v1/nothing', {}, 404, (b: Body) => b.error.code === 'not_found'],
     ['/v1/models', {}, 405, (b: Body) => b.error.code === 'method_not_allowed'],
-  ])('%s with %j answers %i', async (path, body, status, isRight) => {
+  ])('%s answers what is wrong (%#)', async (path, body, status, isRight) => {
     const api = await Api.start(stage())
     const answer = await api.post(path, body, { 'x-request-id': 'mine-1' })
     expect(answer.status).toBe(status)
