@@ -7,6 +7,7 @@ import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, ty
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import { reaching } from '../shared/redis/connection.js'
 import { decodedBody } from './body-encoding.js'
 import { type Dialect, errorBody } from './dialects/dialect.js'
 import { checked } from './dialects/fields.js'
@@ -25,6 +26,10 @@ declare module 'fastify' {
     dialect?: Dialect
     /** The body may take longer than `bodyTimeoutMs`. */
     longBody?: boolean
+  }
+  interface FastifyInstance {
+    /** Aborted when the server begins to close: streams without end stop. */
+    closingSignal: AbortSignal
   }
   interface FastifyRequest {
     caller: Caller
@@ -71,11 +76,15 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     routerOptions: { maxParamLength: 2048 },
     keepAliveTimeout: KEEP_ALIVE_MS,
     requestTimeout: LONGEST_BODY_MS,
-    forceCloseConnections: true,
+    // Who waits is answered; the server's own limit ends what takes too long.
+    forceCloseConnections: 'idle',
     http: { headersTimeout: HEADERS_TIMEOUT_MS, connectionsCheckingInterval: CONNECTIONS_CHECKED_MS },
-    frameworkErrors: (error, request, reply) => sendError(error, request, reply),
+    frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
   })
   const known = new KnownRoutes()
+  const closing = new AbortController()
+  app.decorate('closingSignal', closing.signal)
+  app.addHook('preClose', async () => closing.abort())
   app.decorateRequest('caller', null as unknown as Caller)
   app.decorateRequest('pairs', 0)
   app.setValidatorCompiler(({ schema }) => (value) => {
@@ -186,8 +195,14 @@ function boundBody(request: FastifyRequest, ms: number): void {
   raw.once('end', clear).once('close', clear)
 }
 
-function sendError(cause: unknown, request: FastifyRequest, reply: FastifyReply, log?: Logger): FastifyReply {
-  const error = asRankmillError(cause)
+async function sendError(
+  cause: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  log?: Logger,
+): Promise<FastifyReply> {
+  // What Redis threw, wherever it was asked, is told from a defect here.
+  const error = asRankmillError(await reaching(() => Promise.reject(cause)).catch((known: unknown) => known))
   const shown = request.caller?.withPublicNames(error) ?? error
   if (error.status >= 500 && error.code === 'internal')
     log?.error({ err: cause, request: request.id }, 'request failed')

@@ -29,6 +29,7 @@ export async function eventStream(
 ): Promise<void> {
   const first = await look(true)
   const gone = callerGone(reply)
+  const closing = request.server.closingSignal
   const { raw } = reply
   reply.hijack()
   raw.writeHead(200, {
@@ -40,7 +41,7 @@ export async function eventStream(
   let known = String(request.headers['last-event-id'] ?? '')
   let saidAt = Date.now()
   try {
-    for (let told = first; !gone.aborted; told = await look(false)) {
+    for (let told = first; !gone.aborted && !closing.aborted; told = await look(false)) {
       if (told.id !== known || told.isOver) {
         raw.write(`id: ${told.id}\nevent: ${told.event}\ndata: ${JSON.stringify(told.data)}\n\n`)
         known = told.id

@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import { collectQueues } from '../monitoring/queue-collector.js'
 import { RerankClient } from '../producer/client.js'
 import { RankmillError } from '../shared/errors.js'
-import { closeAll } from '../shared/lifecycle.js'
+import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
@@ -37,6 +37,8 @@ import { scoreRoutes } from './routes/score.js'
 import { systemRoutes } from './routes/system.js'
 import { webhookRoutes } from './routes/webhooks.js'
 import { Webhooks } from './webhooks/webhooks.js'
+
+const IDLE_CLOSED_MS = 100
 
 export interface ServerParts {
   readonly log?: Logger
@@ -98,7 +100,9 @@ export class ApiServer {
         new BatchRunner({ client, calls, records: batches, files, scripts, apiKeys, webhooks, options, log, now }),
         (it) => it.close(),
       )
-      const app = closing('http', await makeApp({ options, authentication, metrics, log }), (it) => it.close())
+      const app = closing('http', await makeApp({ options, authentication, metrics, log }), (it) =>
+        drained(it, options.drainTimeoutMs),
+      )
       await describeApi(app)
       const isUp = () => redis.status === 'ready'
       const sources = {
@@ -142,11 +146,25 @@ export class ApiServer {
   }
 }
 
-async function openStorage({ files, s3Endpoint, dataDir }: Options): Promise<Storage> {
+/** Answers who waits, as long as they may; then their connections end. */
+async function drained(app: FastifyInstance, ms: number): Promise<void> {
+  const closed = app.close()
+  // A connection whose answer was just sent would be kept for the next request.
+  const idle = setInterval(() => app.server.closeIdleConnections(), IDLE_CLOSED_MS)
+  try {
+    if (await within(closed, ms)) return
+    app.server.closeAllConnections()
+    await closed
+  } finally {
+    clearInterval(idle)
+  }
+}
+
+async function openStorage({ files, filesEndpoint, dataDir }: Options): Promise<Storage> {
   if (files === '') return FolderStorage.open(join(dataDir, 'files'))
   // The SDK is large: only who uses it loads it.
   const { S3Storage } = await import('./files/s3-storage.js')
-  return S3Storage.open(files, s3Endpoint)
+  return S3Storage.open(files, filesEndpoint)
 }
 
 /** @throws RankmillError `invalid_configuration` */

@@ -478,7 +478,7 @@ export const OPTIONS = {
     value: '<url>',
     help: 'where uploaded files are kept: s3://bucket/prefix, or nothing for the data folder',
   }),
-  s3Endpoint: define({
+  filesEndpoint: define({
     group: 'server',
     schema: optionalText(),
     default: '',

@@ -51,14 +51,14 @@ describe.skipIf(endpoint === '')('S3 (RANKMILL_TEST_S3_ENDPOINT)', () => {
   })
 
   it('says at start that the bucket is not there', async () => {
-    await expect(Api.start(stage(), { files: 's3://rankmill-none', s3Endpoint: endpoint })).rejects.toMatchObject({
+    await expect(Api.start(stage(), { files: 's3://rankmill-none', filesEndpoint: endpoint })).rejects.toMatchObject({
       code: expect.stringMatching(/storage_failed|not_found/),
     })
     await expect(Api.start(stage(), { files: 'nonsense' })).rejects.toMatchObject({ code: 'invalid_configuration' })
   })
 
   it('lets a server on another machine end a batch', async () => {
-    const s3 = { files: `${BUCKET}/${randomBytes(4).toString('hex')}`, s3Endpoint: endpoint, leaseMs: 1000 }
+    const s3 = { files: `${BUCKET}/${randomBytes(4).toString('hex')}`, filesEndpoint: endpoint, leaseMs: 1000 }
     const folder = `.cache/test-server/${stage().prefix.replace(/\W/g, '')}`
     const first = await Api.start(stage(), { ...s3, dataDir: `${folder}-1` })
     const form = new FormData()
