@@ -39,6 +39,8 @@ import { webhookRoutes } from './routes/webhooks.js'
 import { Webhooks } from './webhooks/webhooks.js'
 
 const IDLE_CLOSED_MS = 100
+/** What waits for a Redis that is away is left behind after so long. */
+const CLOSE_MS = 3000
 
 export interface ServerParts {
   readonly log?: Logger
@@ -75,9 +77,9 @@ export class ApiServer {
       const metrics = new HttpMetrics(parts.moreMetrics === undefined)
       const apiKeys = new ApiKeys(redis, keys, now)
       const authentication = await Authentication.open(apiKeys, options)
-      const queues = closing('queues', new LaneQueues(redis, options), (it) => it.close())
+      const queues = closing('queues', new LaneQueues(redis, options), (it) => within(it.close(), CLOSE_MS))
       if (!parts.moreMetrics) collectQueues(metrics.registry, queues.all, () => true, now)
-      const client = closing('client', new RerankClient(options, { log }), (it) => it.close())
+      const client = closing('client', new RerankClient(options, { log }), (it) => within(it.close(), CLOSE_MS))
       const limits = new CallerLimits(scripts)
       const calls = new RerankCalls({ client, limits, models, metrics, options, now })
       const webhooks = closing(

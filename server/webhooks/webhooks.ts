@@ -7,6 +7,7 @@ import { type Job, Queue, UnrecoverableError, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { Webhook } from 'standardwebhooks'
 import { RankmillError } from '../../shared/errors.js'
+import { within } from '../../shared/lifecycle.js'
 import type { Logger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
 import type { ServerKeys } from '../../shared/protocol/server-keys.js'
@@ -47,6 +48,7 @@ const DAY_S = 86_400
 const DELIVERED_KEPT = { age: DAY_S, count: 10_000 }
 const DEAD_KEPT = { age: 30 * DAY_S, count: 10_000 }
 const AT_ONCE = 16
+const CLOSE_MS = 3000
 
 export interface WebhookParts {
   /** For commands, and for the worker, whose commands wait while Redis is away. */
@@ -141,8 +143,9 @@ export class Webhooks {
   }
 
   async close(): Promise<void> {
-    await this.#worker.close()
-    await this.queue.close()
+    // BullMQ waits without a limit for a Redis that is away; what it had under way comes back by its lock.
+    await within(this.#worker.close(), CLOSE_MS)
+    await within(this.queue.close(), CLOSE_MS)
     this.#delivery.close()
   }
 

@@ -60,6 +60,16 @@ it('says 503 on every route while Redis is away, and goes on when it is back', a
   await until('it goes on', async () => (await api.get('/v1/rerank/jobs')).status === 200)
 })
 
+it('closes while Redis is away', async () => {
+  const port = await freePort()
+  const stop = await startRedis(port)
+  const api = await Api.start(stage(), { redis: `redis://127.0.0.1:${port}`, auth: 'open' })
+  await api.post('/v1/rerank/jobs', REQUEST)
+  await stop()
+  await until('it is not ready', async () => (await api.get('/readyz')).status === 503)
+  await api.server.close()
+})
+
 it('answers who waits before it closes, and takes no more', async () => {
   const api = await Api.start(stage())
   const client = stage().client()
