@@ -60,7 +60,7 @@ async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel
     model,
     engine: counting,
     batcher: new Batcher(counting, { padId, withTypes, ...limits }),
-    texts: new LocalTexts(({ folder }) => loadTokenizer(folder)),
+    texts: new LocalTexts(loadTokenizer),
     ownsTexts: true,
     encoder: { folder, maxTokens, truncation: 'longest_first', cacheTokens: 0 },
     cache,

@@ -1,14 +1,15 @@
 /** Work on texts without a thread: for measurements of everything else, and for tests. */
 import type { Urgency } from '../batching/urgency.js'
 import { TimeSlice } from '../time-slice.js'
+import type { Tokenizer } from '../tokenize/tokenizer.js'
 import type { TextOutput, TextRunner, TextTask } from './text-tasks.js'
-import { type LoadTokenizer, TextWork } from './text-work.js'
+import { TextWork } from './text-work.js'
 
 export class LocalTexts implements TextRunner {
   readonly #work: TextWork
   readonly #slice = new TimeSlice()
 
-  constructor(load: LoadTokenizer) {
+  constructor(load: (folder: string) => Promise<Tokenizer>) {
     this.#work = new TextWork(load, 1)
   }
 

@@ -22,7 +22,7 @@ export type FromTextThread =
 const parent = parentPort
 if (!parent) throw new Error('text-thread is the entry of a worker thread')
 const port = parent
-const work = new TextWork(({ folder }) => loadTokenizer(folder), (workerData as TextThreadData).share)
+const work = new TextWork(loadTokenizer, (workerData as TextThreadData).share)
 let last: Promise<void> = Promise.resolve()
 port.postMessage('ready' satisfies FromTextThread)
 

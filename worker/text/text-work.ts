@@ -21,9 +21,6 @@ import {
   WINDOWS,
 } from './text-tasks.js'
 
-/** How a model's tokeniser comes into being. */
-export type LoadTokenizer = (settings: EncoderSettings) => Promise<Tokenizer>
-
 /** A tokeniser, and the pairs that are made with it. */
 interface Desk {
   readonly tokenizer: Tokenizer
@@ -38,15 +35,16 @@ interface Encoded {
 }
 
 export class TextWork {
-  readonly #load: LoadTokenizer
+  readonly #load: (folder: string) => Promise<Tokenizer>
   readonly #share: number
+  readonly #tokenizers = new Map<string, Promise<Tokenizer>>()
   readonly #desks = new Map<string, Promise<Desk>>()
 
   /**
-   * @param load the tokeniser of a model
+   * @param load the tokeniser of a model's folder
    * @param share of the caches' bounds
    */
-  constructor(load: LoadTokenizer, share: number) {
+  constructor(load: (folder: string) => Promise<Tokenizer>, share: number) {
     this.#load = load
     this.#share = share
   }
@@ -75,18 +73,23 @@ export class TextWork {
   }
 
   #desk(settings: EncoderSettings): Promise<Desk> {
-    const key = JSON.stringify(settings)
-    const known = this.#desks.get(key)
-    if (known) return known
-    const making = this.#load(settings).then((tokenizer) => {
+    return remembered(this.#desks, JSON.stringify(settings), async () => {
+      const { folder } = settings
+      const tokenizer = await remembered(this.#tokenizers, folder, () => this.#load(folder))
       const cacheTokens = Math.floor(settings.cacheTokens * this.#share)
       return { tokenizer, encoder: new PairEncoder(tokenizer, { ...settings, cacheTokens }) }
     })
-    this.#desks.set(key, making)
-    // What failed may work later, when the files are complete.
-    making.catch(() => this.#desks.delete(key))
-    return making
   }
+}
+
+/** What fails is not remembered: the files may be mended. */
+function remembered<V>(known: Map<string, Promise<V>>, key: string, make: () => Promise<V>): Promise<V> {
+  const found = known.get(key)
+  if (found) return found
+  const making = make()
+  known.set(key, making)
+  making.catch(() => known.delete(key))
+  return making
 }
 
 function encodePairs({ query, passages, mode, limit, windows }: PairsTask, { encoder }: Desk): PairsOutput {

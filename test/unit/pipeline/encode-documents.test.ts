@@ -110,11 +110,7 @@ describe('windows', () => {
 
   it('give the document the logit of the best, the first of equals', async () => {
     const encoder = { folder: folders[0]!, maxTokens: 8, truncation: 'longest_first', cacheTokens: 0 } as const
-    const by = {
-      texts: new LocalTexts(({ folder }) => loadTokenizer(folder)),
-      encoder,
-      windows: { maxWindows: 8, overlap: 0 },
-    }
+    const by = { texts: new LocalTexts(loadTokenizer), encoder, windows: { maxWindows: 8, overlap: 0 } }
     const ordinary = { priority: 0, deadlineAt: null }
     const job = { query: 'a', maxTokensPerDoc: null, longDocuments: 'windows' as const, ...ordinary }
     const never = new AbortController().signal

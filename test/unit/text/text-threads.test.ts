@@ -28,7 +28,7 @@ afterEach(async () => {
 
 describe('text threads', () => {
   it.each(['truncate', 'windows', 'snippet'] as const)('give what the same work gives here: %s', async (mode) => {
-    const here = new LocalTexts(({ folder }) => loadTokenizer(folder))
+    const here = new LocalTexts(loadTokenizer)
     const there = threads({ threads: 2 })
     const passages = ['A short one. About a job.', '', `${'Sentences about queues. '.repeat(80)}And a job. `]
     const task = { kind: 'pairs', encoder, query: 'the job', passages, mode, limit: null, windows } as const
