@@ -6,7 +6,7 @@ import { RerankClient } from '../producer/client.js'
 import { RankmillError } from '../shared/errors.js'
 import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
-import type { Options } from '../shared/options.js'
+import { OPTIONS, type Options } from '../shared/options.js'
 import { keysOf } from '../shared/protocol/keys.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
 import { connectProducer, connectWorker } from '../shared/redis/connection.js'
@@ -83,7 +83,7 @@ export class ApiServer {
       const queueKeys = keysOf(options.prefix, options.queue)
       const queues = closing('queues', new PoolQueues(redis, queueKeys), (it) => within(it.close(), CLOSE_MS))
       if (!parts.moreMetrics) collectQueues(metrics.registry, redis, queueKeys, () => true)
-      const client = closing('client', new RerankClient({ ...options, model: undefined }, { log }), (it) =>
+      const client = closing('client', new RerankClient({ ...options, model: modelOf(options) }, { log }), (it) =>
         within(it.close(), CLOSE_MS),
       )
       const limits = new CallerLimits(scripts)
@@ -190,4 +190,9 @@ async function listen(app: FastifyInstance, { host, port }: Options, orNext: boo
   const [address] = app.addresses()
   const shown = host === '0.0.0.0' || host === '::' ? 'localhost' : host.includes(':') ? `[${host}]` : host
   return `http://${shown}:${typeof address === 'object' ? address.port : port}`
+}
+
+/** What requests mean that name no model, where somebody says so; else the fleet's default. */
+function modelOf({ model }: Options): string | undefined {
+  return model === OPTIONS.model.default ? undefined : model
 }
