@@ -1,7 +1,13 @@
 /** `rankmill batch run`: a file of requests in, a file of answers out; run again after any end, it goes on. */
+import { mkdir, stat } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { Command, Option } from 'commander'
 import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
+import { filesOf } from '../../producer/batch/batch-inputs.js'
+import type { BatchReport } from '../../producer/batch/batch-report.js'
+import { answersFileOf, checkDelivery, deliver } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
+import { REQUEST_COLUMNS } from '../../producer/batch/row-source.js'
 import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { type Afterwards, reportRun, workOff } from '../batch-work.js'
@@ -9,6 +15,8 @@ import { optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
 
 interface BatchRunFlags extends BatchFlags {
+  queryColumn: string
+  documentsColumn: string
   unordered?: true
   details?: true
   retryFailed?: true
@@ -21,14 +29,21 @@ const STANDARD = '-'
 
 export function batchRunCommand(): Command {
   const command = new Command('run')
-    .description(
-      'Rerank every request of a JSONL file. Run the same command again after any end, kills included: it goes on.',
-    )
+    .description('Rerank every request of files. Run the same command again after any end, kills included: it goes on.')
     .argument(
-      '<input>',
-      'requests, one a line: OpenAI or Voyage batch lines, or bare requests; .gz, .zst, or - for standard input',
+      '<inputs...>',
+      "requests, one a line: OpenAI or Voyage batch lines, or bare requests; or tables: .csv, .tsv, .parquet; .gz, .zst, patterns ('part-*.jsonl.gz'), or - for standard input",
     )
-    .requiredOption('-o, --output <file>', 'answers, one a line; .gz or .zst compress; - for standard output')
+    .requiredOption(
+      '-o, --output <file>',
+      'answers, one a line, or a table (.csv, .tsv, .parquet) of the input with them; .gz or .zst compress; - for standard output; a folder: a file for each input',
+    )
+    .option('--query-column <name>', "column of a table that holds a row's query", REQUEST_COLUMNS.query)
+    .option(
+      '--documents-column <name>',
+      'column that holds its documents: a list of texts, or of records with text, title and _id (CSV, TSV: as JSON)',
+      REQUEST_COLUMNS.documents,
+    )
     .option('--unordered', 'write answers as they come, not in the order of the input')
     .option('--details', "write each answer's times and cache use; the same input then gives other bytes each time")
     .option('--retry-failed', 'run again what failed in a finished run, and put the answers in place')
@@ -42,17 +57,26 @@ export function batchRunCommand(): Command {
         'what becomes of ids that a corpus lacks, where a request does not say: error, or skip (default: error)',
       ).choices(['error', 'skip']),
     )
-    .action(async (input: string) => run(command, input))
+    .action(async (inputs: string[]) => run(command, inputs))
   return addBatchFlags(command)
 }
 
-async function run(command: Command, input: string): Promise<void> {
+/** One run: its inputs, and its output. */
+interface Job {
+  readonly files: readonly string[]
+  readonly output: string
+}
+
+async function run(command: Command, inputs: string[]): Promise<void> {
   const flags = command.opts<BatchRunFlags>()
   const options = optionsOf(command)
-  const output = flags.output === STANDARD ? undefined : flags.output
-  const batch: BatchFileOptions = {
-    input: input === STANDARD ? process.stdin : input,
-    output: output ?? process.stdout,
+  const json = flags.json === true
+  const [first, ...others] = await jobsOf(inputs, flags)
+  for (const { files, output } of [first, ...others]) await checkDelivery(files, output, options.maxLineBytes)
+  const batchOf = ({ files, output }: Job): BatchFileOptions => ({
+    input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,
+    output: output === STANDARD ? process.stdout : answersFileOf(output),
+    columns: { query: flags.queryColumn, documents: flags.documentsColumn },
     defaults: { ...requestDefaults(command, options), topN: flags.topN, returnDocuments: flags.returnDocuments },
     missing: flags.missing,
     unordered: flags.unordered,
@@ -60,21 +84,62 @@ async function run(command: Command, input: string): Promise<void> {
     maxErrors: flags.maxErrors,
     overwrite: flags.overwrite,
     options,
+  })
+  const finish = async (report: BatchReport, { files, output }: Job): Promise<void> => {
+    if (report.status === 'finished') await deliver(files, output, options.maxLineBytes)
+    const before = Number(process.exitCode ?? 0)
+    await reportRun(report, output === STANDARD ? undefined : output, json)
+    process.exitCode = Math.max(before, Number(process.exitCode))
   }
-  const retry = flags.retryFailed ? retrying(batch, output) : undefined
+  /** With the Redis and the workers of the first. */
+  const runOthers: Afterwards = async (client, watch) => {
+    await finish(opened.report(), first)
+    for (const job of others) {
+      const next = await openBatch(batchOf(job))
+      watch(next)
+      const report = await next.run(client)
+      await finish(report, job)
+      if (report.status === 'interrupted') break
+    }
+    return undefined
+  }
+  const afterwards = flags.retryFailed ? retrying(batchOf(first), others, first.output) : runOthers
+  const opened = await openBatch(batchOf(first))
   try {
-    const opened = await openBatch(batch)
-    await reportRun(await workOff(command, options, opened, flags.json === true, retry), output, flags.json === true)
+    const isLast = flags.retryFailed || others.length === 0
+    const report = await workOff(command, options, opened, json, isLast && !flags.retryFailed ? undefined : afterwards)
+    if (isLast || report.status === 'interrupted') await finish(report, first)
   } finally {
     // A pipe that nobody closes would keep the process.
-    if (input === STANDARD) process.stdin.destroy()
+    if (inputs.includes(STANDARD)) process.stdin.destroy()
   }
 }
 
-function retrying(batch: BatchFileOptions, output: string | undefined): Afterwards {
-  if (output === undefined || batch.overwrite) {
-    const message = `--retry-failed: ${output === undefined ? 'needs an output file' : 'and --overwrite exclude each other'}`
-    throw new RankmillError('invalid_configuration', message, { param: 'retryFailed' })
-  }
-  return (client, watch) => retryFailed(client, { ...batch, output }, watch)
+/** All inputs to one output, or, where that is a folder, each to a file of its own in it. */
+async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<readonly [Job, ...Job[]]> {
+  const files = await filesOf(inputs)
+  const { output } = flags
+  if (flags.unordered && answersFileOf(output) !== output)
+    throw usage('unordered', '--unordered: a table has the rows of its input in their order')
+  const isFolder = output.endsWith('/') || ((await stat(output).catch(() => undefined))?.isDirectory() ?? false)
+  if (!isFolder) return [{ files, output }]
+  await mkdir(output, { recursive: true })
+  const jobs = files.map((file) => ({ files: [file], output: join(output, basename(file)) }))
+  const outputs = jobs.map((job) => job.output)
+  const twice = outputs.find((path, i) => outputs.indexOf(path) !== i)
+  if (twice !== undefined) throw usage('output', `${twice}: would be the output of two inputs`)
+  const [first, ...others] = jobs
+  if (!first || files.includes(STANDARD)) throw usage('output', `${output}: is a folder, which needs files as inputs`)
+  return [first, ...others]
+}
+
+function usage(param: string, message: string): RankmillError {
+  return new RankmillError('invalid_configuration', message, { param })
+}
+
+function retrying(batch: BatchFileOptions, others: readonly Job[], output: string): Afterwards {
+  if (others.length > 0) throw usage('retryFailed', '--retry-failed: works on one output at a time')
+  if (output === STANDARD) throw usage('retryFailed', '--retry-failed: needs an output file')
+  if (batch.overwrite) throw usage('retryFailed', '--retry-failed: and --overwrite exclude each other')
+  return (client, watch) => retryFailed(client, { ...batch, output: answersFileOf(output) }, watch)
 }

@@ -3,14 +3,21 @@ import { realpathSync } from 'node:fs'
 import { RankmillError } from '../../shared/errors.js'
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
+import { type BatchInput, isList, openInputs } from './batch-inputs.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
-import { type BatchSource, LineSource } from './batch-source.js'
+import type { BatchSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
+import type { RequestColumns } from './row-source.js'
 
 export interface BatchFileOptions {
-  /** JSONL, `.gz` and `.zst` by their names, or a stream of JSONL. */
-  readonly input: string | AsyncIterable<Buffer>
+  /**
+   * Files or patterns of files, one after another: JSON lines, or tables by the names `.csv`, `.tsv` and `.parquet`; `.gz` and
+   * `.zst` are decompressed. Or a stream of JSON lines.
+   */
+  readonly input: BatchInput
+  /** Of tables; default: `query` and `documents`. */
+  readonly columns?: RequestColumns | undefined
   /** A path, compressed by its name, or a stream, which a later run cannot go on with. */
   readonly output: string | NodeJS.WritableStream
   /** Fields of requests whose lines do not give them. */
@@ -38,12 +45,15 @@ export interface BatchFileOptions {
 export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
   const limits = resolveOptions({ ...options.options })
   refuseSameFile(options)
-  const source = await openSource(options.input, limits.maxLineBytes)
+  const source = await openSource(options, limits.maxLineBytes)
   return BatchRun.open(runOptions(source, options, limits))
 }
 
-export async function openSource(input: BatchFileOptions['input'], maxLineBytes: number): Promise<BatchSource> {
-  return LineSource.open(input, maxLineBytes)
+export async function openSource(
+  { input, columns }: Pick<BatchFileOptions, 'input' | 'columns'>,
+  maxLineBytes: number,
+): Promise<BatchSource> {
+  return openInputs(input, maxLineBytes, columns)
 }
 
 export function runOptions(
@@ -81,9 +91,10 @@ function jsonLines(details: boolean): BatchFormat {
 }
 
 function refuseSameFile({ input, output }: BatchFileOptions): void {
-  if (typeof input !== 'string' || typeof output !== 'string') return
-  const read = realPath(input)
-  if (read === undefined || read !== realPath(output)) return
+  if (typeof output !== 'string') return
+  const written = realPath(output)
+  const inputs = typeof input === 'string' ? [input] : isList(input) ? input : []
+  if (written === undefined || inputs.every((path) => realPath(path) !== written)) return
   throw new RankmillError('output_exists', `${output}: is the input as well`, { param: 'output' })
 }
 

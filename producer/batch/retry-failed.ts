@@ -42,7 +42,7 @@ export async function retryFailed(
     }
     const failed = await failedLines(output)
     if (failed.size === 0) return undefined
-    const source = only(failed, await openSource(options.input, limits.maxLineBytes))
+    const source = only(failed, await openSource(options, limits.maxLineBytes))
     // Named by what is run again: what a killed merge left of other lines is no hindrance.
     const retried = join(folder.path, `retried-${await source.fingerprint()}.jsonl`)
     const run = await BatchRun.open(runOptions(source, { ...options, output: retried, overwrite: false }, limits))

@@ -9,6 +9,8 @@ export interface CsvRow {
   readonly columns: readonly string[]
   /** Of the column at the same place. */
   readonly values: readonly string[]
+  /** The first: its values are the names. */
+  readonly isHeader: boolean
 }
 
 /** What is wrong with a file of rows, and where. */
@@ -38,8 +40,9 @@ export async function* csvRows(
   let columns: readonly string[] | undefined
   try {
     for await (const { record, info } of parser as AsyncIterable<{ record: string[]; info: Info }>) {
-      if (columns === undefined) columns = checkColumns(record, info.lines)
-      else yield { number: info.lines, columns, values: record }
+      const isHeader: boolean = columns === undefined
+      columns ??= checkColumns(record, info.lines)
+      yield { number: info.lines, columns, values: record, isHeader }
     }
   } catch (error) {
     if (!(error instanceof CsvError)) throw error

@@ -26,7 +26,8 @@ export async function* recordsOf(source: Source, maxLineBytes = MAX_LINE_BYTES):
 
 async function* csvRecords(source: Source, delimiter: ',' | '\t', maxRowBytes: number): AsyncGenerator<PlacedRecord> {
   try {
-    for await (const { number, columns, values } of csvRows(bytesOf(source), delimiter, maxRowBytes)) {
+    for await (const { number, columns, values, isHeader } of csvRows(bytesOf(source), delimiter, maxRowBytes)) {
+      if (isHeader) continue
       const fields = Object.fromEntries(
         columns.flatMap((name, i) => (values[i] === undefined || values[i] === '' ? [] : [[name, values[i]]])),
       )

@@ -1,0 +1,53 @@
+/** What a batch run is given as its input: files of every format, patterns of them, a stream. */
+import { existsSync } from 'node:fs'
+import { glob } from 'tinyglobby'
+import { RankmillError } from '../../shared/errors.js'
+import { recordFormatOf } from '../lines/record-format.js'
+import { type BatchSource, LineSource } from './batch-source.js'
+import { JoinedSource } from './joined-source.js'
+import { REQUEST_COLUMNS, type RequestColumns, RowSource } from './row-source.js'
+
+export type BatchInput = string | readonly string[] | AsyncIterable<Buffer>
+
+const PATTERN = /[*?[\]{}]/
+
+/**
+ * Patterns (`part-*.jsonl.gz`) become the files that they match, by name; what is there under the very name is that file.
+ *
+ * @throws RankmillError `input_unreadable` where a pattern matches nothing
+ */
+export async function filesOf(inputs: readonly string[]): Promise<string[]> {
+  const files: string[] = []
+  for (const input of inputs) {
+    if (!PATTERN.test(input) || existsSync(input) || input.startsWith('s3://')) {
+      files.push(input)
+      continue
+    }
+    const found = await glob(input, { onlyFiles: true, expandDirectories: false })
+    if (found.length === 0) throw new RankmillError('input_unreadable', `${input}: matches no file`, { param: 'input' })
+    files.push(...found.sort())
+  }
+  return files
+}
+
+/** @throws RankmillError `input_unreadable` */
+export async function openInputs(
+  input: BatchInput,
+  maxLineBytes: number,
+  columns: RequestColumns = REQUEST_COLUMNS,
+): Promise<BatchSource> {
+  if (typeof input !== 'string' && !isList(input)) return LineSource.open(input, maxLineBytes)
+  const sources: BatchSource[] = []
+  for (const file of await filesOf(typeof input === 'string' ? [input] : input)) {
+    const isTable = recordFormatOf(file) !== 'jsonl'
+    sources.push(
+      isTable ? await RowSource.open(file, columns, maxLineBytes) : await LineSource.open(file, maxLineBytes),
+    )
+  }
+  const [only] = sources
+  return sources.length === 1 && only ? only : new JoinedSource(sources)
+}
+
+export function isList(input: BatchInput): input is readonly string[] {
+  return Array.isArray(input)
+}
