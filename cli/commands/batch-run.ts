@@ -5,9 +5,10 @@ import { Command, Option } from 'commander'
 import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
 import { filesOf } from '../../producer/batch/batch-inputs.js'
 import type { BatchReport } from '../../producer/batch/batch-report.js'
-import { answersFileOf, checkDelivery, deliver } from '../../producer/batch/delivery.js'
+import { answersFileOf, checkDelivery, deliver, localOutputOf } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
 import { REQUEST_COLUMNS } from '../../producer/batch/row-source.js'
+import { isS3 } from '../../producer/lines/s3-object.js'
 import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { type Afterwards, reportRun, workOff } from '../batch-work.js'
@@ -72,7 +73,9 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   const options = optionsOf(command)
   const json = flags.json === true
   const [first, ...others] = await jobsOf(inputs, flags)
-  for (const { files, output } of [first, ...others]) await checkDelivery(files, output, options.maxLineBytes)
+  for (const { files, output } of [first, ...others]) {
+    if (output !== STANDARD) await checkDelivery(files, output, options.maxLineBytes)
+  }
   const batchOf = ({ files, output }: Job): BatchFileOptions => ({
     input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,
     output: output === STANDARD ? process.stdout : answersFileOf(output),
@@ -86,9 +89,9 @@ async function run(command: Command, inputs: string[]): Promise<void> {
     options,
   })
   const finish = async (report: BatchReport, { files, output }: Job): Promise<void> => {
-    if (report.status === 'finished') await deliver(files, output, options.maxLineBytes)
+    if (report.status === 'finished' && output !== STANDARD) await deliver(files, output, options.maxLineBytes)
     const before = Number(process.exitCode ?? 0)
-    await reportRun(report, output === STANDARD ? undefined : output, json)
+    await reportRun(report, output === STANDARD ? undefined : localOutputOf(output), json)
     process.exitCode = Math.max(before, Number(process.exitCode))
   }
   /** With the Redis and the workers of the first. */
@@ -123,8 +126,11 @@ async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<
     throw usage('unordered', '--unordered: a table has the rows of its input in their order')
   const isFolder = output.endsWith('/') || ((await stat(output).catch(() => undefined))?.isDirectory() ?? false)
   if (!isFolder) return [{ files, output }]
-  await mkdir(output, { recursive: true })
-  const jobs = files.map((file) => ({ files: [file], output: join(output, basename(file)) }))
+  if (!isS3(output)) await mkdir(output, { recursive: true })
+  const jobs = files.map((file) => {
+    const name = basename(file)
+    return { files: [file], output: isS3(output) ? `${output}${name}` : join(output, name) }
+  })
   const outputs = jobs.map((job) => job.output)
   const twice = outputs.find((path, i) => outputs.indexOf(path) !== i)
   if (twice !== undefined) throw usage('output', `${twice}: would be the output of two inputs`)

@@ -1,6 +1,7 @@
 /** `rankmill batch trec`: a retrieval run in, the same run reranked out, and what that changed. */
 import { Command, Option } from 'commander'
 import { BatchRun } from '../../producer/batch/batch-run.js'
+import { checkDestination, localOutputOf, upload } from '../../producer/batch/delivery.js'
 import { nameOfAll } from '../../producer/lines/text-lines.js'
 import { type Qrels, readQrels } from '../../producer/retrieval/beir.js'
 import { type Comparison, compareRuns } from '../../producer/retrieval/comparison.js'
@@ -100,6 +101,8 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
   const options = optionsOf(command)
   const json = flags.json === true
   const files = await filesOf(flags, folder)
+  const output = localOutputOf(flags.output)
+  await checkDestination(flags.output)
   const before = await readTrecRun(files.run)
   const qrels = await judgements(files, before, flags.qrels !== undefined)
   const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined
@@ -116,7 +119,7 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
   try {
     const opened = await BatchRun.open({
       source,
-      output: flags.output,
+      output,
       format: trecLines(before, flags.tag),
       inOrder: true,
       defaults: requestDefaults(command, options),
@@ -127,9 +130,10 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
       limits: options,
     })
     const report = await workOff(command, options, opened, json)
-    await reportRun(report, flags.output, json)
+    if (report.status === 'finished') await upload(flags.output)
+    await reportRun(report, output, json)
     if (qrels && report.status === 'finished') {
-      show(compareRuns(qrels, before, await readTrecRun(flags.output)), json)
+      show(compareRuns(qrels, before, await readTrecRun(output)), json)
     }
   } finally {
     await source.close()

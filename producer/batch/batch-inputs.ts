@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs'
 import { glob } from 'tinyglobby'
 import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
-import { type BatchSource, LineSource } from './batch-source.js'
+import { isS3, s3Matches } from '../lines/s3-object.js'
+import { type BatchSource, LineSource, unreadable } from './batch-source.js'
 import { JoinedSource } from './joined-source.js'
 import { REQUEST_COLUMNS, type RequestColumns, RowSource } from './row-source.js'
 
@@ -19,15 +20,22 @@ const PATTERN = /[*?[\]{}]/
 export async function filesOf(inputs: readonly string[]): Promise<string[]> {
   const files: string[] = []
   for (const input of inputs) {
-    if (!PATTERN.test(input) || existsSync(input) || input.startsWith('s3://')) {
+    if (!PATTERN.test(input) || (!isS3(input) && existsSync(input))) {
       files.push(input)
       continue
     }
-    const found = await glob(input, { onlyFiles: true, expandDirectories: false })
+    const found = await matches(input)
     if (found.length === 0) throw new RankmillError('input_unreadable', `${input}: matches no file`, { param: 'input' })
-    files.push(...found.sort())
+    files.push(...found)
   }
   return files
+}
+
+async function matches(pattern: string): Promise<string[]> {
+  if (!isS3(pattern)) return (await glob(pattern, { onlyFiles: true, expandDirectories: false })).sort()
+  return s3Matches(pattern).catch((error) => {
+    throw unreadable(pattern, error)
+  })
 }
 
 /** @throws RankmillError `input_unreadable` */

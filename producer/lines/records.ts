@@ -3,7 +3,7 @@ import { RankmillError } from '../../shared/errors.js'
 import { recordOf } from './beir-records.js'
 import { csvRows, RowError } from './csv-rows.js'
 import { recordFormatOf } from './record-format.js'
-import { localFile } from './stored-file.js'
+import { storedFile } from './stored-file.js'
 import { bytesOf, type Line, lineError, MAX_LINE_BYTES, nameOf, type Source, textLines } from './text-lines.js'
 
 export interface PlacedRecord extends Line {
@@ -40,7 +40,7 @@ async function* csvRecords(source: Source, delimiter: ',' | '\t', maxRowBytes: n
 
 async function* parquetRecords(source: Source): AsyncGenerator<PlacedRecord> {
   try {
-    const file = typeof source === 'string' ? await localFile(source) : undefined
+    const file = typeof source === 'string' ? await storedFile(source) : undefined
     if (!file) throw new Error('Parquet is read from its end, so it must be a file')
     const { ParquetFile } = await import('./parquet-file.js')
     let number = 0

@@ -3,7 +3,7 @@ import type { SchemaElement } from 'hyparquet'
 import { openContent } from './content.js'
 import { csvRows, RowError } from './csv-rows.js'
 import { recordFormatOf } from './record-format.js'
-import { localFile } from './stored-file.js'
+import { storedFile } from './stored-file.js'
 
 export interface TableRow {
   /** From 1. */
@@ -25,7 +25,7 @@ export interface Rows {
 /** @throws Error of the system, or saying why the file is no table */
 export async function openRows(path: string, maxRowBytes: number): Promise<Rows> {
   const format = recordFormatOf(path)
-  const file = await localFile(path)
+  const file = await storedFile(path)
   if (!file) throw new Error('a table must be a file: it is read more than once')
   if (format === 'parquet') {
     const { ParquetFile } = await import('./parquet-file.js')

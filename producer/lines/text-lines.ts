@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs'
 import { RankmillError } from '../../shared/errors.js'
 import { compressionOf, decompressed } from './compression.js'
 import { readLines } from './line-reader.js'
+import { storedFile } from './stored-file.js'
 
 /** A path (`.gz` and `.zst` are decompressed, `-` is standard input), or bytes with the name that errors give them. */
 export type Source = string | { readonly name: string; readonly chunks: AsyncIterable<Uint8Array> }
@@ -60,8 +61,9 @@ export async function* bytesOf(source: Source): AsyncGenerator<Buffer> {
     for await (const chunk of source.chunks) yield Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
     return
   }
-  const raw = source === STANDARD ? process.stdin : createReadStream(source)
   try {
+    const stored = source.startsWith('s3://') ? await storedFile(source) : undefined
+    const raw = stored ? stored.read(0) : source === STANDARD ? process.stdin : createReadStream(source)
     yield* decompressed(raw, compressionOf(source))
   } catch (error) {
     const name = nameOf(source)

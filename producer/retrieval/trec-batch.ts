@@ -4,7 +4,7 @@ import { type BatchItem, type BatchSource, type InputMark, unreadable } from '..
 import type { BatchFormat } from '../batch/batch-state.js'
 import { DigestChain, NO_CONTENT } from '../lines/digest-chain.js'
 import type { LineMark } from '../lines/line-reader.js'
-import { localFile } from '../lines/stored-file.js'
+import { storedFile } from '../lines/stored-file.js'
 import { partsOf, type Source, type Sources } from '../lines/text-lines.js'
 import { type TrecRequest, type TrecRequestsOptions, trecRequests } from './trec-requests.js'
 import { formatTrecLines, type RankedScore, type TrecRun, withRest } from './trec-run.js'
@@ -88,7 +88,7 @@ export class TrecSource implements BatchSource {
 async function sampleOf(file: Source): Promise<string> {
   if (typeof file !== 'string' || file === '-') return ''
   try {
-    return (await (await localFile(file))?.fingerprint()) ?? ''
+    return (await (await storedFile(file))?.fingerprint()) ?? ''
   } catch (error) {
     throw unreadable(file, error)
   }
