@@ -50,10 +50,15 @@ export class RowSource implements BatchSource {
     return this.#rows.count === undefined ? undefined : row / Math.max(1, this.#rows.count)
   }
 
-  fingerprint(): Promise<string> {
-    return this.#rows.fingerprint().catch((error) => {
+  /** With the columns' names: others make other requests of the same file. */
+  async fingerprint(): Promise<string> {
+    try {
+      const chain = new DigestChain()
+      chain.update(JSON.stringify([await this.#rows.fingerprint(), this.#columns, this.#idColumn]))
+      return chain.link()
+    } catch (error) {
       throw unreadable(this.name, error)
-    })
+    }
   }
 
   async digestAt({ line }: LineMark): Promise<string | undefined> {

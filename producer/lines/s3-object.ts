@@ -26,12 +26,15 @@ export function s3Place(url: string): S3Place {
 }
 
 let connecting: Promise<S3Client> | undefined
+/** Of the SDK, for those who choose the version of Node; what it is about says `npm`. */
+const NO_WARNING = 'AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'
 
 /**
  * Credentials, region and endpoint as the AWS tools find them: environment, profiles, roles. An endpoint of one's own
  * (`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`) has the bucket in the path, as self-hosted stores want it.
  */
 export function s3Client(): Promise<S3Client> {
+  process.env[NO_WARNING] ??= 'true'
   connecting ??= import('@aws-sdk/client-s3').then(({ S3Client }) => {
     const { AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_DEFAULT_REGION } = process.env
     const hasEndpoint = (AWS_ENDPOINT_URL_S3 ?? AWS_ENDPOINT_URL) !== undefined
