@@ -89,7 +89,7 @@ export class RowSource implements BatchSource {
   async *#read(from: number): AsyncGenerator<{ row: number; values: unknown[] }> {
     const names = [this.#columns.query, this.#columns.documents, ...(this.#idColumn ? [this.#idColumn] : [])]
     try {
-      for await (const { row, fields } of this.#rows.read(from, names)) {
+      for await (const { row, fields } of this.#rows.read(from, { columns: names })) {
         yield { row, values: names.map((name) => fields[name]) }
       }
     } catch (error) {

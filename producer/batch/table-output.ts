@@ -15,6 +15,8 @@ import { csvWriter, parquetWriter, type TableWriter } from './table-writers.js'
 const ADDED = ['results', 'error'] as const
 /** Of inputs that are no tables. */
 const NAME_COLUMN = 'custom_id'
+/** Of decimals that a double holds. */
+const MOST_DIGITS = 15
 /** Rows that are held at once: one row group of Parquet. */
 const GROUP_ROWS = 1000
 const GROUP_BYTES = 16 * 2 ** 20
@@ -43,7 +45,15 @@ export async function checkTable({ inputs, maxRowBytes }: Omit<TableSource, 'ans
     const message = `output: the input has a column ${JSON.stringify(taken)} already: write JSON lines, or rename it`
     throw new RankmillError('invalid_configuration', message, { param: 'output' })
   }
-  return { names, schema: opened[0]?.schema, tables: opened }
+  const schema = opened[0]?.schema
+  const decimal = schema?.find(
+    ({ converted_type, precision = 0 }) => converted_type === 'DECIMAL' && precision > MOST_DIGITS,
+  )
+  if (decimal) {
+    const message = `output: the input's column ${decimal.name} has decimals of ${decimal.precision} digits, and at most ${MOST_DIGITS} can be copied: write JSON lines`
+    throw new RankmillError('invalid_configuration', message, { param: 'output' })
+  }
+  return { names, schema, tables: opened }
 }
 
 interface Columns {
@@ -72,7 +82,7 @@ export async function writeTable(source: TableSource, output: string): Promise<v
           recordFormatOf(output) === 'tsv' ? '\t' : ',',
           compressionOf(output),
         )
-    await writeRows(source, columns, writer)
+    await writeRows(source, columns, writer, isParquet ? 'copy' : 'text')
     const file = await open(partial, 'r')
     await file.sync().finally(() => file.close())
     await rename(partial, output)
@@ -86,8 +96,13 @@ export async function writeTable(source: TableSource, output: string): Promise<v
   }
 }
 
-async function writeRows(source: TableSource, { tables, names }: Columns, writer: TableWriter): Promise<void> {
-  const rows = tables.length > 0 ? rowsOf(tables) : undefined
+async function writeRows(
+  source: TableSource,
+  { tables, names }: Columns,
+  writer: TableWriter,
+  as: 'copy' | 'text',
+): Promise<void> {
+  const rows = tables.length > 0 ? rowsOf(tables, as) : undefined
   let group: Record<string, unknown>[] = []
   let bytes = 0
   for await (const { text, answer } of answersOf(source.answers)) {
@@ -106,8 +121,11 @@ async function writeRows(source: TableSource, { tables, names }: Columns, writer
   await writer.finish()
 }
 
-async function* rowsOf(tables: readonly Rows[]): AsyncGenerator<Readonly<Record<string, unknown>>> {
-  for (const table of tables) for await (const { fields } of table.read(0)) yield fields
+async function* rowsOf(
+  tables: readonly Rows[],
+  as: 'copy' | 'text',
+): AsyncGenerator<Readonly<Record<string, unknown>>> {
+  for (const table of tables) for await (const { fields } of table.read(0, { as })) yield fields
 }
 
 interface Answer {

@@ -1,4 +1,5 @@
 /** Writers of tables, a group of rows at a time. */
+import { isUtf8 } from 'node:buffer'
 import { open } from 'node:fs/promises'
 import { stringify } from 'csv-stringify/sync'
 import type { SchemaElement } from 'hyparquet'
@@ -10,7 +11,7 @@ export interface TableWriter {
   finish(): Promise<void>
 }
 
-/** Lists and records become JSON. */
+/** Lists and records become JSON; bytes that are no text base64. */
 export async function csvWriter(
   path: string,
   columns: readonly string[],
@@ -20,9 +21,7 @@ export async function csvWriter(
   const file = await open(path, 'w')
   const lines = (rows: readonly (readonly unknown[])[]) =>
     stringify(
-      rows.map((row) =>
-        row.map((value) => (typeof value === 'object' && value !== null ? JSON.stringify(value, big) : value)),
-      ),
+      rows.map((row) => row.map(cellOf)),
       { delimiter, cast: { boolean: String, bigint: String } },
     )
   const append = async (text: string) => {
@@ -55,6 +54,21 @@ const ANSWER: readonly SchemaElement[] = [
   text('error'),
 ]
 
+function cellOf(value: unknown): unknown {
+  if (value instanceof Uint8Array) return Buffer.from(value).toString(isUtf8(value) ? 'utf8' : 'base64')
+  return typeof value === 'object' && value !== null ? JSON.stringify(value, big) : value
+}
+
+/** As hyparquet-writer writes it well: INT96 as the time that it holds, kinds of integers under their older names. */
+function written(element: SchemaElement): SchemaElement {
+  const { logical_type: kind, ...rest } = element
+  if (kind?.type === 'INTEGER')
+    return { ...rest, converted_type: `${kind.isSigned ? 'INT' : 'UINT'}_${kind.bitWidth as 8 | 16 | 32 | 64}` }
+  if (element.type !== 'INT96') return element
+  const logical_type = { type: 'TIMESTAMP', isAdjustedToUTC: false, unit: 'NANOS' } as const
+  return { ...element, type: 'INT64', logical_type }
+}
+
 /** @param schema of the columns that are copied; undefined: all are texts */
 export async function parquetWriter(
   path: string,
@@ -62,7 +76,7 @@ export async function parquetWriter(
   schema: readonly SchemaElement[] | undefined,
 ): Promise<TableWriter> {
   const { fileWriter, ParquetWriter } = await import('hyparquet-writer')
-  const elements = [...(schema ?? columns.map(text)), ...ANSWER]
+  const elements = [...(schema?.map(written) ?? columns.map(text)), ...ANSWER]
   const root = { name: 'root', num_children: columns.length + 2 }
   const writer = new ParquetWriter({ writer: fileWriter(path), schema: [root, ...elements], createdBy: 'rankmill' })
   return {
@@ -91,5 +105,6 @@ function resultsOf(results: unknown): unknown {
 }
 
 function big(_: string, value: unknown): unknown {
+  if (value instanceof Uint8Array) return cellOf(value)
   return typeof value === 'bigint' ? String(value) : value
 }

@@ -4,6 +4,7 @@ import {
   type AsyncBuffer,
   type Compressors,
   type FileMetaData,
+  type ParquetParsers,
   parquetMetadataAsync,
   parquetReadObjects,
 } from 'hyparquet'
@@ -17,6 +18,38 @@ const DECOMPRESSORS: Compressors = {
   ...compressors,
   GZIP: (bytes) => gunzipSync(bytes),
   BROTLI: (bytes) => brotliDecompressSync(bytes),
+}
+
+/** What becomes of values that JavaScript has no exact type for. */
+export interface RowForm {
+  /** Names of columns; default: all. */
+  readonly columns?: readonly string[] | undefined
+  /**
+   * `copy`: as `hyparquet-writer` writes them back, times as their numbers and bytes as bytes. `text`: times in ISO 8601 with
+   * all their digits. Default: dates, and bytes as UTF-8.
+   */
+  readonly as?: 'copy' | 'text' | undefined
+}
+
+const raw = (value: bigint) => value
+const COPIED: Partial<ParquetParsers> = {
+  timestampFromMilliseconds: raw,
+  timestampFromMicroseconds: raw,
+  timestampFromNanoseconds: raw,
+}
+const WRITTEN: Partial<ParquetParsers> = {
+  timestampFromMilliseconds: (millis) => isoOf(millis, 3),
+  timestampFromMicroseconds: (micros) => isoOf(micros, 6),
+  timestampFromNanoseconds: (nanos) => isoOf(nanos, 9),
+  dateFromDays: (days) => new Date(days * 86_400_000).toISOString().slice(0, 10),
+}
+
+/** @param digits after the seconds */
+function isoOf(value: bigint, digits: number): string {
+  const second = 10n ** BigInt(digits)
+  const rest = ((value % second) + second) % second
+  const whole = new Date(Number((value - rest) / second) * 1000).toISOString().slice(0, -5)
+  return `${whole}.${String(rest).padStart(digits, '0')}Z`
 }
 
 export class ParquetFile {
@@ -54,12 +87,8 @@ export class ParquetFile {
     return names
   }
 
-  /**
-   * Rows from a place on, in memory for one row group.
-   *
-   * @param columns undefined: all
-   */
-  async *rows(from = 0, columns?: readonly string[]): AsyncGenerator<ParquetRow> {
+  /** Rows from a place on, in memory for one row group. */
+  async *rows(from = 0, { columns, as }: RowForm = {}): AsyncGenerator<ParquetRow> {
     let rowStart = 0
     for (const group of this.metadata.row_groups) {
       const rowEnd = rowStart + Number(group.num_rows)
@@ -71,6 +100,7 @@ export class ParquetFile {
           rowEnd,
           compressors: DECOMPRESSORS,
           ...(columns ? { columns: [...columns] } : {}),
+          ...(as ? { utf8: false, parsers: as === 'copy' ? COPIED : WRITTEN, geoparquet: false } : {}),
         })
         yield* found
       }

@@ -2,6 +2,7 @@
 import type { SchemaElement } from 'hyparquet'
 import { openContent } from './content.js'
 import { csvRows, RowError } from './csv-rows.js'
+import type { RowForm } from './parquet-file.js'
 import { recordFormatOf } from './record-format.js'
 import { storedFile } from './stored-file.js'
 
@@ -19,7 +20,7 @@ export interface Rows {
   readonly count: number | undefined
   fingerprint(): Promise<string>
   /** Rows after a number of them. Of columns that are not named, Parquet reads nothing. @throws Error, naming the place */
-  read(after: number, columns?: readonly string[]): AsyncIterable<TableRow>
+  read(after: number, form?: RowForm): AsyncIterable<TableRow>
 }
 
 /** @throws Error of the system, or saying why the file is no table */
@@ -35,9 +36,9 @@ export async function openRows(path: string, maxRowBytes: number): Promise<Rows>
       schema: parquet.metadata.schema.slice(1),
       count: parquet.rowCount,
       fingerprint: () => file.fingerprint(),
-      async *read(after, columns) {
+      async *read(after, form) {
         let row = after
-        for await (const fields of parquet.rows(after, columns)) yield { row: ++row, fields }
+        for await (const fields of parquet.rows(after, form)) yield { row: ++row, fields }
       },
     }
   }

@@ -1,7 +1,9 @@
 /** The same requests in every format give the same answers, to one output or one each. */
+import { execFile } from 'node:child_process'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import { parse } from 'csv-parse/sync'
 import { stringify } from 'csv-stringify/sync'
@@ -158,6 +160,22 @@ describe('columns', () => {
     ])
     expect(JSON.parse(rows[0]?.['results'] ?? '')).toHaveLength(2)
   })
+})
+
+it('a pipe under a name is read like standard input, and known again', async () => {
+  await stage().worker()
+  const lines = await expected()
+  const { redis, prefix } = stage().options()
+  const env = { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix }
+  const main = [process.execPath, resolve('dist/cli/main.js')]
+  const command = (input: string) => `"$0" "$1" batch run ${input} -o pipe.jsonl --no-embedded`
+  const run = (input: string) => promisify(execFile)('bash', ['-c', command(input), ...main], { cwd: folder, env })
+  for (let time = 0; time < 2; time++) {
+    await run('<(cat in.jsonl)')
+    expect(await readFile(at('pipe.jsonl'), 'utf8')).toBe(lines)
+  }
+  await writeFile(at('in.jsonl'), lines)
+  await expect(run('<(cat in.jsonl)')).rejects.toThrow('holds the results of another input')
 })
 
 describe('several inputs', () => {
