@@ -1,7 +1,12 @@
 /** What a worker process measures, under the names of docs/metrics.md; one registry an instance, never the global one. */
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800]
+
+/** How often it is looked whether the event loop comes to its timers in time, and what is told of it. */
+const LAG_EVERY_MS = 5
+const LAG_QUANTILES = [50, 99, 100]
 
 export type Stage =
   | 'queued'
@@ -106,6 +111,22 @@ export class WorkerMetrics {
       registers: [this.registry],
       collect() {
         this.set(redisUp() ? 1 : 0)
+      },
+    })
+    const delay = monitorEventLoopDelay({ resolution: LAG_EVERY_MS })
+    delay.enable()
+    new Gauge({
+      name: 'rankmill_event_loop_lag_seconds',
+      help: 'How late the event loop, which renews the locks of jobs, came to its timers since the last scrape',
+      labelNames: ['quantile'],
+      aggregator: 'max',
+      registers: [this.registry],
+      collect() {
+        for (const percent of LAG_QUANTILES) {
+          const ms = delay.percentile(percent) / 1e6 - LAG_EVERY_MS
+          this.set({ quantile: percent / 100 }, Math.max(0, ms) / 1000)
+        }
+        delay.reset()
       },
     })
     collectDefaultMetrics({ register: this.registry })

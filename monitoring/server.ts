@@ -1,5 +1,5 @@
 /** Serves metrics and health: /metrics (Prometheus), /healthz (alive), /readyz (fit for work). */
-import Fastify, { type FastifyInstance } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import { RankmillError } from '../shared/errors.js'
 
 export interface Health {
@@ -41,7 +41,9 @@ export async function serveMonitoring(
   host: string,
   { port, orNext = false, flag = '--metrics-port' }: WantedPort,
 ): Promise<MonitoringServer> {
-  const server: FastifyInstance = Fastify({ logger: false, forceCloseConnections: true })
+  // Loaded only here: most commands serve nothing.
+  const { fastify } = await import('fastify')
+  const server: FastifyInstance = fastify({ logger: false, forceCloseConnections: true })
   server.get('/metrics', async (_request, reply) => reply.type(sources.contentType).send(await sources.metrics()))
   server.get('/healthz', async (_request, reply) => {
     const health = sources.alive()

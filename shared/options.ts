@@ -310,6 +310,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'padded tokens in one model call at most; 0 lets the calibration choose',
   }),
+  callTimeoutMs: define({
+    group: 'worker',
+    schema: int(1000, 86_400_000),
+    default: 300_000,
+    value: '<ms>',
+    help: 'a model call that takes longer is given up: its process is replaced, and the pairs are tried in smaller batches until the one at fault stands alone',
+  }),
   calibrate: define({
     group: 'worker',
     schema: flag(),
@@ -376,7 +383,7 @@ export const OPTIONS = {
     schema: int(0, 1_000_000_000),
     default: 4_000_000,
     value: '<n>',
-    help: 'token ids of passages kept in memory, so that each passage is tokenised once (4 bytes a token)',
+    help: 'token ids of passages kept in memory, so that each passage is tokenised once (4 bytes a token); text threads have equal shares of it',
   }),
   scoreCacheTtlMs: define({
     group: 'worker',

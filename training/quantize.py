@@ -364,6 +364,24 @@ def quantize(model, dtype, table_values=TABLE_VALUES):
     return integers(model, RowInt8 if dtype == 'int8' else BlockInt4, table_values)
 
 
+def load(source):
+    """As onnx.load, which refuses weights behind links: caches of a hub hold nothing else."""
+    model = onnx.load(source, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entry = {e.key: e.value for e in tensor.external_data}
+        name = pathlib.PurePosixPath(entry['location'])
+        if name.is_absolute() or '..' in name.parts:
+            raise Unsuitable(f'the weights of {tensor.name} lie outside of its folder: {name}')
+        with open(source.parent / name, 'rb') as file:
+            file.seek(int(entry.get('offset', 0)))
+            tensor.raw_data = file.read(int(entry['length'])) if 'length' in entry else file.read()
+        tensor.ClearField('external_data')
+        tensor.data_location = TensorProto.DEFAULT
+    return model
+
+
 def save(model, target):
     if model.ByteSize() < ONE_FILE_BYTES:
         onnx.save(model, target)
@@ -378,7 +396,7 @@ def main():
     parser.add_argument('--dtype', choices=('int8', 'int4', 'fp16'), required=True)
     options = parser.parse_args()
     try:
-        model = onnx.load(options.source)
+        model = load(options.source)
         done = quantize(model, options.dtype)
         save(model, options.target)
     except (Unsuitable, OSError) as fault:

@@ -44,6 +44,7 @@ export class JobHands {
   readonly #parts: JobHandsParts
   /** By generation and request: cancellation ends all parts of a request that run here. */
   readonly #running = new Map<string, Set<AbortController>>()
+  #givesBack = false
 
   constructor(parts: JobHandsParts) {
     this.#parts = parts
@@ -102,8 +103,9 @@ export class JobHands {
     for (const controller of this.#running.get(`${generation} ${id}`) ?? []) controller.abort(reason)
   }
 
-  /** Ends all work: jobs go back into the queue. */
+  /** Ends all work, and what is being fetched meanwhile: jobs go back into the queue. */
   abortAll(): void {
+    this.#givesBack = true
     const reason = new RankmillError('closed', 'the worker is stopping')
     for (const jobs of this.#running.values()) for (const controller of jobs) controller.abort(reason)
   }
@@ -219,6 +221,7 @@ export class JobHands {
 
   #track(held: HeldJob): AbortController {
     const controller = new AbortController()
+    if (this.#givesBack) controller.abort(new RankmillError('closed', 'the worker is stopping'))
     const key = `${held.generation} ${held.requestId}`
     const running = this.#running.get(key)
     if (running) running.add(controller)

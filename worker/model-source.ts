@@ -1,10 +1,10 @@
-/** Real models for a worker: opened from a folder or the hub, run by ONNX Runtime in threads. */
+/** Real models for a worker: opened from a folder or the hub, run by ONNX Runtime in processes. */
 import { availableParallelism } from 'node:os'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
 import { Batcher } from './batching/batcher.js'
 import { BiEncoder } from './bi-encoder.js'
-import { createEngine } from './inference/thread-pool.js'
+import { createEngine } from './inference/session-pool.js'
 import { openBiEncoder } from './model/bi-encoder-model.js'
 import { openBound } from './model/bound-files.js'
 import { openModel } from './model/model.js'
@@ -15,11 +15,12 @@ import { loadTokenizer } from './tokenize/tokenizer.js'
 
 export function modelSource(options: Options): ScorerSource {
   const log = makeLogger(options.logLevel, 'rankmill-inference')
-  const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate } = options
+  const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate, callTimeoutMs } = options
   const place = {
     device: device === 'auto' ? 'cpu' : device,
     threads: threads || availableParallelism(),
     cacheDir,
+    callTimeoutMs,
     log,
   } as const
   return {
@@ -61,7 +62,7 @@ function openTexts({ textThreads, textTimeoutMs, maxEntryAgeMs }: Options, now: 
 
 async function openFilter(
   reference: string,
-  { device, cacheDir, maxEntryAgeMs }: Options,
+  { device, cacheDir, maxEntryAgeMs, callTimeoutMs }: Options,
   { threads, log }: { threads: number; log: Logger },
   { cache, texts, ownsTexts, now }: FilterParts,
 ): Promise<BiEncoder> {
@@ -82,6 +83,7 @@ async function openFilter(
     device: device === 'auto' ? 'cpu' : device,
     threads,
     cacheDir,
+    callTimeoutMs,
     log,
     calibrate: false,
   })

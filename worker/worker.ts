@@ -179,8 +179,9 @@ export class RerankWorker {
   }
 
   async #close(): Promise<void> {
-    await within(this.#presence.drain(), 1000).catch(() => false)
+    // First of all it takes no more, or it would take again what it gives back.
     const drained = this.#pools.close()
+    await within(this.#presence.drain(), 1000).catch(() => false)
     // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
     const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
     if (!(await within(drained, drainMs))) {

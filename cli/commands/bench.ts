@@ -6,8 +6,8 @@ import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
 import { fixedShape, sessionCounts, tokenBudgets } from '../../worker/inference/batch-shape.js'
+import { createEngine } from '../../worker/inference/session-pool.js'
 import { measureSpeed, type Speed } from '../../worker/inference/speed.js'
-import { createEngine } from '../../worker/inference/thread-pool.js'
 import { type BiEncoderModel, openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { type Model, openModel } from '../../worker/model/model.js'
 import { DTYPES, type Dtype } from '../../worker/model/model-folder.js'
@@ -129,6 +129,7 @@ async function measureModel(
     cacheDir: options.cacheDir,
     log: makeLogger(options.logLevel, 'rankmill-bench'),
     calibrate: false,
+    callTimeoutMs: options.callTimeoutMs,
   } as const
   const fixed = fixedShape(place)
   const rows: Row[] = []

@@ -4,7 +4,7 @@
  */
 import { hostname } from 'node:os'
 import type { Redis } from 'ioredis'
-import { FleetMetrics } from '../../monitoring/fleet.js'
+import type { FleetMetrics } from '../../monitoring/fleet.js'
 import { type MonitoringServer, serveMonitoring, type WantedPort } from '../../monitoring/server.js'
 import { RankmillError } from '../../shared/errors.js'
 import { closeAll } from '../../shared/lifecycle.js'
@@ -101,6 +101,8 @@ export async function openSession(options: Options, session: SessionOptions): Pr
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
     const started = await startFleet()
+    // Beside a fleet that runs it is not needed, and takes its time to load.
+    const { FleetMetrics } = await import('../../monitoring/fleet.js')
     const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => started.snapshots())
     const server = await serveFleet(filled, started, metrics, session.metricsPort ?? { port: 0 }, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })

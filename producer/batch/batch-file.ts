@@ -9,6 +9,9 @@ import type { InputFile } from './output-place.js'
 import type { RequestColumns } from './row-source.js'
 import type { RequestFields } from './run-settings.js'
 
+/** Standard input, by name. */
+const STANDARD = '-'
+
 export interface BatchFileOptions {
   /**
    * Files or patterns of files, one after another: JSON lines, or tables by the names `.csv`, `.tsv` and `.parquet`; `.gz` and
@@ -108,7 +111,7 @@ export function inputFiles(input: BatchInput): InputFile[] {
   return typeof fd === 'number' ? [fd] : []
 }
 
-/** `-` is standard input. */
+/** Standard input by its number. */
 export function fileOf(input: string): InputFile {
-  return input === '-' ? 0 : input
+  return input === STANDARD ? 0 : input
 }

@@ -1,7 +1,8 @@
 /** What a run did: enough to repeat it. */
 import { createRequire } from 'node:module'
-import type { BatchState, Totals } from './batch-state.js'
+import type { BatchState } from './batch-state.js'
 import type { RunChange } from './model-pins.js'
+import type { RunCounts, Totals } from './run-counts.js'
 
 const { version } = createRequire(import.meta.url)('rankmill/package.json') as { version: string }
 
@@ -27,13 +28,14 @@ export interface BatchReport {
   readonly pairs_per_second: number
   readonly errors: Record<string, number>
   /** The first 100 requests that failed. */
-  readonly failures: BatchState['failures']
+  readonly failures: RunCounts['failures']
   /** Submission to answer. */
   readonly latency_ms: Record<'p50' | 'p90' | 'p95' | 'p99', number | null>
 }
 
 export function batchReport(state: BatchState): BatchReport {
-  const { totals, latency, isFinished } = state
+  const { isFinished } = state
+  const { totals, errors, failures, latency } = state.counts
   return {
     status: isFinished ? 'finished' : 'interrupted',
     versions: { rankmill: version, node: process.version, platform: `${process.platform}-${process.arch}` },
@@ -47,8 +49,8 @@ export function batchReport(state: BatchState): BatchReport {
     ended_at: state.endedAt,
     totals: { ...totals, seconds: Math.round(totals.seconds * 100) / 100 },
     pairs_per_second: totals.seconds > 0 ? Math.round(totals.pairs / totals.seconds) : 0,
-    errors: Object.fromEntries(state.errors),
-    failures: state.failures,
+    errors: Object.fromEntries(errors),
+    failures,
     latency_ms: {
       p50: latency.percentile(0.5),
       p90: latency.percentile(0.9),

@@ -146,7 +146,7 @@ export class BatchRun {
 
   /** Answers that the output has. */
   get answered(): number {
-    return this.#state.totals.requests
+    return this.#state.counts.totals.requests
   }
 
   /** Lets go of the output. */
@@ -169,7 +169,7 @@ export class BatchRun {
 
   progress(): BatchProgress {
     const { source } = this.#options
-    const { totals } = this.#state
+    const { totals } = this.#state.counts
     return {
       requests: totals.requests,
       failed: totals.failed,
@@ -346,7 +346,7 @@ export class BatchRun {
 
   #stopAtTooManyErrors(): void {
     const { maxErrors } = this.#options
-    const { totals } = this.#state
+    const { totals } = this.#state.counts
     if (totals.failed <= maxErrors || this.#failure) return
     const message = `${totals.failed} requests failed, more than --max-errors ${maxErrors}`
     this.#failure = new RankmillError('too_many_errors', message)

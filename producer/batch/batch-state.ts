@@ -10,12 +10,13 @@ import { CORPUS, CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
 import { DoneLines } from './done-lines.js'
 import { inputRecord } from './input-record.js'
-import { LatencyCounts } from './latency-counts.js'
 import { ModelPins, type PinnedModel, type RunChange } from './model-pins.js'
+import { checkedOutput, EMPTY, keepWholeLines } from './output-check.js'
 import type { OutputDigest } from './output-digest.js'
-import { checkedOutput, EMPTY, keepWholeLines, type OutputFile, OutputOnDisk, OutputStream } from './output-file.js'
+import { type OutputFile, OutputOnDisk, OutputStream } from './output-file.js'
 import { type InputFile, outputPlace, refuseInputs } from './output-place.js'
 import type { Answered } from './ready-items.js'
+import { RunCounts } from './run-counts.js'
 import { inUse, RunFolder } from './run-folder.js'
 import { completeMerge, openingOf, refuseForeign } from './run-opening.js'
 import type { RunSettings, SettingChange } from './run-settings.js'
@@ -52,12 +53,6 @@ export interface StateOptions {
 /** Plain text in one compressed frame. */
 const FRAME_BYTES = 1 << 20
 
-/** Named in the checkpoint and the report; the output has them all. */
-const FAILURES_LISTED = 100
-
-type Mutable<T> = { -readonly [K in keyof T]: T[K] }
-export type Totals = Mutable<Checkpoint['totals']>
-
 /** Where an output on disk lies, and what it holds that is known. */
 interface Place {
   readonly named: string
@@ -68,10 +63,7 @@ interface Place {
 
 export class BatchState {
   readonly runId: string
-  readonly totals: Totals
-  readonly errors: Map<string, number>
-  readonly failures: Checkpoint['failures']
-  readonly latency: LatencyCounts
+  readonly counts: RunCounts
   readonly startedAt: string
   readonly customIds = new CustomIds()
   readonly models: ModelPins
@@ -164,10 +156,7 @@ export class BatchState {
     this.#finished = this.wasFinished
     this.startedAt = before?.startedAt ?? new Date().toISOString()
     this.#endedAt = before?.endedAt ?? this.startedAt
-    this.totals = { ...(before?.totals ?? NOTHING) }
-    this.errors = new Map(Object.entries(before?.errors ?? {}))
-    this.failures = [...(before?.failures ?? [])]
-    this.latency = new LatencyCounts(before?.latency)
+    this.counts = new RunCounts(before)
     this.changes = (before?.changes ?? []).map(({ what, from, to, after }) => ({ what, from, to, after }))
     for (const { name, from, to } of changed) this.#note({ what: name, from, to })
     this.models = new ModelPins(before?.modelPins ?? pins.models, allowModelChange, (change) => {
@@ -223,7 +212,7 @@ export class BatchState {
    * @throws RankmillError `output_in_use`, `output_changed`, `output_unwritable`
    */
   async begin(): Promise<void> {
-    this.totals.starts++
+    this.counts.totals.starts++
     this.#secondsAt = performance.now()
     if (!this.#place) return
     const { named, path, folder, digest } = this.#place
@@ -238,14 +227,17 @@ export class BatchState {
         return found !== undefined
       })
     }
-    for (const line of recovered) this.#countRecovered(line)
+    for (const line of recovered) this.counts.recover(line)
     const { mark, items, beyond } = this.#before ?? { mark: INPUT_START, items: 0, beyond: [] }
     const further = recovered.map(({ line }): [number, number] => [line, line])
     this.#done = new DoneLines(mark, items, [...beyond, ...further])
     const lines = (this.#before?.output.lines ?? 0) + recovered.length
-    // One that only slept keeps the file that it has open; the run goes on in a copy.
+    // One that only slept keeps the file that it has open; the run goes on in a copy. One that slept while it made such a
+    // copy must not put it in this one's place.
+    await folder.forgetEarlier('copy')
     const copy = folder.tookOver ? folder.own('copy') : undefined
-    this.#output = await OutputOnDisk.open(path, compression, { digest, lines }, copy)
+    const claim = { check: () => folder.check(), copy }
+    this.#output = await OutputOnDisk.open(path, compression, { digest, lines }, claim)
     const idsBefore = this.#before && (await folder.newest('custom-ids'))
     const count = this.#before?.customIds ?? 0
     this.#idFile = await CustomIdFile.open(folder.own('custom-ids'), idsBefore, count, this.customIds).catch(
@@ -289,7 +281,8 @@ export class BatchState {
     for (const answered of answers) {
       this.#pending.push(answered)
       this.#pendingText += this.#format.encode(answered)
-      this.#count(answered)
+      this.counts.add(answered)
+      if (answered.outcome.result) this.#answering.add(answered.outcome.result.model)
     }
     // A frame of its own for every line would compress nothing.
     if (!this.#output?.isCompressed || this.#pendingText.length >= FRAME_BYTES) await this.#flush()
@@ -306,7 +299,7 @@ export class BatchState {
     // A compressed file of nothing is not an empty file.
     if (readAll && this.#output?.isCompressed && this.#output.length === 0) await this.#output.append(Buffer.alloc(0))
     const now = performance.now()
-    this.totals.seconds += (now - this.#secondsAt) / 1000
+    this.counts.totals.seconds += (now - this.#secondsAt) / 1000
     this.#secondsAt = now
     this.#endedAt = new Date().toISOString()
     if (readAll) this.#checkCounts()
@@ -333,10 +326,7 @@ export class BatchState {
         customIds: this.#idFile.count,
         finished: readAll,
         overwrote: this.#overwrote,
-        totals: this.totals,
-        errors: Object.fromEntries(this.errors),
-        failures: this.failures,
-        latency: this.latency.toJSON(),
+        ...this.counts.toJSON(),
         models: this.loaded,
         modelPins: this.models.toJSON(),
         corpora: this.pins.versions,
@@ -352,9 +342,12 @@ export class BatchState {
   }
 
   async close(): Promise<void> {
-    if (this.#output) await this.#output.close()
-    await this.#idFile?.close()
-    await this.#place?.folder.release()
+    try {
+      await this.#output?.close()
+      await this.#idFile?.close()
+    } finally {
+      await this.#place?.folder.release()
+    }
   }
 
   async #flush(): Promise<void> {
@@ -372,7 +365,7 @@ export class BatchState {
   /** Every item that was read has exactly one answer, and where an answer is a line, as many lines were written. */
   #checkCounts(): void {
     const { items } = this.#done
-    const { requests } = this.totals
+    const { requests } = this.counts.totals
     const lines = this.#format.recover && this.#output ? this.#output.lines : requests
     if (items === requests && lines === requests && this.#done.beyond().length === 0) return
     const message = `the output has ${requests} answers in ${lines} lines for ${items} items of the input`
@@ -380,45 +373,6 @@ export class BatchState {
   }
 
   #note(change: Omit<RunChange, 'after'>): void {
-    this.changes.push({ ...change, after: this.totals.requests })
+    this.changes.push({ ...change, after: this.counts.totals.requests })
   }
-
-  /** What went through the model for it, and in what time, is not in its line. */
-  #countRecovered({ code, pairs, truncated }: OutputLine): void {
-    this.totals.requests++
-    this.totals.pairs += pairs
-    this.totals.truncated += truncated
-    if (code === undefined) return
-    this.totals.failed++
-    this.errors.set(code, (this.errors.get(code) ?? 0) + 1)
-  }
-
-  #count({ item, outcome: { result, error } }: Answered): void {
-    const { totals } = this
-    totals.requests++
-    if (error) {
-      totals.failed++
-      const { code, message } = error
-      this.errors.set(code, (this.errors.get(code) ?? 0) + 1)
-      if (this.failures.length < FAILURES_LISTED) {
-        this.failures.push({ line: item.line, custom_id: item.customId, code, message })
-      }
-      return
-    }
-    for (const name of ['pairs', 'scored', 'cached', 'tokens', 'truncated'] as const) totals[name] += result.usage[name]
-    this.latency.add(result.timings_ms.total)
-    this.#answering.add(result.model)
-  }
-}
-
-const NOTHING: Checkpoint['totals'] = {
-  requests: 0,
-  failed: 0,
-  pairs: 0,
-  scored: 0,
-  cached: 0,
-  tokens: 0,
-  truncated: 0,
-  seconds: 0,
-  starts: 0,
 }

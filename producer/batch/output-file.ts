@@ -1,23 +1,12 @@
 /** The output of a run: whole lines at its end, or, compressed, whole frames. */
-import { constants, createReadStream } from 'node:fs'
+import { constants } from 'node:fs'
 import { copyFile, type FileHandle, open, rename, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { RankmillError } from '../../shared/errors.js'
 import { type Compression, compressedFrame } from '../lines/compression.js'
-import { readLines } from '../lines/line-reader.js'
-import { BLOCK_BYTES, type DigestState, OutputDigest } from './output-digest.js'
+import { fileOf, gone, idOf, type OutputRecord, outputChanged } from './output-check.js'
+import type { OutputDigest } from './output-digest.js'
 import { syncFolder } from './run-folder.js'
 import { codeOf, unwritable } from './unwritable.js'
-
-/** What is known of an output's content: enough to tell whether it is still there. */
-export interface OutputRecord extends DigestState {
-  /** Ends of lines, before compression. */
-  readonly lines: number
-  /** Device, inode and time of the last change: where they are the same, nothing needs to be read. */
-  readonly file: string
-}
-
-export const EMPTY: OutputRecord = { ...new OutputDigest().state(), lines: 0, file: '' }
 
 export interface OutputFile {
   /** Bytes that the file has. */
@@ -45,27 +34,31 @@ export class OutputOnDisk implements OutputFile {
   /**
    * Opens an output to write on.
    *
-   * @param digest of what it keeps; whatever comes after is cut off
-   * @param elsewhere where somebody else may still have the file open: a path beside which a new one is made, that takes
-   *   the name
+   * @param kept what it keeps; whatever comes after is cut off
+   * @param claim.check throws where the output is another's: looked at when the file is open and nothing is changed, since a
+   *   runner may sleep at any point, and the next one goes on in another file
+   * @param claim.copy where somebody else may still have the file open: the path of a copy that takes its name
    */
   static async open(
     path: string,
     compression: Compression,
     { digest, lines }: { digest: OutputDigest; lines: number },
-    elsewhere?: string,
+    { check, copy }: { readonly check: () => Promise<void>; readonly copy?: string | undefined },
   ): Promise<OutputOnDisk> {
     const kept = digest.bytes
+    let file: FileHandle | undefined
     try {
-      if (elsewhere !== undefined) await replaceByCopy(path, elsewhere, kept > 0)
-      const file = await open(path, kept > 0 ? 'r+' : 'w')
+      if (copy !== undefined) await replaceByCopy(path, copy, kept > 0)
+      file = await open(path, kept > 0 ? 'r+' : constants.O_RDWR | constants.O_CREAT)
       const found = await file.stat({ bigint: true })
       if (found.size < kept) throw outputChanged(path, `has ${found.size} bytes, of ${kept} that the run wrote`)
+      await check()
       await file.truncate(kept)
       await file.sync()
       await syncFolder(dirname(path))
       return new OutputOnDisk(path, file, compression, digest, lines, idOf(found))
     } catch (error) {
+      await file?.close()
       if (kept > 0 && codeOf(error) === 'ENOENT') throw gone(path, kept)
       throw unwritable(path, error)
     }
@@ -186,88 +179,6 @@ export class OutputStream implements OutputFile {
   }
 }
 
-/**
- * Whether an output begins with what a run wrote. Reads all of that, unless the file was not touched since.
- *
- * @returns the digest to go on with
- * @throws RankmillError `output_changed`
- */
-export async function checkedOutput(path: string, record: OutputRecord): Promise<OutputDigest> {
-  if (record.bytes === 0) return new OutputDigest()
-  const found = await stat(path, { bigint: true }).catch((error) => {
-    throw codeOf(error) === 'ENOENT' ? gone(path, record.bytes) : unwritable(path, error)
-  })
-  if (found.size < record.bytes) {
-    throw outputChanged(path, `has ${found.size} bytes, of ${record.bytes} that the run wrote`)
-  }
-  if (fileOf(found) === record.file && found.size === BigInt(record.bytes)) {
-    const start = record.bytes - (record.bytes % BLOCK_BYTES)
-    return OutputDigest.resume(record, await contentOf(path, start, record.bytes))
-  }
-  const digest = new OutputDigest()
-  for await (const chunk of createReadStream(path, { end: record.bytes - 1, highWaterMark: BLOCK_BYTES })) {
-    digest.update(chunk as Buffer)
-  }
-  if (digest.state().digest === record.digest) return digest
-  throw outputChanged(path, `has other content in its first ${record.bytes} bytes than the run wrote`)
-}
-
-/**
- * Takes the whole lines that follow what a digest covers into it.
- *
- * @param isWhole told each line: whether to keep it; the first that is not ends the search
- * @returns how many were kept
- */
-export async function keepWholeLines(
-  path: string,
-  digest: OutputDigest,
-  isWhole: (line: string) => boolean,
-): Promise<number> {
-  const from = digest.bytes
-  let whole = from
-  let lines = 0
-  const stream = createReadStream(path, { start: from })
-  try {
-    for await (const line of readLines(stream, Number.MAX_SAFE_INTEGER, { line: 0, offset: from })) {
-      const hasEnd = line.end - whole > line.length
-      if (!hasEnd || !isWhole(line.bytes?.toString() ?? '')) break
-      whole = line.end
-      lines++
-    }
-  } catch (error) {
-    // Nothing was written yet.
-    if (codeOf(error) !== 'ENOENT' || from > 0) throw unwritable(path, error)
-  } finally {
-    stream.destroy()
-  }
-  if (whole > from) {
-    for await (const chunk of createReadStream(path, { start: from, end: whole - 1 })) digest.update(chunk as Buffer)
-  }
-  return lines
-}
-
-function gone(output: string, bytes: number): RankmillError {
-  return outputChanged(output, `is gone; the run had written ${bytes} bytes`)
-}
-
-function outputChanged(output: string, what: string): RankmillError {
-  return new RankmillError('output_changed', `${output}: ${what}`, { param: 'output' })
-}
-
-/** Of a file that nobody writes. */
-export async function recordOf(path: string, lines: number): Promise<OutputRecord> {
-  const digest = new OutputDigest()
-  for await (const chunk of createReadStream(path, { highWaterMark: BLOCK_BYTES })) digest.update(chunk as Buffer)
-  return { ...digest.state(), lines, file: fileOf(await stat(path, { bigint: true })) }
-}
-
-async function contentOf(path: string, start: number, end: number): Promise<Buffer> {
-  if (end === start) return Buffer.alloc(0)
-  const chunks: Buffer[] = []
-  for await (const chunk of createReadStream(path, { start, end: end - 1 })) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks)
-}
-
 /** @param copy where the new file is made: beside the old one, or in the run's folder */
 async function replaceByCopy(path: string, copy: string, content: boolean): Promise<void> {
   if (content) await copyFile(path, copy, constants.COPYFILE_FICLONE)
@@ -284,12 +195,4 @@ function linesIn(content: Buffer): number {
   let lines = 0
   for (let at = content.indexOf(NEWLINE); at !== -1; at = content.indexOf(NEWLINE, at + 1)) lines++
   return lines
-}
-
-function idOf({ dev, ino }: { dev: bigint; ino: bigint }): string {
-  return `${dev}:${ino}`
-}
-
-function fileOf(found: { dev: bigint; ino: bigint; ctimeNs: bigint }): string {
-  return `${idOf(found)}:${found.ctimeNs}`
 }

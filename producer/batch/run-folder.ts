@@ -110,20 +110,22 @@ export class RunFolder implements RunFiles {
 
   /** @throws RankmillError `output_in_use` where another runner has taken over */
   async check(): Promise<void> {
-    const newest = Math.max(0, ...(await numbersIn(this.path)))
-    if (newest === this.#number && (await this.#isOwn())) return
+    const newest = async () => Math.max(0, ...(await numbersIn(this.path)))
+    if ((await newest()) === this.#number && (await this.#isOwn())) return
+    // Looked at again: this may have slept between the two.
     const why =
-      newest > this.#number
+      (await newest()) > this.#number
         ? 'another runner took over while this one gave no sign of life; it goes on there'
         : `${this.path}, which says who writes it, was removed while this runner wrote`
     throw new RankmillError('output_in_use', `${this.#output}: ${why}`, { param: 'output' })
   }
 
-  /** Removes what earlier claims left; to be called once this one's own files say as much. */
-  async forgetEarlier(): Promise<void> {
-    for (const name of await readdir(this.path)) {
-      const number = NUMBERED.exec(name)?.[2]
-      if (number !== undefined && Number(number) < this.#number) await rm(join(this.path, name), { force: true })
+  /** Removes what earlier claims left, all of it or of one name; to be called once this one's own files say as much. */
+  async forgetEarlier(only?: string): Promise<void> {
+    for (const file of await readdir(this.path)) {
+      const [, name, number] = NUMBERED.exec(file) ?? []
+      if (number === undefined || Number(number) >= this.#number) continue
+      if (only === undefined || name === only) await rm(join(this.path, file), { force: true })
     }
   }
 

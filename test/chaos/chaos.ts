@@ -1,8 +1,11 @@
-/** Kills a runner, its workers and their Redis at random moments, and compares the output with an undisturbed run's. */
+/**
+ * Kills a runner, its workers and their Redis at random moments, puts runners to sleep past their lease, and compares the
+ * output with an undisturbed run's.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -26,7 +29,7 @@ export interface ChaosOutcome {
   readonly folder: string
 }
 
-type Victim = 'runner' | 'worker' | 'redis' | 'all'
+type Victim = 'runner' | 'worker' | 'redis' | 'all' | 'sleeper'
 
 const MAIN = resolve('dist/cli/main.js')
 const MODEL = resolve('test/fixtures/models/one-logit')
@@ -34,6 +37,11 @@ const DOCUMENTS = 8
 const WORKERS = 2
 const LOOK_MS = 20
 const PATIENCE_MS = 120_000
+const LEASE_MS = 2000
+/** So many disturbances apart, a runner sleeps instead of dying. */
+const SLEEP_EVERY = 6
+/** What a runner ends with that has lost its output to another. */
+const LOST = 2
 
 /** A process that is started again whenever it ends, until it is let go. */
 class Kept {
@@ -48,6 +56,15 @@ class Kept {
 
   kill(): void {
     this.#child.kill('SIGKILL')
+  }
+
+  /** Stops the process where it stands, and starts another beside it. */
+  putToSleep(): ChildProcess {
+    const sleeper = this.#child
+    sleeper.removeAllListeners('exit')
+    sleeper.kill('SIGSTOP')
+    this.#child = this.#watch(this.#start())
+    return sleeper
   }
 
   async end(): Promise<void> {
@@ -83,10 +100,10 @@ export async function chaos({ requests, kills, seed, log }: ChaosOptions): Promi
   const quick = ['--model', MODEL, '--threads', '1', '--sessions', '1', '--batch-pairs', '4', '--no-calibrate']
   const own = ['--metrics-port', '0', '--lock-ms', '2000', '--max-stalled', '100', '--score-cache-ttl-ms', '0']
   const workers = Array.from({ length: WORKERS }, () => new Kept(() => node('worker', ...quick, ...own)))
-  const run = (output: string) =>
-    node('batch', 'run', input, '-o', output, '--no-embedded', '--checkpoint-ms', '100', '--resubmit-ms', '1000')
+  const often = ['--checkpoint-ms', '100', '--resubmit-ms', '1000', '--lease-ms', String(LEASE_MS)]
+  const run = (output: string) => node('batch', 'run', input, '-o', output, '--no-embedded', ...often)
 
-  const counts = { runner: 0, worker: 0, redis: 0, all: 0 }
+  const counts = { runner: 0, worker: 0, redis: 0, all: 0, sleeper: 0 }
   const startedAt = performance.now()
   try {
     const output = join(folder, 'out.jsonl')
@@ -94,13 +111,15 @@ export async function chaos({ requests, kills, seed, log }: ChaosOptions): Promi
     for (let i = 1; i <= kills; i++) {
       const line = Math.floor(((i - 1 + random()) / kills) * requests * 0.98)
       await untilLines(output, line)
-      const victim =
+      const killed =
         (['runner', 'runner', 'worker', 'worker', 'redis', 'redis', 'all'] as const)[Math.floor(random() * 7)] ?? 'all'
+      const victim: Victim = i % SLEEP_EVERY === SLEEP_EVERY / 2 ? 'sleeper' : killed
       counts[victim]++
       log(`chaos: kill ${i} of ${kills} at line ${line}: ${victim}`)
       if (victim === 'worker' || victim === 'all') workers[Math.floor(random() * WORKERS)]?.kill()
       if (victim === 'redis' || victim === 'all') redis.kill()
       if (victim === 'runner' || victim === 'all') runner.kill()
+      if (victim === 'sleeper') await sleepPastLease(output, () => runner.putToSleep())
     }
     await untilLines(output, requests)
     await runner.end()
@@ -145,6 +164,27 @@ async function untilLines(output: string, least: number): Promise<void> {
       throw new Error(`no progress beyond line ${best} for ${PATIENCE_MS / 1000} s`)
     await delay(LOOK_MS)
   }
+}
+
+/** Wakes a runner when another has taken its output over; it has to notice. */
+async function sleepPastLease(output: string, putToSleep: () => ChildProcess): Promise<void> {
+  const before = await newestClaim(output)
+  const sleeper = putToSleep()
+  const ended = once(sleeper, 'exit')
+  const deadline = performance.now() + PATIENCE_MS
+  while ((await newestClaim(output)) <= before) {
+    if (performance.now() > deadline) throw new Error(`nobody took over from a sleeper in ${PATIENCE_MS / 1000} s`)
+    await delay(LOOK_MS)
+  }
+  sleeper.kill('SIGCONT')
+  const [code] = await ended
+  if (code !== LOST) throw new Error(`a runner that slept past its lease ended with ${code}`)
+}
+
+/** Number of the last runner that has written a checkpoint. */
+async function newestClaim(output: string): Promise<number> {
+  const names = await readdir(`${output}.rankmill`).catch(() => [])
+  return Math.max(0, ...names.map((name) => Number(/^checkpoint\.(\d+)$/.exec(name)?.[1] ?? 0)))
 }
 
 /** Runs until it says that it is done. */

@@ -2,11 +2,12 @@
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
+import { RankmillError } from '../../shared/errors.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { Batcher } from '../../worker/batching/batcher.js'
 import { BiEncoder } from '../../worker/bi-encoder.js'
 import type { InferenceEngine } from '../../worker/inference/engine.js'
-import { createEngine } from '../../worker/inference/thread-pool.js'
+import { createEngine } from '../../worker/inference/session-pool.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { EmbeddingCache } from '../../worker/pipeline/embedding-cache.js'
 import { LocalTexts } from '../../worker/text/local-texts.js'
@@ -29,12 +30,13 @@ const openModel = async (folder: string) =>
   openBiEncoder(folder, { dtype: 'auto', device: 'cpu', cacheDir: await temporaryFolder(), allowHub: false })
 
 /** Counts the texts that go through the model. */
-async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel('bi-encoder')) {
+async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel('bi-encoder'), poison = -1) {
   const model = await openModel(folder)
   const engine = await createEngine(model, {
     device: 'cpu',
     threads: 2,
     calibrate: false,
+    callTimeoutMs: 60_000,
     cacheDir: model.folder,
     log: quiet,
     batchPairs: 3,
@@ -44,9 +46,10 @@ async function openEncoder(cache: EmbeddingCache | undefined, folder = tinyModel
     slots: engine.slots,
     sessions: engine.sessions,
     shape: engine.shape,
-    run: (batch) => {
+    run: async (batch) => {
+      if (batch.inputIds.includes(BigInt(poison))) throw new RankmillError('inference_failed', 'poison')
       embedded += batch.size
-      return engine.run(batch)
+      return await engine.run(batch)
     },
     busyRatio: () => engine.busyRatio(),
     close: () => engine.close(),
@@ -114,6 +117,25 @@ describe('a bi-encoder', () => {
     await forgetful.passages(texts, ordinary, never)
     expect(again()).toBeGreaterThan(30)
     expect(await stage().keys()).toEqual([])
+  })
+
+  it('names the one text that cannot be embedded, and fails nobody else', async () => {
+    const folder = tinyModel('bi-encoder')
+    const { ids } = (await loadTokenizer(folder)).encode('redis', 1)
+    const { encoder } = await openEncoder(undefined, folder, ids[0])
+    const texts = Array.from({ length: 300 }, (_, i) => (i === 277 ? 'redis' : `job ${i % 150}`))
+    const others = encoder.passages(texts.slice(0, 200), ordinary, never)
+    const scoring = encoder.score('job', candidatesOf(texts), ordinary, never)
+    await expect(scoring).rejects.toMatchObject({
+      code: 'inference_failed',
+      message: 'documents.277: poison',
+      details: { index: 277, param: 'documents.277' },
+    })
+    expect((await others).computed).toBe(150)
+    await expect(encoder.score('redis', candidatesOf(['job']), ordinary, never)).rejects.toMatchObject({
+      message: 'query: poison',
+      details: { param: 'query' },
+    })
   })
 
   it('stops when nobody wants its scores any more', async () => {

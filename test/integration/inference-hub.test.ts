@@ -1,4 +1,5 @@
 /** Models by hub id: a local server speaks the hub's part of HTTP, and counts what it is asked. */
+import { once } from 'node:events'
 import { createReadStream, existsSync, statSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -95,6 +96,23 @@ test('what the hub does not have is unknown', async () => {
     message: expect.stringMatching(/tiny\/nothing/),
   })
   await expect(openModel('tiny/reranker@v9', await options())).rejects.toMatchObject({ code: 'unknown_model' })
+})
+
+test('a hub that is not reached is said to be', async () => {
+  const gone = createServer().listen(0, '127.0.0.1')
+  await once(gone, 'listening')
+  const { port } = gone.address() as AddressInfo
+  gone.close()
+  const running = process.env.HF_ENDPOINT
+  process.env.HF_ENDPOINT = `http://127.0.0.1:${port}`
+  try {
+    await expect(openModel('tiny/elsewhere', await options())).rejects.toMatchObject({
+      code: 'unknown_model',
+      message: expect.stringMatching(/no such folder here, and the hub at http:.* is not reached: .*ECONNREFUSED/),
+    })
+  } finally {
+    process.env.HF_ENDPOINT = running
+  }
 })
 
 test('no hub is asked where that is not allowed', async () => {

@@ -1,14 +1,18 @@
-/** The engine with real models on real threads. */
+/** The engine with real models in real processes. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { EngineOptions, InferenceEngine } from '../../worker/inference/engine.js'
-import { SessionThread } from '../../worker/inference/session-thread.js'
-import { createEngine } from '../../worker/inference/thread-pool.js'
+import { createEngine } from '../../worker/inference/session-pool.js'
+import { SessionProcess } from '../../worker/inference/session-process.js'
 import { type Dtype, type Model, openModel } from '../../worker/model/model.js'
 import { batchOf, copyOf, golden, type TinyModel, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+import { until } from './stage.js'
 
+const SETTINGS = { device: 'cpu', threads: 1, callTimeoutMs: 60_000 } as const
 const silent = { info: () => undefined, warn: () => undefined }
 const engines: InferenceEngine[] = []
 
@@ -22,6 +26,7 @@ async function start(model: Model, more: Partial<EngineOptions> = {}): Promise<I
     device: 'cpu',
     threads: 2,
     calibrate: false,
+    callTimeoutMs: 60_000,
     cacheDir,
     log: silent,
     ...more,
@@ -54,6 +59,14 @@ describe('scores', () => {
     const outputs = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
     const far = outputs.map((output, i) => Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0)))
     expect(Math.max(...far)).toBeLessThan(tolerance)
+  })
+
+  test('of a graph with 32-bit ids, positions from outside and hidden states before its score are the same', async () => {
+    const model = await open(tinyModel('asking'))
+    const engine = await start(model)
+    const { pairs, logits } = golden('roberta')
+    const { logits: got } = await engine.run(batchOf(pairs, model.padId))
+    for (const [i, logit] of logits.fp32.entries()) expect(got[i]).toBeCloseTo(logit, 4)
   })
 
   test.each<[TinyModel, Dtype | 'auto']>([
@@ -89,13 +102,6 @@ describe('scores', () => {
     expect(engine.busyRatio()).toBeGreaterThan(0)
     expect(engine.busyRatio()).toBeLessThanOrEqual(1)
   })
-
-  test('the buffers of a batch are given away, not copied', async () => {
-    const engine = await start(await open(tinyModel('one-logit')))
-    const batch = batchOf(golden('one-logit').pairs)
-    await engine.run(batch)
-    expect([batch.inputIds.length, batch.attentionMask.length, batch.tokenTypeIds?.length]).toEqual([0, 0, 0])
-  })
 })
 
 describe('failures', () => {
@@ -119,51 +125,133 @@ describe('failures', () => {
     })
   })
 
-  test('a thread that dies loses its batches retryably, and another takes its place', async () => {
+  test('a process that dies loses the batch that runs, retryably; another runs those behind it', async () => {
     const model = await open(tinyModel('one-logit'))
     const warnings: string[] = []
     const log = { info: () => undefined, warn: (_: object, message: string) => warnings.push(message) }
-    const thread = await SessionThread.start({ model, device: 'cpu', threads: 1 }, log)
+    const session = await SessionProcess.start({ model, ...SETTINGS }, log)
     try {
       const { pairs } = golden('one-logit')
-      const before = thread.threadId
-      const lost = Promise.allSettled(Array.from({ length: 20 }, () => thread.run(batchOf(pairs))))
-      await thread.kill()
-      for (const outcome of await lost) {
-        if (outcome.status === 'rejected')
-          expect(outcome.reason).toMatchObject({ code: 'worker_lost', retryable: true })
-      }
-      expect((await lost).some(({ status }) => status === 'rejected')).toBe(true)
-      // Waits for the replacement by itself.
-      const { logits } = await thread.run(batchOf(pairs))
-      expect(logits).toHaveLength(pairs.length)
-      expect(thread.threadId).not.toBe(before)
-      expect(warnings).toContain('an inference thread is replaced')
+      const before = session.pid
+      process.kill(before, 'SIGSTOP')
+      const sent = Promise.allSettled(Array.from({ length: 20 }, () => session.run(batchOf(pairs))))
+      process.kill(before, 'SIGKILL')
+      const [first, ...others] = await sent
+      expect(first).toMatchObject({ status: 'rejected', reason: { code: 'worker_lost', retryable: true } })
+      for (const outcome of others) expect(outcome.status).toBe('fulfilled')
+      expect(session.pid).not.toBe(before)
+      expect(warnings).toContain('an inference process is replaced')
     } finally {
-      await thread.close()
+      await session.close()
+    }
+  })
+
+  test('a call that does not end is given up, and what waited behind it runs', async () => {
+    const model = await open(tinyModel('one-logit'))
+    const session = await SessionProcess.start({ model, ...SETTINGS, callTimeoutMs: 300 }, silent)
+    try {
+      const { pairs } = golden('one-logit')
+      const before = session.pid
+      process.kill(before, 'SIGSTOP')
+      const [endless, behind] = [session.run(batchOf(pairs)), session.run(batchOf(pairs))]
+      await expect(endless).rejects.toMatchObject({
+        code: 'inference_failed',
+        message: expect.stringMatching(/did not end within 300 ms \(callTimeoutMs\)/),
+      })
+      expect((await behind).logits).toHaveLength(pairs.length)
+      expect(session.pid).not.toBe(before)
+    } finally {
+      await session.close()
     }
   })
 
   test('while a replacement cannot start, what waits for it is told, and it is tried again', async () => {
     const folder = await copyOf('one-logit')
     const model = await open(folder)
-    const thread = await SessionThread.start({ model, device: 'cpu', threads: 1 }, silent)
+    const session = await SessionProcess.start({ model, ...SETTINGS }, silent)
     try {
       const bytes = await readFile(model.modelPath)
       await rm(model.modelPath)
-      await thread.kill()
-      await expect(thread.run(batchOf(golden('one-logit').pairs))).rejects.toMatchObject({ code: 'worker_lost' })
-      await writeFile(model.modelPath, bytes)
-      let logits: Float32Array | undefined
-      while (!logits)
-        logits = await thread.run(batchOf(golden('one-logit').pairs)).then(
-          (output) => output.logits,
-          () => undefined,
+      process.kill(session.pid, 'SIGKILL')
+      const told = async () =>
+        session.run(batchOf(golden('one-logit').pairs)).then(
+          ({ logits }) => logits,
+          (error: { code: string }) => error.code,
         )
-      expect(logits).toHaveLength(golden('one-logit').pairs.length)
+      await until('the start to fail', async () => (await told()) === 'invalid_model')
+      await writeFile(model.modelPath, bytes)
+      await until('a start', async () => (await told()).length === golden('one-logit').pairs.length)
     } finally {
-      await thread.close()
+      await session.close()
     }
+  })
+
+  test('a process ends with its parent, also in the middle of a call', async () => {
+    const model = await open(tinyModel('one-logit'))
+    const session = new URL('../../worker/inference/session-process.js', import.meta.url).href
+    const script = `
+      const { SessionProcess } = await import(${JSON.stringify(session)})
+      const log = { info() {}, warn() {} }
+      const session = await SessionProcess.start(${JSON.stringify({ model, ...SETTINGS })}, log)
+      const [size, length] = [4000, 48]
+      const ones = () => new BigInt64Array(size * length).fill(1n)
+      session.run({ size, length, inputIds: ones(), attentionMask: ones(), tokenTypeIds: null }).catch(() => {})
+      setTimeout(() => console.log(session.pid), 50)
+    `
+    const parent = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const [said] = (await once(parent.stdout, 'data')) as [Buffer]
+    const exited = once(parent, 'exit')
+    parent.kill('SIGKILL')
+    await exited
+    const pid = Number(said.toString())
+    expect(pid).toBeGreaterThan(0)
+    await until('the process to end', () => {
+      try {
+        process.kill(pid, 0)
+        return false
+      } catch {
+        return true
+      }
+    })
+  })
+
+  test('a replacement does not run what has been put in the place of its file, and runs it when it is back', async () => {
+    const folder = await copyOf('one-logit')
+    const model = await open(folder)
+    const other = await readFile(join(tinyModel('one-logit'), 'onnx', 'model_fp16.onnx'))
+    const session = await SessionProcess.start({ model, ...SETTINGS }, silent)
+    try {
+      const { pairs } = golden('one-logit')
+      const bytes = await readFile(model.modelPath)
+      await writeFile(model.modelPath, other)
+      // The session that runs has its weights in memory.
+      expect((await session.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+      process.kill(session.pid, 'SIGKILL')
+      await until('it is gone', () => !session.ready)
+      await expect(session.run(batchOf(pairs))).rejects.toMatchObject({
+        code: 'invalid_model',
+        message: expect.stringMatching(/model\.onnx: the file has been replaced .* restart the worker/),
+      })
+      await writeFile(model.modelPath, bytes)
+      await until('the process runs again', () => session.ready)
+      expect((await session.run(batchOf(pairs))).logits).toHaveLength(pairs.length)
+    } finally {
+      await session.close()
+    }
+  })
+
+  test('a stage that has been replaced before it was first needed', async () => {
+    const folder = await copyOf('staged')
+    const model = await open(folder)
+    const engine = await start(model, { sessions: 1 })
+    const [first, second] = model.exits
+    await copyFile(second?.path ?? '', first?.path ?? '')
+    await expect(engine.run({ ...batchOf(golden('one-logit').pairs), stage: 0 })).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/stage_1\.onnx: the file has been replaced/),
+    })
   })
 
   test('a model that cannot be loaded', async () => {
@@ -189,6 +277,15 @@ describe('failures', () => {
 })
 
 describe('closing', () => {
+  test('is over soon, whatever a process does', async () => {
+    const session = await SessionProcess.start({ model: await open(tinyModel('one-logit')), ...SETTINGS }, silent)
+    process.kill(session.pid, 'SIGSTOP')
+    const running = session.run(batchOf(golden('one-logit').pairs))
+    const { pid } = session
+    await Promise.all([session.close(), expect(running).rejects.toMatchObject({ code: 'closed' })])
+    expect(() => process.kill(pid, 0)).toThrow('ESRCH')
+  })
+
   test('lets what runs finish and refuses the rest; twice is once', async () => {
     const engine = await start(await open(tinyModel('one-logit')))
     const running = engine.run(batchOf(golden('one-logit').pairs))

@@ -5,7 +5,7 @@
 import type { RerankInput } from '../../producer/index.js'
 import type { Options } from '../../shared/options.js'
 import type { InferenceEngine, States } from '../../worker/inference/engine.js'
-import { createEngine } from '../../worker/inference/thread-pool.js'
+import { createEngine } from '../../worker/inference/session-pool.js'
 import type { BiEncoderModel } from '../../worker/model/bi-encoder-model.js'
 import { openBiEncoder } from '../../worker/model/bi-encoder-model.js'
 import { type Model, openModel } from '../../worker/model/model.js'
@@ -55,7 +55,15 @@ export class SlowReranker {
     const { cacheDir } = options
     const log = { info: () => undefined, warn: () => undefined }
     const engineOf = (model: Model | BiEncoderModel) =>
-      createEngine(model, { device: 'cpu', threads: 1, sessions: 1, calibrate: false, cacheDir, log })
+      createEngine(model, {
+        device: 'cpu',
+        threads: 1,
+        sessions: 1,
+        calibrate: false,
+        callTimeoutMs: 60_000,
+        cacheDir,
+        log,
+      })
     const models = new Map<string, { model: Model; engine: InferenceEngine }>()
     for (const name of [names.small, names.nano]) {
       for (const dtype of ['fp32', 'int8'] as const) {

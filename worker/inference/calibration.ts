@@ -9,7 +9,7 @@ import type { ModelFiles } from '../model/model.js'
 import { defaultShape, type FixedShape, fixedShape, sessionCounts, shapeOf, tokenBudgets } from './batch-shape.js'
 import type { Batch, BatchShape, EngineOptions } from './engine.js'
 import { isBusy, keepShape, readShape, shapeFile } from './kept-shape.js'
-import type { SessionThread } from './session-thread.js'
+import type { SessionProcess } from './session-process.js'
 
 /** Lengths of the pairs measured with, in tokens: shorter and longer than the usual. */
 const LENGTHS = [96, 192]
@@ -20,13 +20,13 @@ const TIME_LIMIT_MS = 1500
 /** Runs of one batch, together. */
 const ENOUGH_MS = 120
 
-/** Starts the threads of a layout. */
-export type StartThreads = (layout: Pick<BatchShape, 'sessions' | 'threadsPerSession'>) => Promise<SessionThread[]>
+/** Starts the processes of a layout. */
+export type StartSessions = (layout: Pick<BatchShape, 'sessions' | 'threadsPerSession'>) => Promise<SessionProcess[]>
 
 interface ChosenShape {
   readonly shape: BatchShape
-  /** Its threads, started. */
-  readonly threads: SessionThread[]
+  /** Its processes, started. */
+  readonly sessions: SessionProcess[]
 }
 
 /**
@@ -37,7 +37,7 @@ interface ChosenShape {
 export async function chooseShape(
   model: ModelFiles,
   options: EngineOptions,
-  start: StartThreads,
+  start: StartSessions,
 ): Promise<ChosenShape> {
   const fixed = fixedShape(options)
   const { size } = await stat(model.modelPath).catch((cause) => {
@@ -51,7 +51,7 @@ export async function chooseShape(
   const usual = defaultShape(model, size, options, fixed)
   if (!open || !options.calibrate || known) {
     const shape = known?.shape ?? usual
-    return { shape, threads: await start(shape) }
+    return { shape, sessions: await start(shape) }
   }
   const startedAt = performance.now()
   const busy = await isBusy()
@@ -73,20 +73,20 @@ async function measure(
   fixed: FixedShape,
   counts: readonly number[],
   budgets: readonly number[],
-  start: StartThreads,
+  start: StartSessions,
 ): Promise<ChosenShape & { rate: number }> {
   let best: (ChosenShape & { rate: number; budget: number }) | undefined
   let measuredMs = 0
   for (const sessions of counts) {
     const layout = shapeOf(model, options, fixed, sessions, budgets[0] ?? 0)
-    const threads = await start(layout)
+    const started = await start(layout)
     let climbing: { rate: number; budget: number } | undefined
     let worse = 0
     // More threads a call want larger calls: what was too small before need not be tried again.
     for (const budget of budgets.filter((tokens) => tokens >= (best?.budget ?? 0))) {
       if (climbing && measuredMs > TIME_LIMIT_MS) break
       const startedAt = performance.now()
-      const rate = await tokensPerSecond(model, threads, shapeOf(model, options, fixed, sessions, budget))
+      const rate = await tokensPerSecond(model, started, shapeOf(model, options, fixed, sessions, budget))
       measuredMs += performance.now() - startedAt
       if (!climbing || rate > climbing.rate * TIE) climbing = { rate, budget }
       // One bad measurement may be somebody else's work.
@@ -95,14 +95,14 @@ async function measure(
     // Ties go to the layout tried first, the one with fewer threads a session: its calls do not wait for each other's
     // threads when the cores have other work, such as tokenising.
     if (climbing && (!best || climbing.rate > best.rate * TIE)) {
-      await Promise.all(best?.threads.map((thread) => thread.close()) ?? [])
-      best = { ...climbing, threads, shape: shapeOf(model, options, fixed, sessions, climbing.budget) }
+      await Promise.all(best?.sessions.map((session) => session.close()) ?? [])
+      best = { ...climbing, sessions: started, shape: shapeOf(model, options, fixed, sessions, climbing.budget) }
     } else {
-      await Promise.all(threads.map((thread) => thread.close()))
+      await Promise.all(started.map((session) => session.close()))
     }
   }
   if (!best) throw new Error('nothing was measured')
-  return { shape: best.shape, threads: best.threads, rate: best.rate }
+  return { shape: best.shape, sessions: best.sessions, rate: best.rate }
 }
 
 /**
@@ -111,7 +111,7 @@ async function measure(
  */
 async function tokensPerSecond(
   model: ModelFiles,
-  threads: readonly SessionThread[],
+  threads: readonly SessionProcess[],
   shape: BatchShape,
 ): Promise<number> {
   let secondsPerToken = 0

@@ -1,4 +1,4 @@
-/** What runs batches: the interface between the batcher and the inference threads. */
+/** What runs batches: the interface between the batcher and the inference processes. */
 
 import type { Device } from '../model/model.js'
 
@@ -11,7 +11,7 @@ export interface Batch {
   readonly size: number
   /** Padded tokens of each pair. */
   readonly length: number
-  /** [size, length], row-major, as the other two. The buffers are transferred: they are empty after `run`. */
+  /** [size, length], row-major, as the other two. */
   readonly inputIds: BigInt64Array
   /** 1 for tokens, 0 for padding. */
   readonly attentionMask: BigInt64Array
@@ -19,7 +19,7 @@ export interface Batch {
   readonly tokenTypeIds: BigInt64Array | null
   /** Stage of a model with exits, from 0; without it the whole model runs. */
   readonly stage?: number
-  /** What the stage before gave for these pairs, the tokens' axis padded with zeros; transferred too. */
+  /** What the stage before gave for these pairs, the tokens' axis padded with zeros. */
   readonly states?: States
 }
 
@@ -35,7 +35,7 @@ export interface BatchOutput {
   readonly inferenceMs: number
 }
 
-/** How the threads are used: decided once, by calibration or by options. */
+/** How the CPU is used: decided once, by calibration or by options. */
 export interface BatchShape {
   readonly sessions: number
   readonly threadsPerSession: number
@@ -53,13 +53,13 @@ export interface InferenceEngine {
   /**
    * Scores a batch in the least busy session.
    *
-   * @throws RankmillError `inference_failed` (this batch cannot be scored), `out_of_memory`, `worker_lost` (the thread
-   *   died; another takes its place), `closed`
+   * @throws RankmillError `inference_failed` (this batch cannot be scored), `out_of_memory`, `worker_lost` (the
+   *   process died; another takes its place), `closed`
    */
   run(batch: Batch): Promise<BatchOutput>
   /** Share of the sessions' time that was busy since the last call, 0 to 1. */
   busyRatio(): number
-  /** Ends the threads, in a bounded time. */
+  /** Ends the processes, in a bounded time. */
   close(): Promise<void>
 }
 
@@ -80,12 +80,9 @@ export interface EngineOptions {
   readonly batchTokens?: number
   /** Whether to measure what is not given, rather than to assume it. */
   readonly calibrate: boolean
+  /** A call that takes longer is given up. */
+  readonly callTimeoutMs: number
   /** What calibration found is kept here for the next start. */
   readonly cacheDir: string
   readonly log: EngineLog
-}
-
-/** The memory that states lie in, to be handed to another thread. */
-export function buffersOf(states: States | undefined): ArrayBuffer[] {
-  return Object.values(states ?? {}).map(({ buffer }) => buffer as ArrayBuffer)
 }

@@ -1,13 +1,15 @@
-/** One ONNX Runtime session of a model: made on an inference thread, because its calls block their thread. */
+/** One ONNX Runtime session of a model: made in an inference process, because its calls block their thread. */
+import { dirname } from 'node:path'
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import { type BoundFile, openBound } from '../model/bound-files.js'
+import { throughLinks } from '../model/linked-weights.js'
 import type { Model } from '../model/model.js'
 import type { Batch, BatchOutput, States } from './engine.js'
 import { floatsOf } from './half.js'
 import { normaliseRows, poolTokens } from './pooling.js'
-import type { ThreadData } from './thread-protocol.js'
+import type { SessionData } from './session-protocol.js'
 
 /** Tokens of the calls that warm a session up: short, middling, long. */
 const WARM_UP_LENGTHS = [16, 64, 128]
@@ -15,13 +17,13 @@ const WARM_UP_LENGTHS = [16, 64, 128]
 /** A loaded model that scores batches, one at a time. */
 export class ScoringSession {
   readonly #session: InferenceSession
-  readonly #data: ThreadData
+  readonly #data: SessionData
   readonly #model: Model | BiEncoderModel
   readonly #output: string
   /** Of the model's stages; opened when first needed, for many workers never are asked for them. */
   readonly #stages = new Map<number, InferenceSession>()
 
-  private constructor(session: InferenceSession, data: ThreadData, output: string) {
+  private constructor(session: InferenceSession, data: SessionData, output: string) {
     this.#session = session
     this.#data = data
     this.#model = data.model
@@ -33,7 +35,7 @@ export class ScoringSession {
    *
    * @throws RankmillError `invalid_model`, `invalid_configuration` (the device is not there), `out_of_memory`
    */
-  static async open(data: ThreadData): Promise<ScoringSession> {
+  static async open(data: SessionData): Promise<ScoringSession> {
     const { model } = data
     // What goes wrong is thrown; ONNX Runtime's own lines on standard error would only say it twice.
     env.logLevel = 'fatal'
@@ -84,7 +86,7 @@ export class ScoringSession {
     try {
       const outputs = await session.run(feeds, ['logits', ...Object.keys(exit.carries)])
       for (const [name, output] of Object.entries(outputs)) {
-        // Copied: what ONNX Runtime gives lies in memory that cannot be handed to another thread.
+        // Copied: what ONNX Runtime gives is its own memory, and gone with the output.
         const floats = floatsOf(output).slice()
         if (name === 'logits') values = floats
         else carried[name] = floats
@@ -172,13 +174,18 @@ function positionsFrom(first: number, size: number, length: number): BigInt64Arr
 }
 
 /** @param files what its scores are kept under: a graph that is another one now is not run in its place */
-async function openGraph(path: string, files: readonly BoundFile[], data: ThreadData): Promise<InferenceSession> {
-  return await openBound(files, () => createSession(path, data))
+async function openGraph(path: string, files: readonly BoundFile[], data: SessionData): Promise<InferenceSession> {
+  const beside = files.map((file) => file.path).filter((file) => file !== path && dirname(file) === dirname(path))
+  return await openBound(files, () => throughLinks(path, beside, (readable) => createSession(readable, path, data)))
 }
 
-async function createSession(path: string, { device, threads }: ThreadData): Promise<InferenceSession> {
+async function createSession(
+  readable: string,
+  path: string,
+  { device, threads }: SessionData,
+): Promise<InferenceSession> {
   try {
-    return await InferenceSession.create(path, {
+    return await InferenceSession.create(readable, {
       executionProviders: [device],
       intraOpNumThreads: threads,
       interOpNumThreads: 1,

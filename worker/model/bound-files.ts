@@ -7,6 +7,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { RankmillError } from '../../shared/errors.js'
 import { fault } from './json-file.js'
 
 /** Frozen plain data: it is sent to threads. */
@@ -15,6 +16,11 @@ export interface BoundFile {
   readonly sha256: string
   /** By which most files are known to be unchanged without being read. */
   readonly identity: string
+}
+
+/** Whether an error says that a file is another one now, which no second try mends. */
+export function isReplaced(error: RankmillError | undefined): boolean {
+  return error?.code === 'invalid_model' && error.details.param === 'model'
 }
 
 /** Smaller files are hashed faster than their hash is looked up. */
@@ -75,10 +81,11 @@ export async function openBound<T>(files: readonly BoundFile[], open: () => Prom
 async function checkBound(files: readonly BoundFile[]): Promise<void> {
   for (const { path, sha256, identity } of files) {
     const now = await identityOf(path)
-    if (now?.identity === identity) continue
-    if (now && (await hashOf(path).catch(() => '')) === sha256) continue
-    const what = now ? 'has been replaced' : 'is gone'
-    throw fault(path, `the file ${what} since the model was opened: restart the worker to serve what is there now`)
+    // One that is gone may come back, and says by itself that it is not there.
+    if (!now || now.identity === identity) continue
+    if ((await hashOf(path).catch(() => '')) === sha256) continue
+    const what = 'the file has been replaced since the model was opened: restart the worker to serve what is there now'
+    throw new RankmillError('invalid_model', `${path}: ${what}`, { param: 'model' })
   }
 }
 

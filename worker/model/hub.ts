@@ -54,7 +54,7 @@ export async function downloadModel(
     const model = await AutoModel.from_pretrained(id, { ...options, config, dtype: chosen as 'fp32', device: 'cpu' })
     await model.dispose()
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
+    const reason = unreached(cause) ?? (cause instanceof Error ? cause.message : String(cause))
     throw new RankmillError(
       'unknown_model',
       `model "${id}" (revision ${revision}): ${reason}`,
@@ -63,6 +63,17 @@ export async function downloadModel(
     )
   }
   return folder
+}
+
+/** What keeps the hub from answering; undefined where it does. */
+function unreached(cause: unknown): string | undefined {
+  if (!(cause instanceof TypeError) || cause.message !== 'fetch failed') return undefined
+  const hub = process.env.HF_ENDPOINT ?? 'https://huggingface.co'
+  const why = cause.cause instanceof Error ? `: ${cause.cause.message}` : ''
+  return (
+    `there is no such folder here, and the hub at ${hub} is not reached${why}. Without a network, name the folder of a ` +
+    'model, or a mirror in HF_ENDPOINT'
+  )
 }
 
 /** Whether an earlier download left everything that is needed: then the hub is not asked again. */

@@ -1,9 +1,10 @@
 /** Whether a folder will load, and what to do if not: the work behind `rankmill models check`. */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
+import { throughLinks } from './linked-weights.js'
 import { queryPromptOf, refuseModules } from './model.js'
 import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
@@ -200,7 +201,10 @@ async function trialRun(path: string, graph: OnnxFile, highestId: number): Promi
   const { env, InferenceSession, Tensor } = await import('onnxruntime-node')
   env.logLevel = 'fatal'
   try {
-    const session = await InferenceSession.create(path, { logSeverityLevel: 4 })
+    const beside = graph.externalFiles.map((name) => join(dirname(path), name))
+    const session = await throughLinks(path, beside, (readable) => {
+      return InferenceSession.create(readable, { logSeverityLevel: 4 })
+    })
     const values = (name: string) =>
       name === 'input_ids' ? [0n, BigInt(highestId)] : name === 'attention_mask' ? [1n, 1n] : [0n, 0n]
     const feeds = graph.inputs.map(({ name, type }) => {

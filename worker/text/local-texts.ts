@@ -9,7 +9,7 @@ export class LocalTexts implements TextRunner {
   readonly #slice = new TimeSlice()
 
   constructor(load: ConstructorParameters<typeof TextWork>[0]) {
-    this.#work = new TextWork(load)
+    this.#work = new TextWork(load, 1)
   }
 
   async run<T extends TextTask>(task: T, _urgency: Urgency, signal: AbortSignal): Promise<TextOutput<T>> {

@@ -1,9 +1,15 @@
 /** Entry of a thread that works on texts: tasks in, token ids and counts out, one after the other. */
-import { parentPort } from 'node:worker_threads'
+import { parentPort, workerData } from 'node:worker_threads'
 import { type ErrorBody, RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
 import type { TextTask } from './text-tasks.js'
 import { TextWork } from './text-work.js'
+
+/** Given to a thread when it starts. */
+export interface TextThreadData {
+  /** Of the caches' bounds: each thread has caches of its own. */
+  readonly share: number
+}
 
 /** Main thread to text thread; `close` is the last. */
 export type ToTextThread = { readonly id: number; readonly task: TextTask } | 'close'
@@ -15,7 +21,7 @@ export type FromTextThread =
 const parent = parentPort
 if (!parent) throw new Error('text-thread is the entry of a worker thread')
 const port = parent
-const work = new TextWork(loadTokenizer)
+const work = new TextWork(loadTokenizer, (workerData as TextThreadData).share)
 let last: Promise<void> = Promise.resolve()
 
 port.on('message', (message: ToTextThread) => {

@@ -8,7 +8,7 @@ import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
 import { type Urgency, UrgencyLine } from '../batching/urgency.js'
 import type { TextOutput, TextRunner, TextTask } from './text-tasks.js'
-import type { FromTextThread, ToTextThread } from './text-thread.js'
+import type { FromTextThread, TextThreadData, ToTextThread } from './text-thread.js'
 
 export interface TextThreadsOptions {
   readonly threads: number
@@ -45,6 +45,7 @@ export class TextThreads implements TextRunner {
   run<T extends TextTask>(task: T, urgency: Urgency, signal: AbortSignal): Promise<TextOutput<T>> {
     if (this.#isClosed) return Promise.reject(closed())
     if (signal.aborted) return Promise.reject(signal.reason)
+    if (task.kind === 'open') return this.#openAll(task)
     return new Promise<TextOutput<T>>((resolve, reject) => {
       const abort = () => {
         this.#line.remove(waiter)
@@ -75,6 +76,20 @@ export class TextThreads implements TextRunner {
     await Promise.all(this.#threads.map((thread) => thread.close()))
   }
 
+  /** Every thread needs the tokeniser, and better now than when work waits for it. */
+  async #openAll<T extends TextTask>(task: T): Promise<TextOutput<T>> {
+    while (this.#threads.length < this.#options.threads) this.#threads.push(this.#thread())
+    const opened = this.#threads.map((thread) => {
+      return new Promise<object>((resolve, reject) => thread.give({ task, resolve, reject }))
+    })
+    const [first] = await Promise.all(opened)
+    return first as TextOutput<T>
+  }
+
+  #thread(): TextThread {
+    return new TextThread(this.#options, () => this.#pump())
+  }
+
   #pump(): void {
     const late = 'the deadline passed while the request waited for its texts to be read'
     for (const { reject } of this.#line.expired(this.#options.now()))
@@ -96,7 +111,7 @@ export class TextThreads implements TextRunner {
     )
     if (best?.depth === 0) return best
     if (this.#threads.length < this.#options.threads) {
-      const thread = new TextThread(this.#options.taskTimeoutMs, () => this.#pump())
+      const thread = this.#thread()
       this.#threads.push(thread)
       return thread
     }
@@ -107,14 +122,17 @@ export class TextThreads implements TextRunner {
 /** One thread as the main thread sees it; replaced at once where it dies. */
 class TextThread {
   readonly #timeoutMs: number
+  /** Of what all threads may keep in their caches. */
+  readonly #share: number
   readonly #free: () => void
   readonly #given = new Map<number, Waiter>()
   #worker: Worker | undefined
   #watch: NodeJS.Timeout | undefined
   #nextId = 0
 
-  constructor(timeoutMs: number, free: () => void) {
-    this.#timeoutMs = timeoutMs
+  constructor({ taskTimeoutMs, threads }: TextThreadsOptions, free: () => void) {
+    this.#timeoutMs = taskTimeoutMs
+    this.#share = 1 / threads
     this.#free = free
   }
 
@@ -139,7 +157,10 @@ class TextThread {
   }
 
   #spawn(): Worker {
-    const worker = new Worker(new URL('./text-thread.js', import.meta.url), { name: 'texts' })
+    const worker = new Worker(new URL('./text-thread.js', import.meta.url), {
+      name: 'texts',
+      workerData: { share: this.#share } satisfies TextThreadData,
+    })
     let cause: unknown
     worker.on('message', (message: FromTextThread) => this.#receive(worker, message))
     worker.on('error', (error: unknown) => {

@@ -38,12 +38,17 @@ interface Encoded {
 
 export class TextWork {
   readonly #load: (folder: string, savedAs?: SavedKind) => Promise<Tokenizer>
+  readonly #share: number
   readonly #tokenizers = new Map<string, Promise<Tokenizer>>()
   readonly #desks = new Map<string, Promise<Desk>>()
 
-  /** @param load the tokeniser of a model's folder */
-  constructor(load: (folder: string, savedAs?: SavedKind) => Promise<Tokenizer>) {
+  /**
+   * @param load the tokeniser of a model's folder
+   * @param share of the caches' bounds
+   */
+  constructor(load: (folder: string, savedAs?: SavedKind) => Promise<Tokenizer>, share: number) {
     this.#load = load
+    this.#share = share
   }
 
   /** @throws RankmillError of the tokeniser or the encoder */
@@ -74,7 +79,8 @@ export class TextWork {
       const { folder, savedAs, files = [] } = settings
       const load = () => openBound(files, () => this.#load(folder, savedAs))
       const tokenizer = await remembered(this.#tokenizers, `${savedAs} ${folder}`, load)
-      return { tokenizer, encoder: new PairEncoder(tokenizer, settings) }
+      const cacheTokens = Math.floor(settings.cacheTokens * this.#share)
+      return { tokenizer, encoder: new PairEncoder(tokenizer, { ...settings, cacheTokens }) }
     })
   }
 }

@@ -60,7 +60,7 @@ export class BytePairEncoder implements PieceEncoder {
     this.longestToken = this.merges.longest
   }
 
-  encode(piece: string, _first: boolean, open: boolean, sink: IdSink): void {
+  encode(piece: string, _firstUnits: number, open: boolean, sink: IdSink): void {
     const text = this.options.addPrefixSpace && !piece.startsWith(' ') ? ` ${piece}` : piece
     for (let at = 0; at < text.length && !sink.full; ) {
       const end = wordEnd(text, at)

@@ -5,6 +5,7 @@
 import {
   CLOSERS,
   CONTROLS,
+  EXPRESSION_WORDS,
   EXTENDERS,
   IDEOGRAPHS,
   LETTERS,
@@ -12,8 +13,10 @@ import {
   MARKS,
   NEWER,
   NUMBERS,
+  PREFIXES,
   PUNCTUATION,
   SPACES,
+  WORDS,
 } from './unicode-tables.js'
 
 export const CONTROL = 1
@@ -25,6 +28,10 @@ export const LETTER = 32
 export const NUMBER = 64
 export const EXTENDER = 128
 export const CLOSER = 256
+/** Of Rust's own expressions, and of those in tokenizer.json. */
+export const WORD = 512
+export const EXPRESSION_WORD = 1024
+export const PREFIX = 2048
 
 /** Calls visit with the bounds (start, end) of each range of an encoded set. */
 function eachRange(encoded: string, visit: (start: number, end: number) => void): void {
@@ -54,6 +61,9 @@ function buildFlags(): Uint16Array {
     [NUMBERS, NUMBER],
     [EXTENDERS, EXTENDER],
     [CLOSERS, CLOSER],
+    [WORDS, WORD],
+    [EXPRESSION_WORDS, EXPRESSION_WORD],
+    [PREFIXES, PREFIX],
   ]
   for (const [encoded, flag] of sets) {
     eachRange(encoded, (start, end) => {

@@ -14,8 +14,8 @@ export class GeneralEncoder implements PieceEncoder {
   }
 
   /** The piece has to be read to its end: `open` is not known here. */
-  encode(piece: string, first: boolean, _open: boolean, sink: IdSink): void {
-    for (const { text } of this.#cut({ text: piece, first })) {
+  encode(piece: string, firstUnits: number, _open: boolean, sink: IdSink): void {
+    for (const { text } of this.#cut({ text: piece, firstUnits })) {
       if (sink.full) return
       if (text !== '') this.#model.push(text, sink)
     }

@@ -4,13 +4,13 @@
  */
 import { z } from 'zod'
 import { byteCharacters, wordEnd } from './byte-level.js'
-import { has, NUMBER, PUNCTUATION_MARK, SPACE } from './code-points.js'
+import { has, NUMBER, PUNCTUATION_MARK, SPACE, WORD } from './code-points.js'
 import { literal, translate } from './regular-expression.js'
 
 export interface Piece {
   readonly text: string
-  /** It begins where the text does. */
-  readonly first: boolean
+  /** How much of it the text's first character became; 0 in all pieces but the first, or the first few. */
+  readonly firstUnits: number
 }
 
 export type Cut = (piece: Piece) => Piece[]
@@ -91,7 +91,7 @@ function step(config: z.output<typeof schema>): Cut {
       return (piece) => words(piece).flatMap(marks)
     }
     case 'Whitespace':
-      return splitter(matches(WORDS), 'Removed', true)
+      return whitespace
     case 'WhitespaceSplit':
       return splitter(
         each((codePoint) => has(codePoint, SPACE)),
@@ -116,12 +116,12 @@ function step(config: z.output<typeof schema>): Cut {
       return splitter(find, config.behavior, config.invert)
     }
     case 'FixedLength':
-      return ({ text, first }) => {
+      return ({ text, firstUnits }) => {
         const characters = Array.from(text)
         const count = Math.ceil(characters.length / config.length)
         return Array.from({ length: count }, (_, i) => ({
           text: characters.slice(i * config.length, (i + 1) * config.length).join(''),
-          first: first && i === 0,
+          firstUnits: i === 0 ? firstUnits : 0,
         }))
       }
     case 'Metaspace':
@@ -136,8 +136,27 @@ function step(config: z.output<typeof schema>): Cut {
 }
 
 /** Rust's \w+|[^\w\s]+ */
-const WORDS =
-  /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu
+function whitespace({ text, firstUnits }: Piece): Piece[] {
+  const pieces: Piece[] = []
+  let start = 0
+  let kind = SPACE
+  const end = (at: number) => {
+    if (kind !== SPACE && at > start)
+      pieces.push({ text: text.slice(start, at), firstUnits: Math.max(0, firstUnits - start) })
+  }
+  for (let at = 0; at < text.length; ) {
+    const codePoint = text.codePointAt(at) ?? 0
+    const next = has(codePoint, WORD) ? WORD : has(codePoint, SPACE) ? SPACE : 0
+    if (next !== kind) {
+      end(at)
+      start = at
+      kind = next
+    }
+    at += codePoint > 0xffff ? 2 : 1
+  }
+  end(text.length)
+  return pieces
+}
 
 type Find = (text: string) => Span[]
 
@@ -183,12 +202,13 @@ const none: Find = (text) => [{ end: text.length, found: false }]
 
 /** `NormalizedString::split`. */
 function splitter(find: Find, rule: Behavior, invert = false): Cut {
-  return ({ text, first }) => {
+  return ({ text, firstUnits }) => {
     const spans = invert ? find(text).map(({ end, found }) => ({ end, found: !found })) : find(text)
     const pieces: Piece[] = []
     let start = 0
     for (const { end, dropped } of joined(spans, rule)) {
-      if (!dropped && end > start) pieces.push({ text: text.slice(start, end), first: first && start === 0 })
+      if (!dropped && end > start)
+        pieces.push({ text: text.slice(start, end), firstUnits: Math.max(0, firstUnits - start) })
       start = end
     }
     return pieces
@@ -214,11 +234,11 @@ function joined(spans: readonly Span[], rule: Behavior): { end: number; dropped:
 
 function metaspace(replacement: string, prepend: 'always' | 'first' | 'never', split: boolean): Cut {
   const words = splitter(matches(literal(replacement)), 'MergedWithNext')
-  return ({ text, first }) => {
+  return ({ text, firstUnits }) => {
     const replaced = text.replaceAll(' ', replacement)
-    const wanted = prepend === 'always' || (prepend === 'first' && first)
+    const wanted = prepend === 'always' || (prepend === 'first' && firstUnits > 0)
     const whole = wanted && !replaced.startsWith(replacement) ? replacement + replaced : replaced
-    return split ? words({ text: whole, first }) : [{ text: whole, first }]
+    return split ? words({ text: whole, firstUnits }) : [{ text: whole, firstUnits }]
   }
 }
 
@@ -233,13 +253,13 @@ export function inByteCharacters(text: string): string {
 }
 
 function byteLevel(prefixSpace: boolean, useRegex: boolean): Cut {
-  return ({ text, first }) => {
+  return ({ text, firstUnits }) => {
     const whole = prefixSpace && !text.startsWith(' ') ? ` ${text}` : text
-    if (!useRegex) return [{ text: inByteCharacters(whole), first }]
+    if (!useRegex) return [{ text: inByteCharacters(whole), firstUnits }]
     const pieces: Piece[] = []
     for (let at = 0; at < whole.length; ) {
       const end = wordEnd(whole, at)
-      pieces.push({ text: inByteCharacters(whole.slice(at, end)), first: first && at === 0 })
+      pieces.push({ text: inByteCharacters(whole.slice(at, end)), firstUnits: at === 0 ? firstUnits : 0 })
       at = end
     }
     return pieces

@@ -3,7 +3,7 @@
  * the Rust crates `spm_precompiled` and `tokenizers`: a grapheme cluster under six bytes is replaced as a whole by what
  * its *shortest* known prefix maps to; otherwise each of its characters is replaced alone.
  */
-import { CLOSER, EXTENDER, has } from './code-points.js'
+import { CLOSER, EXTENDER, has, PREFIX } from './code-points.js'
 
 const CLUSTER_BYTES = 6
 const SAME = 1
@@ -24,7 +24,7 @@ function widthOf(codePoint: number): number {
 /** Whether a grapheme cluster goes on from one character to the next (what fits into six bytes of it). */
 function joins(codePoint: number, next: number): boolean {
   if (codePoint < 0x80 && next < 0x80) return codePoint === 0x0d && next === 0x0a
-  return has(next, EXTENDER) && !has(codePoint, CLOSER)
+  return has(next, EXTENDER) ? !has(codePoint, CLOSER) : has(codePoint, PREFIX) && !has(next, CLOSER)
 }
 
 export class Precompiled {

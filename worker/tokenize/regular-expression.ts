@@ -3,9 +3,19 @@
  * possessive quantifiers and atomic groups as lookaheads with a back reference, `(?i:…)` spelled out. What has no exact
  * counterpart is refused by name.
  */
-import { FLAGS, LETTER, NUMBER, SPACE } from './code-points.js'
+import { EXPRESSION_WORD, FLAGS, LETTER, NUMBER, SPACE } from './code-points.js'
+
+/** Word characters outside of brackets alone: Oniguruma looks those of Latin 1 up in another table there. */
+const LATIN_WORDS = new Set([0xb2, 0xb3, 0xb9, 0xbc, 0xbd, 0xbe])
+/** Stands for word characters inside of brackets. */
+const CLASS_WORD = -1
 
 const ATOM_END = /[*+?{]/
+
+function isIn(codePoint: number, flag: number): boolean {
+  if (flag === CLASS_WORD) return isIn(codePoint, EXPRESSION_WORD) && !LATIN_WORDS.has(codePoint)
+  return ((FLAGS[codePoint] ?? 0) & flag) !== 0
+}
 
 /** Class bodies (what goes between brackets) by flag; ranges of code points. */
 function bodyOf(flag: number): string {
@@ -13,7 +23,7 @@ function bodyOf(flag: number): string {
   let body = ''
   let start = -1
   for (let at = 0; at <= FLAGS.length; at++) {
-    const inside = at < FLAGS.length && ((FLAGS[at] ?? 0) & flag) !== 0
+    const inside = at < FLAGS.length && isIn(at, flag)
     if (inside && start < 0) start = at
     if (!inside && start >= 0) {
       body += start === at - 1 ? hex(start) : `${hex(start)}-${hex(at - 1)}`
@@ -33,7 +43,6 @@ function classBody(flag: number): string {
   return body
 }
 
-const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}'
 /** What a letter is equal to beside its other case, where case is ignored. */
 const FOLDS: Readonly<Record<string, string>> = { s: '\\u017f', k: '\\u212a' }
 const POSIX: Readonly<Record<string, string>> = {
@@ -43,7 +52,6 @@ const POSIX: Readonly<Record<string, string>> = {
   upper: '\\p{Uppercase}',
   lower: '\\p{Lowercase}',
   punct: '\\p{P}$+<=>^`|~',
-  word: WORD,
 }
 
 /** A set of characters: what stands between brackets, and whether it is what is left out. */
@@ -168,7 +176,10 @@ class Translator {
     const next = this.#peek()
     if (next === 'A') return this.#anchor('(?<![\\s\\S])')
     if (next === 'z') return this.#anchor('(?![\\s\\S])')
-    if (next === 'b') return this.#anchor(`(?:(?<=[${WORD}])(?![${WORD}])|(?<![${WORD}])(?=[${WORD}]))`)
+    if (next === 'b') {
+      const word = `[${classBody(EXPRESSION_WORD)}]`
+      return this.#anchor(`(?:(?<=${word})(?!${word})|(?<!${word})(?=${word}))`)
+    }
     return written(this.#escapedSet(ignoreCase))
   }
 
@@ -178,7 +189,7 @@ class Translator {
   }
 
   /** What an escape stands for, behind its backslash. */
-  #escapedSet(ignoreCase: boolean): CharacterSet {
+  #escapedSet(ignoreCase: boolean, isInside = false): CharacterSet {
     const char = this.#take()
     switch (char) {
       case 's':
@@ -189,7 +200,7 @@ class Translator {
         return { body: '\\p{Nd}', negated: char === 'D' }
       case 'w':
       case 'W':
-        return { body: WORD, negated: char === 'W' }
+        return { body: classBody(isInside ? CLASS_WORD : EXPRESSION_WORD), negated: char === 'W' }
       case 'p':
       case 'P':
         return this.#property(char === 'P')
@@ -257,7 +268,8 @@ class Translator {
   #member(ignoreCase: boolean): string {
     const posix = /^\[:(\^?)([a-z]+):\]/.exec(this.#pattern.slice(this.#at))
     if (posix) {
-      const body = posix[2] === 'space' ? classBody(SPACE) : POSIX[posix[2] ?? '']
+      const flag = { space: SPACE, word: CLASS_WORD }[posix[2] ?? '']
+      const body = flag === undefined ? POSIX[posix[2] ?? ''] : classBody(flag)
       if (body === undefined || posix[1] !== '') throw this.#refusal(`the class ${posix[0]}`)
       this.#at += posix[0].length
       return body
@@ -275,7 +287,11 @@ class Translator {
   #memberSet(ignoreCase: boolean): string {
     const char = this.#take()
     const set =
-      char === '[' ? this.#set(ignoreCase) : char === '\\' ? this.#escapedSet(ignoreCase) : charSet(char, ignoreCase)
+      char === '['
+        ? this.#set(ignoreCase)
+        : char === '\\'
+          ? this.#escapedSet(ignoreCase, true)
+          : charSet(char, ignoreCase)
     if (!set.negated) return set.body
     // A class within a class cannot be left out but for those that have a name.
     if (/^\\p\{[A-Za-z_=]+\}$/.test(set.body)) return set.body.replace('\\p', '\\P')
@@ -286,10 +302,8 @@ class Translator {
 }
 
 function complement(body: string): string | undefined {
-  if (body === classBody(SPACE)) return complementOf(SPACE)
-  if (body === classBody(LETTER)) return complementOf(LETTER)
-  if (body === classBody(NUMBER)) return complementOf(NUMBER)
-  return undefined
+  const flag = [SPACE, LETTER, NUMBER, CLASS_WORD].find((each) => body === classBody(each))
+  return flag === undefined ? undefined : complementOf(flag)
 }
 
 function complementOf(flag: number): string {

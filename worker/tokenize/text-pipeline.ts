@@ -10,10 +10,10 @@ export interface PieceEncoder {
   /**
    * Appends the ids of a piece of normalised text without added tokens; may stop once the sink is full.
    *
-   * @param first the piece is the beginning of the text
+   * @param firstUnits how much of the piece the text's first character became
    * @param open the last word of the piece may go on: append only tokens that cannot change if it does
    */
-  encode(piece: string, first: boolean, open: boolean, sink: IdSink): void
+  encode(piece: string, firstUnits: number, open: boolean, sink: IdSink): void
 }
 
 export interface TextPipelineParts {
@@ -74,15 +74,26 @@ export class TextPipeline {
     }
   }
 
+  /**
+   * How much of the normalised text its first character becomes: pieces that begin there count as beginning the text, and
+   * where nothing is left of it, none does.
+   */
+  private firstUnits(source: string): number {
+    const [character = ''] = source
+    // With a letter behind it, lest it be stripped as the end of a text.
+    return this.normalise === null ? character.length : Math.max(0, this.normalise(`${character}a`).length - 1)
+  }
+
   private segment(source: string, first: boolean, open: boolean, sink: IdSink): void {
     const text = this.normalise === null ? source : this.normalise(source)
+    const firstUnits = first ? this.firstUnits(source) : 0
     for (let at = 0, search = 0; Math.min(at, search) < text.length && !sink.full; ) {
       const token = this.normalised.next(text, at, search)
       const end = token?.start ?? text.length
       if (end > at) {
         this.pieces.encode(
           at === 0 && token === null ? text : text.slice(at, end),
-          first && at === 0,
+          Math.max(0, firstUnits - at),
           open && token === null,
           sink,
         )

@@ -59,15 +59,15 @@ export class UnigramEncoder implements PieceEncoder, PieceModel {
     this.grow(CHUNK * 2 + this.longest)
   }
 
-  encode(piece: string, first: boolean, open: boolean, sink: IdSink): void {
+  encode(piece: string, firstUnits: number, open: boolean, sink: IdSink): void {
     if (!this.options.splitWhitespace) {
-      this.words(piece.replaceAll(' ', this.options.replacement), first, open, sink)
+      this.words(piece.replaceAll(' ', this.options.replacement), firstUnits > 0, open, sink)
       return
     }
     let start = 0
     for (let at = 0; at <= piece.length && !sink.full; at += 1) {
       if (at < piece.length && !has(piece.charCodeAt(at), SPACE)) continue
-      if (at > start) this.words(piece.slice(start, at), first && start === 0, open && at === piece.length, sink)
+      if (at > start) this.words(piece.slice(start, at), firstUnits > start, open && at === piece.length, sink)
       start = at + 1
     }
   }

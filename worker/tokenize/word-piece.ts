@@ -37,7 +37,7 @@ export class WordPieceEncoder implements PieceEncoder {
     this.continuing = node
   }
 
-  encode(piece: string, _first: boolean, open: boolean, sink: IdSink): void {
+  encode(piece: string, _firstUnits: number, open: boolean, sink: IdSink): void {
     const characters = this.characters
     this.units = 0
     this.chars = 0

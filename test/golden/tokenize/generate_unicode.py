@@ -12,13 +12,15 @@ import unicodedata
 from pathlib import Path
 
 import tokenizers
-from tokenizers import normalizers
+from tokenizers import Regex, normalizers
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Split, Whitespace
 
 OUT = Path(__file__).resolve().parents[3] / "worker" / "tokenize" / "unicode-tables.ts"
 # What may be a control in the sense of grapheme clusters.
 CLOSER_CATEGORIES = {"Cc", "Cf", "Zl", "Zp"}
+# Letters that Grapheme_Cluster_Break calls Prepend; the others are among the format characters.
+PREFIX_LETTERS = {0xD4E, 0x111C2, 0x111C3, 0x113D1, 0x1193F, 0x11941, 0x11A3A, *range(0x11A84, 0x11A8A), 0x11D46, 0x11F02}
 CODE_POINTS = [cp for cp in range(0x110000) if not 0xD800 <= cp < 0xE000]
 
 
@@ -38,6 +40,11 @@ def extending(char):
 def closing(char):
     """Whether nothing joins char, as with control characters. NUL, which is one, cannot be a key."""
     return char == "\0" or normalizers.Precompiled(base64.b64decode(charsmap([char]))).normalize_str(char + "\u0301") != "x"
+
+
+def preceding(char):
+    """Whether char joins the grapheme cluster behind it. NUL cannot be a key."""
+    return char != "\0" and normalizers.Precompiled(base64.b64decode(charsmap([char]))).normalize_str(char + "A") == "x"
 
 
 def unordered(char):
@@ -130,6 +137,13 @@ def main():
             [cp for cp, c in chars if cp < 0x10000 and unicodedata.category(c) in CLOSER_CATEGORIES and closing(c)],
         ),
     }
+    whitespace, expression = Whitespace(), Split(Regex(r"\w"), "removed")
+    sets["WORDS"] = ("\\\\w of Whitespace", [cp for cp, c in chars if words(whitespace, f"a{c}a") == 1])
+    sets["EXPRESSION_WORDS"] = ("\\\\w of expressions", [cp for cp, c in chars if words(expression, c) == 0])
+    sets["PREFIXES"] = (
+        "joined to what follows (Precompiled)",
+        [cp for cp, c in chars if (cp in PREFIX_LETTERS or unicodedata.category(c) == "Cf") and preceding(c)],
+    )
     # Decomposition and lower case never change once a character is assigned, so those of Unicode 14 may come from
     # Node. Newer ones: the reference either ignores them or knows them, and Node may or may not.
     new = [cp for cp, c in chars if unicodedata.category(c) == "Cn"]

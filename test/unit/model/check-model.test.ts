@@ -1,6 +1,6 @@
 /** `models check`: every fault is found, named, and comes with a fix; the rest is still looked at. */
 import { createHash } from 'node:crypto'
-import { cp, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { cp, link, mkdir, readdir, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { checkModel } from '../../../worker/model/model-check.js'
@@ -68,6 +68,18 @@ test('a class that builds no post-processor, and none in tokenizer.json', async 
   await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ ...tokenizer, post_processor: null }))
   await writeFile(join(folder, 'tokenizer_config.json'), '{"tokenizer_class":"PreTrainedTokenizerFast"}')
   expect(Object.keys(await faultsOf(folder))).toEqual(['special tokens'])
+})
+
+test.each([
+  ['symbolic', symlink],
+  ['hard', link],
+])('weights beside the graph behind %s links', async (_kind, linkTo) => {
+  const folder = await copyOf('no-types')
+  const weights = join(folder, 'onnx', 'model.onnx_data')
+  await rename(weights, join(folder, 'blob'))
+  await linkTo(join(folder, 'blob'), weights)
+  expect(await faultsOf(folder)).toEqual({})
+  expect(await readdir(folder)).not.toContainEqual(expect.stringMatching(/links/))
 })
 
 test('files that rankmill.json names and are not there', async () => {

@@ -1,4 +1,5 @@
 /** Opening models from folders: what is read of them, and what is refused. */
+import { createHash } from 'node:crypto'
 import { readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -120,6 +121,36 @@ describe('number formats', () => {
     await expect(openModel(tinyModel('roberta'), await options({ dtype: 'fp16' }))).rejects.toMatchObject({
       code: 'invalid_model',
       message: expect.stringMatching(/has no fp16 file, only fp32/),
+    })
+  })
+})
+
+describe('what the files hold', () => {
+  test('fields that say "none" in the ways of Python', async () => {
+    const folder = await copyOf('one-logit')
+    const config = await readFile(join(folder, 'config.json'), 'utf8')
+    const none = '"pad_token_id": -1, "num_labels": null, "rope_scaling": NaN, "sentence_transformers": null'
+    await writeFile(join(folder, 'config.json'), config.replace(/"pad_token_id": 0/, none))
+    expect(await openModel(folder, await options())).toMatchObject({ padId: 0, maxTokens: 64 })
+  })
+
+  test('what a graph asks for beyond the usual', async () => {
+    expect(await openModel(tinyModel('asking'), await options())).toMatchObject({
+      output: 'score',
+      narrowInputs: ['input_ids', 'attention_mask'],
+      firstPosition: 2,
+      logits: 1,
+    })
+  })
+
+  test('is what rankmill.json says it is', async () => {
+    const folder = await copyOf('one-logit')
+    const sha256 = { 'onnx/model.onnx': createHash('sha256').update('another').digest('hex') }
+    const manifest = { name: 'tiny', dtypes: { fp32: 'onnx/model.onnx' } }
+    await writeFile(join(folder, 'rankmill.json'), JSON.stringify({ ...manifest, sha256 }))
+    await expect(openModel(folder, await options())).rejects.toMatchObject({
+      code: 'invalid_model',
+      message: expect.stringMatching(/model\.onnx: not the file that rankmill\.json describes/),
     })
   })
 })

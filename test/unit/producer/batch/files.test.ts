@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { copyFile, mkdtemp, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
+import { copyFile, mkdtemp, open, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -7,9 +7,14 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { CustomIdFile, CustomIds } from '../../../../producer/batch/custom-ids.js'
 import { LatencyCounts } from '../../../../producer/batch/latency-counts.js'
+import { checkedOutput, keepWholeLines } from '../../../../producer/batch/output-check.js'
 import { BLOCK_BYTES, OutputDigest } from '../../../../producer/batch/output-digest.js'
-import { checkedOutput, keepWholeLines, OutputOnDisk } from '../../../../producer/batch/output-file.js'
+import { OutputOnDisk } from '../../../../producer/batch/output-file.js'
 import { compressedFrame, compressionOf, decompressed } from '../../../../producer/lines/compression.js'
+import { RankmillError } from '../../../../shared/errors.js'
+
+/** The claim is this runner's. */
+const HELD = { check: async () => undefined }
 
 let folder: string
 beforeEach(async () => {
@@ -27,7 +32,7 @@ describe.each(['out.jsonl', 'out.jsonl.gz', 'out.jsonl.zst'])('%s', (name) => {
   it('is what was appended, frame after frame, and can be cut back to a length it had', async () => {
     const path = join(folder, name)
     const compression = compressionOf(name)
-    const output = await OutputOnDisk.open(path, compression, { digest: new OutputDigest(), lines: 0 })
+    const output = await OutputOnDisk.open(path, compression, { digest: new OutputDigest(), lines: 0 }, HELD)
     await output.append(Buffer.from('first\n'))
     const before = await output.record()
     await output.append(Buffer.from('second\n'.repeat(1000)))
@@ -35,7 +40,7 @@ describe.each(['out.jsonl', 'out.jsonl.gz', 'out.jsonl.zst'])('%s', (name) => {
     expect(await contentOf(path)).toBe(`first\n${'second\n'.repeat(1000)}`)
 
     const known = { digest: await checkedOutput(path, before), lines: before.lines }
-    const again = await OutputOnDisk.open(path, compression, known)
+    const again = await OutputOnDisk.open(path, compression, known, HELD)
     await again.append(Buffer.from('third\n'))
     await again.close()
     expect(await contentOf(path)).toBe('first\nthird\n')
@@ -58,10 +63,35 @@ it('a half-written last line is cut off, and whole lines after the checkpoint ar
   const digest = new OutputDigest()
   digest.update(Buffer.from('old\n'))
   expect(await keepWholeLines(path, digest, (line) => seen.push(line) > 0)).toBe(2)
-  const output = await OutputOnDisk.open(path, 'none', { digest, lines: 3 })
+  const output = await OutputOnDisk.open(path, 'none', { digest, lines: 3 }, HELD)
   await output.close()
   expect(seen).toEqual(['kept', 'also kept'])
   expect(await readFile(path, 'utf8')).toBe('old\nkept\nalso kept\n')
+})
+
+it('is left as it is where the claim turns out to be lost, and a copy leaves the file that a sleeper has open', async () => {
+  const path = join(folder, 'out.jsonl')
+  await writeFile(path, 'old\nof the next\n')
+  const digest = new OutputDigest()
+  digest.update(Buffer.from('old\n'))
+  const lost = {
+    check: async () => {
+      throw new RankmillError('output_in_use', 'another runner took over')
+    },
+  }
+  await expect(OutputOnDisk.open(path, 'none', { digest, lines: 1 }, lost)).rejects.toMatchObject({
+    code: 'output_in_use',
+  })
+  expect(await readFile(path, 'utf8')).toBe('old\nof the next\n')
+
+  const sleeper = await open(path, 'r+')
+  const copied = { ...HELD, copy: join(folder, 'copy.2') }
+  const output = await OutputOnDisk.open(path, 'none', { digest, lines: 1 }, copied)
+  await sleeper.write('late', 4)
+  await sleeper.close()
+  await output.append(Buffer.from('new\n'))
+  await output.close()
+  expect(await readFile(path, 'utf8')).toBe('old\nnew\n')
 })
 
 it('reads gzip of several members, as `cat a.gz b.gz` makes them', async () => {
@@ -103,7 +133,7 @@ describe('what is known of an output', () => {
     ['another of the same length', async (path: string) => writeFile(path, 'one\ntwO\n\n'), 'has other content'],
   ])('is missed where the file is %s', async (_, damage, said) => {
     const path = join(folder, 'out.jsonl')
-    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 }, HELD)
     await output.append(Buffer.from('one\ntwo\n\n'))
     const record = await output.record()
     await output.close()
@@ -116,7 +146,7 @@ describe('what is known of an output', () => {
 
   it('is found again in a copy, and where more was written behind it', async () => {
     const path = join(folder, 'out.jsonl')
-    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 }, HELD)
     await output.append(Buffer.from('one\n'))
     const record = await output.record()
     await output.append(Buffer.from('two\n'))
@@ -134,7 +164,7 @@ describe('what is known of an output', () => {
   ])('ends the writing where the file is %s meanwhile', async (_, damage) => {
     const path = join(folder, 'out.jsonl')
     await writeFile(`${path}.other`, 'one\n')
-    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 })
+    const output = await OutputOnDisk.open(path, 'none', { digest: new OutputDigest(), lines: 0 }, HELD)
     await output.append(Buffer.from('one\n'))
     await damage(path)
     const left = await readFile(path).catch(() => undefined)

@@ -1,0 +1,61 @@
+/**
+ * Entry of an inference process: one session, batches in, logits out, in the order they came. A process and not a thread,
+ * because a call that crashes or does not end can then be ended without everything else.
+ */
+import { Worker } from 'node:worker_threads'
+import { RankmillError } from '../../shared/errors.js'
+import type { Batch } from './engine.js'
+import { ScoringSession } from './session.js'
+import { type FromProcess, type SessionData, type ToProcess, unpackBatch } from './session-protocol.js'
+
+/** How often it is looked whether the parent lives: a call blocks the loop that would be told. */
+const PARENT_MS = 500
+const WATCH_PARENT = `
+  const parent = process.ppid
+  setInterval(() => process.ppid === parent || process.kill(process.pid, 'SIGKILL'), ${PARENT_MS})
+`
+
+// The parent decides when this ends: Ctrl-C reaches the whole group.
+process.on('SIGINT', () => undefined)
+process.on('SIGTERM', () => undefined)
+process.on('disconnect', () => process.exit(0))
+new Worker(WATCH_PARENT, { eval: true, name: 'parent watch' }).unref()
+
+let session: Promise<ScoringSession> | undefined
+// A chain, because a batch that arrives while one runs must not start before it has ended.
+let last: Promise<void> = Promise.resolve()
+
+process.on('message', (message: ToProcess) => {
+  if (message === 'close') last = last.then(close)
+  else if ('open' in message) last = open(message.open)
+  else last = last.then(() => score(message.id, unpackBatch(message.batch)))
+})
+
+async function open(data: SessionData): Promise<void> {
+  session = ScoringSession.open(data)
+  await session.then(
+    () => send({ type: 'ready' }),
+    (cause) => send({ type: 'unusable', error: RankmillError.from(cause).toBody() }),
+  )
+}
+
+async function score(id: number, batch: Batch): Promise<void> {
+  const opened = await session
+  const startedAt = performance.now()
+  try {
+    if (!opened) throw new RankmillError('internal', 'a batch came before its model')
+    const scored = await opened.run(batch)
+    send({ type: 'scored', id, output: { ...scored, inferenceMs: performance.now() - startedAt } })
+  } catch (cause) {
+    send({ type: 'failed', id, error: RankmillError.from(cause).toBody() })
+  }
+}
+
+async function close(): Promise<void> {
+  await session?.then((opened) => opened.release()).catch(() => undefined)
+  process.disconnect()
+}
+
+function send(message: FromProcess): void {
+  process.send?.(message)
+}

@@ -1,0 +1,78 @@
+/** The engine: inference processes with one session each, and the shape of the batches they are best fed with. */
+import { RankmillError } from '../../shared/errors.js'
+import type { BiEncoderModel } from '../model/bi-encoder-model.js'
+import type { Model } from '../model/model.js'
+import { chooseShape, type StartSessions } from './calibration.js'
+import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
+import { SessionProcess } from './session-process.js'
+
+/**
+ * Starts the inference processes: loads the model in each, warms them up, and measures the batch shape where it is neither
+ * given nor known from an earlier start.
+ *
+ * @throws RankmillError `invalid_configuration` (options that cannot go together, a device that is not there),
+ *   `invalid_model`, `out_of_memory`
+ */
+export async function createEngine(model: Model | BiEncoderModel, options: EngineOptions): Promise<InferenceEngine> {
+  const start: StartSessions = async ({ sessions, threadsPerSession }) => {
+    const { device, callTimeoutMs } = options
+    const settings = { model, device, threads: threadsPerSession, callTimeoutMs }
+    const starts = await Promise.allSettled(
+      Array.from({ length: sessions }, () => SessionProcess.start(settings, options.log)),
+    )
+    const started = starts.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    const failed = starts.find((result) => result.status === 'rejected')
+    if (!failed) return started
+    await Promise.all(started.map((session) => session.close()))
+    throw RankmillError.from(failed.reason)
+  }
+  const { shape, sessions } = await chooseShape(model, options, start)
+  return new SessionPool(shape, sessions)
+}
+
+class SessionPool implements InferenceEngine {
+  readonly shape: BatchShape
+  readonly #sessions: readonly SessionProcess[]
+  #askedAt = performance.now()
+
+  constructor(shape: BatchShape, sessions: readonly SessionProcess[]) {
+    this.shape = shape
+    this.#sessions = sessions
+    for (const session of sessions) session.takeBusyMs(this.#askedAt)
+  }
+
+  get sessions(): number {
+    return this.#sessions.length
+  }
+
+  get slots(): number {
+    return this.#sessions.length * 2
+  }
+
+  run(batch: Batch): Promise<BatchOutput> {
+    const session = this.#leastBusy()
+    if (!session) return Promise.reject(new RankmillError('closed', 'there are no inference processes'))
+    return session.run(batch)
+  }
+
+  busyRatio(): number {
+    const now = performance.now()
+    const busyMs = this.#sessions.reduce((sum, session) => sum + session.takeBusyMs(now), 0)
+    const spanMs = (now - this.#askedAt) * this.#sessions.length
+    this.#askedAt = now
+    return spanMs > 0 ? Math.min(1, busyMs / spanMs) : 0
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#sessions.map((session) => session.close()))
+  }
+
+  /** Fewest batches first; a process that is being replaced only where all are. */
+  #leastBusy(): SessionProcess | undefined {
+    const cost = (session: SessionProcess) => session.depth + (session.ready ? 0 : 1000)
+    return this.#sessions.reduce<SessionProcess | undefined>(
+      (best, one) => (best && cost(best) <= cost(one) ? best : one),
+      undefined,
+    )
+  }
+}
