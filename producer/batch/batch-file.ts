@@ -1,13 +1,14 @@
 /** A run from file to file, as the command line, the API and the library start it. */
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
+import { recordFormatOf } from '../lines/record-format.js'
 import { type BatchInput, isList, openInputs, resolvedInput } from './batch-inputs.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
 import type { BatchSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
 import type { InputFile } from './output-place.js'
-import type { RequestColumns } from './row-source.js'
-import type { RequestFields } from './run-settings.js'
+import { REQUEST_COLUMNS, type RequestColumns } from './row-source.js'
+import type { RequestFields, RunSettings } from './run-settings.js'
 
 /** Standard input, by name. */
 const STANDARD = '-'
@@ -67,6 +68,7 @@ export function runOptions(
   source: BatchSource,
   {
     input,
+    columns = REQUEST_COLUMNS,
     output,
     defaults = {},
     missing,
@@ -91,9 +93,18 @@ export function runOptions(
     overwrite,
     allowModelChange,
     allowCorpusChange,
-    settings: { details },
+    settings: { details, ...(hasTable(input) ? columnSettings(columns) : {}) },
     limits,
   }
+}
+
+function hasTable(input: BatchInput): boolean {
+  const files = typeof input === 'string' ? [input] : isList(input) ? input : []
+  return files.some((file) => recordFormatOf(file) !== 'jsonl')
+}
+
+function columnSettings({ query, documents }: RequestColumns): RunSettings {
+  return { queryColumn: query, documentsColumn: documents }
 }
 
 function jsonLines(details: boolean): BatchFormat {

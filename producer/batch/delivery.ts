@@ -1,10 +1,10 @@
 /** Outputs that cannot grow line by line: a run writes to a file beside them, and they are made of it at its end. */
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { checkBucket, isS3, s3Place, s3Tag, uploadS3 } from '../lines/s3-object.js'
 import { checkTable, writeTable } from './table-output.js'
+import { unwritable } from './unwritable.js'
 
 /** Where outputs that go to S3 are until they are there. */
 const LOCAL_FOLDER = '.rankmill/s3'
@@ -81,9 +81,4 @@ export async function upload(output: string): Promise<void> {
 async function isNewer(path: string, than: string): Promise<boolean> {
   const [made, from] = await Promise.all([path, than].map((file) => stat(file).catch(() => undefined)))
   return made !== undefined && from !== undefined && made.mtimeMs >= from.mtimeMs
-}
-
-function unwritable(output: string, error: unknown): RankmillError {
-  const message = `${output}: ${error instanceof Error ? error.message : String(error)}`
-  return new RankmillError('output_unwritable', message, { param: 'output' }, { cause: error })
 }

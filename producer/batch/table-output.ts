@@ -9,6 +9,7 @@ import { compressionOf } from '../lines/compression.js'
 import { readLines } from '../lines/line-reader.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { openRows, type Rows } from '../lines/table-rows.js'
+import { unreadable } from './batch-source.js'
 import { csvWriter, parquetWriter, type TableWriter } from './table-writers.js'
 
 /** Of the answer, or `null` where there is none. */
@@ -29,11 +30,17 @@ export interface TableSource {
   readonly maxRowBytes: number
 }
 
-/** What goes into a table besides the answers. @throws RankmillError `invalid_configuration` where it cannot */
+/** What goes into a table besides the answers. @throws RankmillError `invalid_configuration` where it cannot, `input_unreadable` */
 export async function checkTable({ inputs, maxRowBytes }: Omit<TableSource, 'answers'>): Promise<Columns> {
   const tables = inputs.filter((input) => recordFormatOf(input) !== 'jsonl')
   if (tables.length === 0) return { names: [NAME_COLUMN], schema: undefined, tables: [] }
-  const opened = await Promise.all(tables.map((path) => openRows(path, maxRowBytes)))
+  const opened = await Promise.all(
+    tables.map((path) =>
+      openRows(path, maxRowBytes).catch((error) => {
+        throw unreadable(path, error)
+      }),
+    ),
+  )
   const names = opened[0]?.columns ?? []
   const other = opened.findIndex(({ columns }) => columns.join('\n') !== names.join('\n'))
   if (tables.length < inputs.length || other >= 0) {
