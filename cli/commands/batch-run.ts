@@ -74,7 +74,7 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   const json = flags.json === true
   const [first, ...others] = await jobsOf(inputs, flags)
   for (const { files, output } of [first, ...others]) {
-    if (output !== STANDARD) await checkDelivery(files, output, options.maxLineBytes)
+    if (output !== STANDARD) await checkDelivery(files, output, options.maxLineBytes, flags.overwrite === true)
   }
   const batchOf = ({ files, output }: Job): BatchFileOptions => ({
     input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,

@@ -102,7 +102,7 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
   const json = flags.json === true
   const files = await filesOf(flags, folder)
   const output = localOutputOf(flags.output)
-  await checkDestination(flags.output)
+  await checkDestination(flags.output, output, flags.overwrite === true)
   const before = await readTrecRun(files.run)
   const qrels = await judgements(files, before, flags.qrels !== undefined)
   const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined

@@ -28,22 +28,59 @@ export function answersFileOf(output: string): string {
 }
 
 /**
- * Refuses, before any work, what could not be written at its end.
+ * Refuses, before any work, what could not be written at its end, and what is not to be written over: an input, and what no
+ * run from here wrote.
  *
- * @throws RankmillError `invalid_configuration`, `output_unwritable`
+ * @throws RankmillError `invalid_configuration`, `output_exists`, `output_unwritable`
  */
-export async function checkDelivery(inputs: readonly string[], output: string, maxRowBytes: number): Promise<void> {
-  if (recordFormatOf(output) !== 'jsonl') await checkTable({ inputs, maxRowBytes })
-  await checkDestination(output)
+export async function checkDelivery(
+  inputs: readonly string[],
+  output: string,
+  maxRowBytes: number,
+  overwrite: boolean,
+): Promise<void> {
+  for (const input of inputs) {
+    if (await isSame(input, output))
+      throw new RankmillError('output_exists', `${output}: is an input as well`, { param: 'output' })
+  }
+  if (recordFormatOf(output) !== 'jsonl') {
+    await checkTable({ inputs, maxRowBytes })
+    if (!isS3(output) && !overwrite && (await exists(output)) && !(await exists(answersFileOf(output))))
+      throw foreign(output)
+  }
+  await checkDestination(output, answersFileOf(output), overwrite)
 }
 
-/** @throws RankmillError `output_unwritable` where an output's bucket cannot be reached */
-export async function checkDestination(output: string): Promise<void> {
+/**
+ * @param written by the run that the output is made of
+ * @throws RankmillError `output_unwritable` where an output's bucket cannot be reached, `output_exists` where the object is
+ *   there and no run from here wrote it
+ */
+export async function checkDestination(output: string, written: string, overwrite: boolean): Promise<void> {
   if (!isS3(output)) return
-  await mkdir(dirname(localOutputOf(output)), { recursive: true })
-  await checkBucket(output).catch((error) => {
+  try {
+    await mkdir(dirname(localOutputOf(output)), { recursive: true })
+    await checkBucket(output)
+    if (!overwrite && !(await exists(written)) && (await s3Tag(output)) !== undefined) throw foreign(output)
+  } catch (error) {
     throw unwritable(output, error)
-  })
+  }
+}
+
+function foreign(output: string): RankmillError {
+  const message = `${output}: is there, and nothing says that a run from here wrote it`
+  return new RankmillError('output_exists', message, { param: 'output' })
+}
+
+/** By device and inode: through links of any kind. */
+async function isSame(input: string, output: string): Promise<boolean> {
+  if (isS3(input) || isS3(output)) return input === output
+  const [a, b] = await Promise.all([input, output].map((path) => stat(path, { bigint: true }).catch(() => undefined)))
+  return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino
+}
+
+async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined)) !== undefined
 }
 
 /**
@@ -84,6 +121,7 @@ async function isNewer(path: string, than: string): Promise<boolean> {
 }
 
 function unwritable(output: string, error: unknown): RankmillError {
+  if (error instanceof RankmillError) return error
   const message = `${output}: ${error instanceof Error ? error.message : String(error)}`
   return new RankmillError('output_unwritable', message, { param: 'output' }, { cause: error })
 }
