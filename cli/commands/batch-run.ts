@@ -1,16 +1,14 @@
 /** `rankmill batch run`: a file of requests in, a file of answers out; run again after any end, it goes on. */
-import { existsSync } from 'node:fs'
 import { mkdir, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { Command, Option } from 'commander'
-import { type BatchFileOptions, inputFiles, openBatch } from '../../producer/batch/batch-file.js'
+import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
 import { filesOf } from '../../producer/batch/batch-inputs.js'
 import type { BatchReport } from '../../producer/batch/batch-report.js'
-import { answersFileOf, checkDelivery, deliver, localOutputOf } from '../../producer/batch/delivery.js'
-import { outputPlace, refuseInputs } from '../../producer/batch/output-place.js'
+import { answersFileOf, checkDelivery, deliver, localOutputOf, refuseRead } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
 import { REQUEST_COLUMNS } from '../../producer/batch/row-source.js'
-import { refuseForeign } from '../../producer/batch/run-opening.js'
+import { recordFormatOf } from '../../producer/lines/record-format.js'
 import { isS3 } from '../../producer/lines/s3-object.js'
 import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
@@ -77,10 +75,13 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   const json = flags.json === true
   const jobs = await jobsOf(inputs, flags)
   if (flags.retryFailed) checkRetry(jobs, flags)
+  const read = jobs.flatMap(({ files }) => files)
   for (const { files, output } of jobs) {
     if (output === STANDARD) continue
-    await checkOutput(output, jobs, flags)
-    await checkDelivery(files, output, options.maxLineBytes)
+    if (flags.unordered && recordFormatOf(output) !== 'jsonl')
+      throw usage('unordered', '--unordered: a table has the rows of its input in their order')
+    await refuseRead(output, read)
+    await checkDelivery(files, output, options.maxLineBytes, flags.overwrite === true)
   }
   const batchOf = ({ files, output }: Job): BatchFileOptions => ({
     input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,
@@ -139,23 +140,6 @@ async function run(command: Command, inputs: string[]): Promise<void> {
       await finish(report, first, !opened.wasFinished || retry !== undefined)
     }
   }
-}
-
-/**
- * Nothing that a run writes may be what one of the runs reads, and a table that no run made is somebody's.
- *
- * @throws RankmillError `output_exists`, `output_unwritable`, `invalid_configuration`
- */
-async function checkOutput(output: string, jobs: readonly Job[], flags: BatchRunFlags): Promise<void> {
-  const table = localOutputOf(output)
-  const answers = answersFileOf(output)
-  const read = jobs.flatMap(({ files }) => inputFiles(files))
-  for (const file of new Set([table, answers])) await refuseInputs(file, read)
-  if (table === answers) return
-  if (flags.unordered) throw usage('unordered', '--unordered: a table has the rows of its input in their order')
-  if (isS3(output)) return
-  await outputPlace(table)
-  if (!flags.overwrite && !existsSync(answers)) await refuseForeign(table)
 }
 
 /** All inputs to one output, or, where that is a folder, each to a file of its own in it. */

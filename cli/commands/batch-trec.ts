@@ -2,7 +2,7 @@
 import { Command, Option } from 'commander'
 import { fileOf } from '../../producer/batch/batch-file.js'
 import { BatchRun } from '../../producer/batch/batch-run.js'
-import { checkDestination, localOutputOf, upload } from '../../producer/batch/delivery.js'
+import { checkDestination, localOutputOf, refuseRead, upload } from '../../producer/batch/delivery.js'
 import { nameOfAll } from '../../producer/lines/text-lines.js'
 import { type Qrels, readQrels } from '../../producer/retrieval/beir.js'
 import { type Comparison, compareRuns } from '../../producer/retrieval/comparison.js'
@@ -103,10 +103,12 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
   const json = flags.json === true
   const files = await filesOf(flags, folder)
   const output = localOutputOf(flags.output)
-  await checkDestination(flags.output)
+  const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined
+  const read = [files.run, files.queries, stored ? [] : files.corpus, files.qrels ?? []].flat()
+  await refuseRead(flags.output, read)
+  await checkDestination(flags.output, output, flags.overwrite === true)
   const before = await readTrecRun(files.run)
   const qrels = await judgements(files, before, flags.qrels !== undefined)
-  const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined
   const source = await TrecSource.open({
     corpus: stored ? { name: stored['name'] ?? stored['file'] ?? '' } : { file: files.corpus },
     queries: files.queries,
@@ -122,7 +124,7 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
       source,
       output,
       format: trecLines(before, flags.tag),
-      inputs: [files.run, files.queries, stored ? [] : files.corpus, files.qrels ?? []].flat().map(fileOf),
+      inputs: read.map(fileOf),
       inOrder: true,
       defaults: requestDefaults(command, options),
       missing: flags.missing,

@@ -1,8 +1,12 @@
 /** Outputs that cannot grow line by line: a run writes to a file beside them, and they are made of it at its end. */
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { checkBucket, isS3, s3Place, s3Tag, uploadS3 } from '../lines/s3-object.js'
+import { fileOf } from './batch-file.js'
+import { outputPlace, refuseInputs } from './output-place.js'
+import { refuseForeign } from './run-opening.js'
 import { checkTable, writeTable } from './table-output.js'
 import { unwritable } from './unwritable.js'
 
@@ -28,22 +32,61 @@ export function answersFileOf(output: string): string {
 }
 
 /**
- * Refuses, before any work, what could not be written at its end.
+ * Refuses an output that is one of the inputs.
  *
- * @throws RankmillError `invalid_configuration`, `output_unwritable`
+ * @param read by this run, and by those that come with it
+ * @throws RankmillError `output_exists`
  */
-export async function checkDelivery(inputs: readonly string[], output: string, maxRowBytes: number): Promise<void> {
-  if (recordFormatOf(output) !== 'jsonl') await checkTable({ inputs, maxRowBytes })
-  await checkDestination(output)
+export async function refuseRead(output: string, read: readonly string[]): Promise<void> {
+  if (isS3(output) && read.includes(output))
+    throw new RankmillError('output_exists', `${output}: is an input as well`, { param: 'output' })
+  const inputs = read.map(fileOf)
+  for (const file of new Set([localOutputOf(output), answersFileOf(output)])) await refuseInputs(file, inputs)
 }
 
-/** @throws RankmillError `output_unwritable` where an output's bucket cannot be reached */
-export async function checkDestination(output: string): Promise<void> {
+/**
+ * Refuses, before any work, what could not be written at its end, and what is not to be written over: what no run from here
+ * wrote.
+ *
+ * @throws RankmillError `invalid_configuration`, `output_exists`, `output_unwritable`
+ */
+export async function checkDelivery(
+  inputs: readonly string[],
+  output: string,
+  maxRowBytes: number,
+  overwrite: boolean,
+): Promise<void> {
+  if (recordFormatOf(output) !== 'jsonl') {
+    await checkTable({ inputs, maxRowBytes })
+    if (!isS3(output)) await outputPlace(output)
+    if (!isS3(output) && !overwrite && !(await exists(answersFileOf(output)))) await refuseForeign(output)
+  }
+  await checkDestination(output, answersFileOf(output), overwrite)
+}
+
+/**
+ * @param written by the run that the output is made of
+ * @throws RankmillError `output_unwritable` where an output's bucket cannot be reached, `output_exists` where the object is
+ *   there and no run from here wrote it
+ */
+export async function checkDestination(output: string, written: string, overwrite: boolean): Promise<void> {
   if (!isS3(output)) return
-  await mkdir(dirname(localOutputOf(output)), { recursive: true })
-  await checkBucket(output).catch((error) => {
+  try {
+    await mkdir(dirname(localOutputOf(output)), { recursive: true })
+    await checkBucket(output)
+    if (!overwrite && !(await exists(written)) && (await s3Tag(output)) !== undefined) throw foreign(output)
+  } catch (error) {
     throw unwritable(output, error)
-  })
+  }
+}
+
+function foreign(output: string): RankmillError {
+  const message = `${output}: is there, and nothing says that a run from here wrote it`
+  return new RankmillError('output_exists', message, { param: 'output' })
+}
+
+async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined)) !== undefined
 }
 
 /**

@@ -1,6 +1,6 @@
 /** A run's answers as a table: the columns of its input, and beside each row what was answered. */
 import { createReadStream } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { open, realpath, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { SchemaElement } from 'hyparquet'
 import { RankmillError } from '../../shared/errors.js'
@@ -78,7 +78,9 @@ interface Columns {
  */
 export async function writeTable(source: TableSource, output: string): Promise<void> {
   const columns = await checkTable(source)
-  const partial = `${output}.partial`
+  // Through a link: it stays one.
+  const target = await realpath(output).catch(() => output)
+  const partial = `${target}.partial`
   try {
     const isParquet = recordFormatOf(output) === 'parquet'
     const writer = isParquet
@@ -92,8 +94,8 @@ export async function writeTable(source: TableSource, output: string): Promise<v
     await writeRows(source, columns, writer, isParquet ? 'copy' : 'text')
     const file = await open(partial, 'r')
     await file.sync().finally(() => file.close())
-    await rename(partial, output)
-    const folder = await open(dirname(output), 'r')
+    await rename(partial, target)
+    const folder = await open(dirname(target), 'r')
     await folder.sync().finally(() => folder.close())
   } catch (error) {
     await rm(partial, { force: true })

@@ -1,6 +1,6 @@
 /** The same requests in every format give the same answers, to one output or one each. */
 import { execFile } from 'node:child_process'
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
@@ -176,6 +176,21 @@ it('a pipe under a name is read like standard input, and known again', async () 
   }
   await writeFile(at('in.jsonl'), lines)
   await expect(run('<(cat in.jsonl)')).rejects.toThrow('holds the results of another input')
+})
+
+it('a table does not take the place of an input, or of what no run wrote', async () => {
+  await writeFile(at('in.csv'), csv(ROWS, ','))
+  await symlink('in.csv', at('link.csv'))
+  await writeFile(at('foreign.csv'), 'a,b\n')
+  for (const output of ['in.csv', 'link.csv', 'foreign.csv']) {
+    const before = await readFile(at(output), 'utf8')
+    const { code, stderr } = await batch('in.csv', '-o', output)
+    expect([code === 0, stderr]).toEqual([
+      false,
+      expect.stringMatching(/output_exists: .*(an input as well|nothing beside it says)/),
+    ])
+    expect(await readFile(at(output), 'utf8')).toBe(before)
+  }
 })
 
 describe('several inputs', () => {

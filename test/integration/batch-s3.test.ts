@@ -146,6 +146,16 @@ it('an output that did not arrive is sent again by the same command, and one tha
   expect(String(await get('out.jsonl'))).toBe(whole)
 })
 
+it('an object that no run from here wrote is not written over', async () => {
+  await writeFile(at('in.jsonl'), lines(ROWS.slice(0, 1)))
+  await put('theirs.jsonl', 'theirs')
+  const refused = await batch(['in.jsonl', '-o', 's3://bucket/theirs.jsonl'])
+  expect(refused.stderr).toMatch(/output_exists: s3:\/\/bucket\/theirs.jsonl: is there/)
+  const same = await batch(['s3://bucket/theirs.jsonl', '-o', 's3://bucket/theirs.jsonl'])
+  expect(same.stderr).toMatch(/output_exists: .* is an input as well/)
+  expect(String(await get('theirs.jsonl'))).toBe('theirs')
+})
+
 it('what is not there is said before any work', async () => {
   const missing = await batch(['s3://bucket/none.jsonl', '-o', 'out.jsonl'])
   expect(missing.stderr).toMatch(/input_unreadable: s3:\/\/bucket\/none.jsonl: NotFound/)

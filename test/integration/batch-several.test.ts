@@ -88,7 +88,9 @@ describe('several inputs', () => {
       ['b', true],
       ['c', false],
     ])
-    await stage().client().putCorpus('late', [{ id: 'p', text: 'came later' }])
+    await stage()
+      .client()
+      .putCorpus('late', [{ id: 'p', text: 'came later' }])
     expect(await batch(...args, '--retry-failed')).toMatchObject({ code: 0 })
     const after: Record<string, string>[] = parse(await text('out.csv'), { columns: true })
     expect(after.map(({ error }) => error)).toEqual(['', '', ''])
