@@ -36,6 +36,7 @@ describe('an output', () => {
     await write('here/second.jsonl', line('b'))
     const commands = [
       ['in.csv', '-o', 'in.csv'],
+      ['first.jsonl', '-o', '.'],
       ['first.jsonl', 'here/second.jsonl', '-o', 'here/'],
       ['first.jsonl', 'here/second.jsonl', '-o', 'here/second.jsonl'],
     ]
