@@ -1,5 +1,6 @@
 /** Exit codes, and errors as a person reads them. */
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
+import { redisError, redisFault } from '../shared/redis/redis-errors.js'
 
 export const EXIT = { done: 0, someFailed: 1, usage: 2, redis: 3, interrupted: 130 } as const
 
@@ -15,7 +16,6 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'invalid_corpus',
   'input_unreadable',
   'output_exists',
-  'output_unwritable',
   'duplicate_custom_id',
   'output_changed',
   'output_in_use',
@@ -50,6 +50,7 @@ const NOT_WRITABLE = /^(EROFS|ENOSPC|EDQUOT|EFBIG|EEXIST|ENOTEMPTY|EISDIR)$/
 
 /** A file that cannot be read or written is the user's to mend, whoever met it first. */
 export function classified(cause: unknown): RankmillError {
+  if (redisFault(cause)) return redisError(cause)
   const { code = '', syscall = '', path } = (cause ?? {}) as NodeJS.ErrnoException
   if (cause instanceof RankmillError || !(cause instanceof Error) || path === undefined)
     return RankmillError.from(cause)

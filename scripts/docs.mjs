@@ -8,6 +8,7 @@ import { WorkerMetrics } from '../dist/monitoring/metrics.js'
 import { collectQueues } from '../dist/monitoring/queue-collector.js'
 import { ERRORS } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
+import { keysOf } from '../dist/shared/protocol/keys.js'
 
 const GENERATED = '<!-- made by `npm run docs`: do not edit -->'
 const cell = (text) => String(text).replaceAll('|', '\\|')
@@ -62,7 +63,8 @@ function metrics() {
     () => 0,
     () => true,
   )
-  collectQueues(registry, [{ name: 'rerank' }], () => false, Date.now)
+  // Nothing is asked of it: this one does not report.
+  collectQueues(registry, { defineCommand: () => undefined }, keysOf('{rankmill}', 'rerank'), () => false)
   const rows = registry
     .getMetricsAsArray()
     .filter(({ name }) => name.startsWith('rankmill_'))

@@ -1,6 +1,5 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
 import { randomUUID } from 'node:crypto'
-import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
 import { documentsOf, requestDocument, type SourceDocument } from '../../producer/lines/source-documents.js'
@@ -14,6 +13,11 @@ import { interruptible } from '../interruption.js'
 import { addOptions, optionsOf, PRODUCER_OPTIONS, WORKER_OPTIONS } from '../options.js'
 import { requestedModel } from '../served-models.js'
 import { addStrategyFlags, numberArgument, type StrategyFlags, strategyOf } from '../strategy-flags.js'
+import { plainTable } from '../table.js'
+
+const MIN_SOURCE = 20
+/** Columns of the table. */
+const PLACE_AND_SCORE = 14
 
 interface RerankFlags extends StrategyFlags {
   query: string
@@ -109,20 +113,20 @@ function withId(ranked: RerankResult['results'][number], document: SourceDocumen
   return document?.id === undefined || ranked.id !== undefined ? ranked : { ...ranked, id: document.id }
 }
 
+/** The text gets what room there is; of long sources the end is shown, which tells them apart. */
 function table(result: RerankResult, documents: readonly SourceDocument[]): string {
-  const columns = process.stdout.columns || 100
+  const columns = process.stdout.columns || 80
   const sources = result.results.map(({ index }) => documents[index]?.source ?? '')
-  const sourceWidth = Math.min(40, Math.max(8, ...sources.map((s) => s.length + 2)))
-  const textWidth = Math.max(20, columns - sourceWidth - 21)
-  const rows = new Table({
-    head: ['#', 'score', 'text', 'source'],
-    colWidths: [5, 10, textWidth, sourceWidth],
-    style: { head: ['bold'] },
-  })
+  const most = Math.max(MIN_SOURCE, Math.floor(columns / 3))
+  const sourceWidth = Math.min(most, Math.max(8, ...sources.map((source) => source.length))) + 1
+  const textWidth = Math.max(20, columns - sourceWidth - PLACE_AND_SCORE)
+  const rows = plainTable(['#', 'score', 'text', 'source'], { colWidths: [5, 9, textWidth, sourceWidth] })
   result.results.forEach(({ index, relevance_score }, place) => {
     const text = (documents[index]?.text ?? '').replace(/\s+/g, ' ').trim()
     const cut = text.length > textWidth - 2 ? `${text.slice(0, textWidth - 3)}…` : text
-    rows.push([place + 1, relevance_score.toFixed(5), cut, sources[place] ?? ''])
+    const source = sources[place] ?? ''
+    const end = source.length < sourceWidth ? source : `…${source.slice(2 - sourceWidth)}`
+    rows.push([place + 1, relevance_score.toFixed(5), cut, end])
   })
   return `${rows.toString()}\n`
 }

@@ -156,8 +156,12 @@ describe('a submitted request', () => {
     const worker = await stage().worker()
     const results = await Promise.all([client.result('twice'), client.rerank(request)])
     expect(results[0]).toEqual(results[1])
-    const counted = await worker.metrics.requestDuration.get()
-    expect(counted.values.find(({ metricName }) => metricName?.endsWith('_count'))?.value).toBe(1)
+    const ended = async () =>
+      (await worker.metrics.requestDuration.get()).values.find(({ metricName }) => metricName?.endsWith('_count'))
+        ?.value
+    // It is counted when the worker hears that it was written.
+    await until('it is counted', async () => (await ended()) !== undefined)
+    expect(await ended()).toBe(1)
   })
 
   it('is unknown when nobody submitted it', async () => {

@@ -34,7 +34,7 @@ it('of a killed process, of a number that another process has now, of another ma
   const { pid: dead } = spawnSync(process.execPath, ['-e', ''])
   leaveAs(dead)
   leaveAs(process.ppid, { born: 'before' })
-  leaveAs(1, { host: 'elsewhere' })
+  leaveAs(1, { host: 'elsewhere', pids: 'pid:[1]' })
   writeFileSync(join(folder, '.rankmill/up/9.json'), '{"redis":')
   takeAway()
   expect(findUpNote(folder)).toBeUndefined()
