@@ -1,11 +1,12 @@
 /** The import table of CONTRIBUTING.md: who may import whom among the top-level folders. */
-const FOLDERS = ['shared', 'producer', 'worker', 'monitoring', 'cli', 'bench', 'test']
+const FOLDERS = ['shared', 'producer', 'server', 'worker', 'monitoring', 'cli', 'bench', 'test']
 
 const MAY_IMPORT = {
   shared: [],
   monitoring: ['shared'],
   producer: ['shared', 'monitoring'],
   worker: ['shared', 'monitoring'],
+  server: ['shared', 'monitoring', 'producer'],
 }
 
 const folderRules = Object.entries(MAY_IMPORT).map(([folder, allowed]) => {
@@ -48,7 +49,7 @@ module.exports = {
       name: 'only-dependencies',
       comment: 'what ships must not import what only developers install',
       severity: 'error',
-      from: { path: '^(shared|producer|worker|monitoring|cli)/' },
+      from: { path: '^(shared|producer|server|worker|monitoring|cli)/' },
       to: { dependencyTypes: ['npm-dev', 'npm-no-pkg', 'npm-unknown'], pathNot: '@types/' },
     },
   ],

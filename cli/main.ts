@@ -38,13 +38,23 @@ const GROUPS: Readonly<Record<string, readonly ListedCommand[]>> = {
   'Serve:': [
     {
       name: 'up',
-      summary: 'Redis, workers and metrics on this machine',
+      summary: 'Redis, workers and the HTTP API on this machine',
       load: async () => (await import('./commands/up.js')).upCommand(),
+    },
+    {
+      name: 'serve',
+      summary: 'the HTTP API alone, for workers elsewhere',
+      load: async () => (await import('./commands/serve.js')).serveCommand(),
     },
     {
       name: 'worker',
       summary: 'one worker process',
       load: async () => (await import('./commands/worker.js')).workerCommand(),
+    },
+    {
+      name: 'keys',
+      summary: 'API keys: create, list, revoke',
+      load: async () => (await import('./commands/keys.js')).keysCommand(),
     },
     {
       name: 'failed',

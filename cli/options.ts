@@ -6,6 +6,7 @@ import { findUpNote } from '../shared/up-note.js'
 const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel']
 export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('producer'), 'commandTimeoutMs']
 export const BATCH_OPTIONS: readonly OptionName[] = namesOf('batch')
+export const SERVER_OPTIONS: readonly OptionName[] = [...PRODUCER_OPTIONS, ...BATCH_OPTIONS, ...namesOf('server')]
 export const WORKER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('worker'), ...namesOf('monitoring')]
 
 const HEADINGS = {
@@ -14,6 +15,7 @@ const HEADINGS = {
   batch: 'Batch runs:',
   worker: 'Workers:',
   models: 'Quantising:',
+  server: 'API server:',
   monitoring: 'Metrics, health and logs:',
 } as const
 

@@ -31,7 +31,7 @@ export interface QueueState {
 }
 
 /** Every lane of every pool, by one look. */
-async function queueStates(redis: Redis, keys: Keys, workers: readonly WorkerInfo[]): Promise<QueueState[]> {
+export async function queueStates(redis: Redis, keys: Keys, workers: readonly WorkerInfo[]): Promise<QueueState[]> {
   const { prefix, queue } = keys
   const pools = (await redis.hkeys(keys.pools)).sort()
   const lanes = pools.flatMap((pool) => LANES.map((lane) => ({ pool, lane, name: queueName(queue, pool, lane) })))

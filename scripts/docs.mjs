@@ -6,6 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { WorkerMetrics } from '../dist/monitoring/metrics.js'
 import { collectQueues } from '../dist/monitoring/queue-collector.js'
+import { HttpMetrics } from '../dist/server/http-metrics.js'
 import { ERRORS } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
 import { keysOf } from '../dist/shared/protocol/keys.js'
@@ -21,6 +22,7 @@ function configuration() {
     producer: 'Producers',
     batch: 'Batch runs',
     worker: 'Workers',
+    server: 'API server',
     models: 'Quantising models',
     monitoring: 'Metrics, health and logs',
   }
@@ -65,8 +67,8 @@ function metrics() {
   )
   // Nothing is asked of it: this one does not report.
   collectQueues(registry, { defineCommand: () => undefined }, keysOf('{rankmill}', 'rerank'), () => false)
-  const rows = registry
-    .getMetricsAsArray()
+  const rows = [registry, new HttpMetrics(false).registry]
+    .flatMap((each) => each.getMetricsAsArray())
     .filter(({ name }) => name.startsWith('rankmill_'))
     .map(({ name, type, labelNames = [], help }) => [
       `\`${name}\``,

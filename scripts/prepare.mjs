@@ -117,7 +117,7 @@ function hasNewer(folder, time) {
   if (folderTime >= time) return true
   return readdirSync(folder, { withFileTypes: true }).some((entry) => {
     const path = join(folder, entry.name)
-    if (entry.isDirectory()) return hasNewer(path, time)
+    if (entry.isDirectory()) return entry.name !== 'node_modules' && hasNewer(path, time)
     return entry.name.endsWith('.ts') && statSync(path).mtimeMs >= time
   })
 }

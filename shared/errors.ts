@@ -126,6 +126,49 @@ export const ERRORS = {
     retryable: false,
     advice: 'The request was cancelled before it was done: submit it under another id if it is wanted after all.',
   },
+  unauthorized: {
+    status: 401,
+    retryable: false,
+    advice:
+      'Send `Authorization: Bearer KEY` with a key that `rankmill keys create` made and that is neither expired nor revoked.',
+  },
+  forbidden: {
+    status: 403,
+    retryable: false,
+    advice: 'Use a key that has the scope that the message names: `rankmill keys create --scope`.',
+  },
+  method_not_allowed: {
+    status: 405,
+    retryable: false,
+    advice: 'Use one of the methods that the `Allow` header names.',
+  },
+  body_too_large: {
+    status: 413,
+    retryable: false,
+    advice:
+      'Send less at once, or upload a file and start a batch; --max-body-bytes and --max-file-bytes are the bounds.',
+  },
+  unsupported_media_type: {
+    status: 415,
+    retryable: false,
+    advice:
+      'Send JSON with `Content-Type: application/json`; files as `multipart/form-data`, corpora as `application/x-ndjson`.',
+  },
+  rate_limited: {
+    status: 429,
+    retryable: true,
+    advice: 'Wait for the time that `Retry-After` names; the limits are those of the API key.',
+  },
+  too_many_files: {
+    status: 409,
+    retryable: false,
+    advice: 'Delete files that are no longer needed, or raise --max-files.',
+  },
+  storage_failed: {
+    status: 503,
+    retryable: true,
+    advice: 'Check the folder or bucket that --data-dir or --files names, and its room and permissions.',
+  },
   deadline_exceeded: {
     status: 504,
     retryable: true,

@@ -7,7 +7,7 @@ import { RankmillError } from './errors.js'
 import { DTYPES } from './protocol/dtype.js'
 import { BULK_SUFFIX } from './protocol/lanes.js'
 
-type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'models' | 'monitoring'
+type OptionGroup = 'redis' | 'producer' | 'batch' | 'worker' | 'server' | 'models' | 'monitoring'
 
 interface OptionSpec<T> {
   group: OptionGroup
@@ -27,6 +27,7 @@ interface OptionSpec<T> {
 const numeric = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value)
 const int = (min: number, max: number) => z.preprocess(numeric, z.int().min(min).max(max)) as z.ZodType<number>
 const text = (max = 4096) => z.string().min(1).max(max) as z.ZodType<string>
+const optionalText = (max = 4096) => z.string().max(max) as z.ZodType<string>
 const oneOf = <const T extends readonly string[]>(...values: T) => z.enum(values) as unknown as z.ZodType<T[number]>
 const flag = () =>
   z.preprocess(
@@ -470,6 +471,133 @@ export const OPTIONS = {
     help: 'folder for downloaded models and calibration results',
   }),
 
+  host: define({
+    group: 'server',
+    schema: text(255),
+    default: '127.0.0.1',
+    value: '<address>',
+    help: 'address that the API server listens on',
+  }),
+  port: define({
+    group: 'server',
+    schema: int(0, 65_535),
+    default: 8080,
+    value: '<port>',
+    help: 'port of the API server; 0 takes a free one',
+  }),
+  auth: define({
+    group: 'server',
+    schema: oneOf('auto', 'required', 'open'),
+    default: 'auto',
+    value: '<rule>',
+    help: 'who may call the API: required (API keys), open (everybody), or auto: open on a loopback address, keys on any other',
+  }),
+  maxBodyBytes: define({
+    group: 'server',
+    schema: int(1024, 4_000_000_000),
+    default: 134_217_728,
+    value: '<bytes>',
+    help: 'length of the body of one API request, after decompression; files have a limit of their own',
+  }),
+  bodyTimeoutMs: define({
+    group: 'server',
+    schema: int(100, 3_600_000),
+    default: 60_000,
+    value: '<ms>',
+    help: 'how long a caller may take to send the body of a request, files not counted',
+  }),
+  maxWaitingRequests: define({
+    group: 'server',
+    schema: int(1, 1_000_000),
+    default: 2000,
+    value: '<n>',
+    help: 'requests that one API server waits for at once; further ones are answered with 429',
+  }),
+  modelAliases: define({
+    group: 'server',
+    schema: optionalText(),
+    default: '',
+    value: '<names>',
+    help: 'other names for models, as name=model divided by commas; *=model takes every name that no worker serves',
+  }),
+  dataDir: define({
+    group: 'server',
+    schema: text(),
+    default: '.rankmill/server',
+    value: '<folder>',
+    help: 'folder of the API server: uploaded files, and batches under way; servers that share batches share it, or use S3',
+  }),
+  files: define({
+    group: 'server',
+    schema: optionalText(),
+    default: '',
+    value: '<url>',
+    help: 'where uploaded files are kept: s3://bucket/prefix, or nothing for the data folder',
+  }),
+  filesEndpoint: define({
+    group: 'server',
+    schema: optionalText(),
+    default: '',
+    value: '<url>',
+    help: 'address of an S3-compatible store other than that of AWS (credentials come from the usual AWS_ variables)',
+  }),
+  maxFileBytes: define({
+    group: 'server',
+    schema: int(1024, 1_000_000_000_000),
+    default: 5_000_000_000,
+    value: '<bytes>',
+    help: 'length of one uploaded file',
+  }),
+  maxFiles: define({
+    group: 'server',
+    schema: int(1, 1_000_000),
+    default: 1000,
+    value: '<n>',
+    help: 'uploaded files that one API key may keep',
+  }),
+  fileTtlMs: define({
+    group: 'server',
+    schema: int(60_000, 365 * DAY),
+    default: 30 * DAY,
+    value: '<ms>',
+    help: 'how long files, and what is known of batches, are kept',
+  }),
+  maxBatchRequests: define({
+    group: 'server',
+    schema: int(1, 100_000_000),
+    default: 1_000_000,
+    value: '<n>',
+    help: 'requests in one batch of the API',
+  }),
+  maxRunningBatches: define({
+    group: 'server',
+    schema: int(0, 1000),
+    default: 4,
+    value: '<n>',
+    help: 'batches that one API server runs at once; 0 leaves them to other servers',
+  }),
+  webhookSecret: define({
+    group: 'server',
+    schema: optionalText(256),
+    default: '',
+    value: '<secret>',
+    help: 'secret that webhooks of callers without an API key are signed with: whsec_ and 24 to 64 bytes in base64',
+  }),
+  webhookAttempts: define({
+    group: 'server',
+    schema: int(1, 100),
+    default: 10,
+    value: '<n>',
+    help: 'tries at a webhook, the wait between them doubling from 5 s, before it is kept as a dead letter',
+  }),
+  webhookAllow: define({
+    group: 'server',
+    schema: optionalText(),
+    default: '',
+    value: '<networks>',
+    help: 'private addresses that webhooks may go to, as 10.1.0.0/16 divided by commas; others are refused',
+  }),
+
   python: define({
     group: 'models',
     schema: text(),
@@ -580,6 +708,6 @@ function checkOption(name: string, schema: z.ZodType, value: unknown, source: st
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   const reason = parsed.error.issues[0]?.message ?? 'not valid'
-  const shown = name === 'redis' ? '(hidden)' : JSON.stringify(value)
+  const shown = name === 'redis' || name === 'webhookSecret' ? '(hidden)' : JSON.stringify(value)
   throw new RankmillError('invalid_configuration', `${source}: ${reason}; got ${shown}`, { param: name })
 }

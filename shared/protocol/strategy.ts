@@ -78,11 +78,20 @@ export interface StrategyInput {
   exit?: 'auto' | 'never' | `after:${number}` | { confidence: number } | undefined
 }
 
-const keepSchema = z.custom<Prefilter['keep']>(isKeep, {
-  error: (issue) =>
-    'must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", ' +
-    `got ${JSON.stringify(issue.input)}`,
-})
+const keepSchema = z
+  .custom<Prefilter['keep']>(isKeep, {
+    error: (issue) =>
+      'must be a whole number of documents (1 or more), a share of them (above 0, below 1) or "auto", ' +
+      `got ${JSON.stringify(issue.input)}`,
+  })
+  // For the OpenAPI document, which cannot ask a function.
+  .meta({
+    anyOf: [
+      { const: 'auto' },
+      { type: 'number', exclusiveMinimum: 0, exclusiveMaximum: 1 },
+      { type: 'integer', minimum: 1 },
+    ],
+  })
 const fuseSchema = z.union(
   [
     z.enum(['none', 'rrf', 'learned']),

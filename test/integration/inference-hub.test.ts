@@ -3,13 +3,15 @@ import { once } from 'node:events'
 import { createReadStream, existsSync, statSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type OpenModelOptions, openModel } from '../../worker/model/model.js'
 import { listModels } from '../../worker/model/model-list.js'
 import { temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 
 let server: Server
+/** The folder whose files the hub has. */
+let served = tinyModel('one-logit')
 let asked: string[] = []
 
 beforeAll(async () => {
@@ -17,7 +19,7 @@ beforeAll(async () => {
     const url = request.url ?? ''
     asked.push(url)
     const [, name = '', revision = '', file = ''] = /^\/tiny\/([\w-]+)\/resolve\/([\w.-]+)\/(.+)$/.exec(url) ?? []
-    const path = join(tinyModel('one-logit'), file)
+    const path = join(served, file)
     const known = name === 'reranker' && ['main', 'v1'].includes(revision)
     if (!known || !existsSync(path)) {
       response.writeHead(404).end()
@@ -79,6 +81,18 @@ test('a revision has its own place, by option or in the reference', async () => 
       .map(({ name }) => name)
       .sort(),
   ).toEqual(['tiny/reranker', 'tiny/reranker@v1'])
+})
+
+test('what sentence-transformers saved is fetched too', async () => {
+  served = resolve('test/golden/models/variants')
+  try {
+    const local = await openModel(served, await options({ allowHub: false }))
+    expect(local.activation).toBe('identity')
+    const model = await openModel('tiny/reranker', await options())
+    expect(model).toMatchObject({ activation: 'identity', fingerprint: local.fingerprint, maxTokens: 96 })
+  } finally {
+    served = tinyModel('one-logit')
+  }
 })
 
 test('only the wanted format is fetched', async () => {

@@ -7,7 +7,12 @@ import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
 import { locateModel } from './model-reference.js'
 import type { OnnxFile } from './onnx-file.js'
-import { readModuleConfig, readSavedSettings, type SavedSettings } from './sentence-transformers.js'
+import {
+  readModuleConfig,
+  readSavedSettings,
+  refuseConversations,
+  type SavedSettings,
+} from './sentence-transformers.js'
 
 /** Gives a text an embedding. Frozen plain data: it is sent to threads as it is. */
 export interface BiEncoderModel extends ModelFiles {
@@ -56,6 +61,7 @@ export async function openBiEncoder(reference: string, options: OpenModelOptions
   const prompts = promptsOf(saved)
   const { name: output, isPooled } = outputOf(modelPath, graph)
   refuseSimilarity(folder, saved)
+  await refuseConversations(folder, saved)
   const { usesPositions, ...inputs } = files.inputsOf(modelPath, graph)
   return Object.freeze({
     name,

@@ -1,6 +1,7 @@
 /** Models from a hub, through the hub code of @xenova/transformers: its file names, its cache, its tokens (HF_TOKEN). */
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import { fetchSettings, hasSettings } from './hub-settings.js'
 import { isFile } from './json-file.js'
 import { DTYPES, type Dtype, findDtypes } from './model-folder.js'
 
@@ -53,6 +54,7 @@ export async function downloadModel(
     // The library has no way to download without loading; the session is let go of at once.
     const model = await AutoModel.from_pretrained(id, { ...options, config, dtype: chosen as 'fp32', device: 'cpu' })
     await model.dispose()
+    await fetchSettings(env.remoteHost, id, revision, folder)
   } catch (cause) {
     const reason = unreached(cause) ?? (cause instanceof Error ? cause.message : String(cause))
     throw new RankmillError(
@@ -79,6 +81,7 @@ function unreached(cause: unknown): string | undefined {
 /** Whether an earlier download left everything that is needed: then the hub is not asked again. */
 async function isComplete(folder: string, dtype: Dtype | 'auto'): Promise<boolean> {
   for (const name of ['config.json', 'tokenizer.json']) if (!(await isFile(join(folder, name)))) return false
+  if (!(await hasSettings(folder))) return false
   const present = await findDtypes(folder, undefined)
   // Another format, fetched by name, must not become the default by being there.
   return present[dtype === 'auto' ? 'fp32' : dtype] !== undefined

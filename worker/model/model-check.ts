@@ -9,7 +9,7 @@ import { queryPromptOf, refuseModules } from './model.js'
 import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
 import type { OnnxFile } from './onnx-file.js'
-import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
+import { readSavedSettings, refuseConversations, type SavedSettings } from './sentence-transformers.js'
 
 export interface Finding {
   readonly ok: boolean
@@ -69,6 +69,7 @@ export async function checkModel(path: string): Promise<ModelCheck> {
     async () => {
       const read = await readSavedSettings(folder, kind)
       if (kind === 'CrossEncoder') refuseModules(folder, read)
+      await refuseConversations(folder, read)
       const prompt = kind === 'CrossEncoder' ? queryPromptOf(folder, read) : ''
       return [read, read.modules ? inWords(read, prompt) : 'not saved as such (not needed)']
     },

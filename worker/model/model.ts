@@ -7,7 +7,7 @@ import { type ModelExit, openExits } from './model-exits.js'
 import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
 import { locateModel } from './model-reference.js'
-import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
+import { readSavedSettings, refuseConversations, type SavedSettings } from './sentence-transformers.js'
 
 export type Dtype = files.Dtype
 /** Where a model runs. */
@@ -90,6 +90,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   const graph = await files.readGraph(modelPath)
   const saved = await readSavedSettings(folder, 'CrossEncoder')
   refuseModules(folder, saved)
+  await refuseConversations(folder, saved)
   const { usesPositions, ...head } = files.headOf(modelPath, graph, config)
   const digests = manifest?.sha256 ?? {}
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))

@@ -5,7 +5,7 @@
  */
 import { join } from 'node:path'
 import { z } from 'zod'
-import { fault, readJson, readJsonIfThere } from './json-file.js'
+import { fault, isFile, readJson, readJsonIfThere } from './json-file.js'
 
 /** Of all of them: a score may depend on each. */
 export const SENTENCE_TRANSFORMERS_FILES = [
@@ -42,6 +42,7 @@ const transformerSchema = z.looseObject({
   query_length: z.int().nullish(),
   document_length: z.int().nullish(),
   query_expansion: z.unknown().nullish(),
+  modality_config: settings.nullish(),
 })
 
 const processingSchema = z.strictObject({
@@ -72,6 +73,8 @@ export interface SavedSettings {
   readonly maxTokens: number | undefined
   /** Texts are put into lower case before anything else. */
   readonly lowercase: boolean
+  /** Pairs are written as conversations, by the tokeniser's template. */
+  readonly converses: boolean
   /** What is laid over tokenizer_config.json. */
   readonly tokenizer: Readonly<Record<string, unknown>>
 }
@@ -85,6 +88,7 @@ const NOTHING: SavedSettings = Object.freeze({
   similarity: null,
   maxTokens: undefined,
   lowercase: false,
+  converses: false,
   tokenizer: {},
 })
 
@@ -133,6 +137,7 @@ export async function readSavedSettings(folder: string, kind: SavedKind): Promis
     similarity: saved?.similarity_fn_name ?? null,
     maxTokens: known.length > 0 ? Math.min(...known) : undefined,
     lowercase: transformer.do_lower_case ?? false,
+    converses: Object.keys(transformer.modality_config ?? {}).includes('message'),
     tokenizer,
   })
 }
@@ -161,6 +166,28 @@ function processingLimit(
   const field = issue?.path.join('.') || (issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : '')
   if (!data) throw fault(file, `processing_kwargs.text: ${field}: is not known so`)
   return data.max_length ?? undefined
+}
+
+/**
+ * Where a tokeniser has a template of conversations, sentence-transformers writes texts and pairs as such, unless the folder
+ * says that they are plain texts; so it reads a folder that it did not save, too.
+ *
+ * @throws RankmillError `invalid_model`
+ */
+export async function refuseConversations(folder: string, { modules, converses }: SavedSettings): Promise<void> {
+  if (converses)
+    throw fault(
+      join(folder, 'sentence_bert_config.json'),
+      'modality_config: conversations (message) are not known here',
+    )
+  if (modules) return
+  const config = await readJsonIfThere(folder, 'tokenizer_config.json', settings)
+  const isBeside = await isFile(join(folder, 'chat_template.jinja'))
+  const { chat_template: template = null } = config ?? {}
+  if (template === null && !isBeside) return
+  const file = join(folder, isBeside ? 'chat_template.jinja' : 'tokenizer_config.json')
+  const what = 'chat_template: without modules.json, sentence-transformers writes every pair as a conversation by it'
+  throw fault(file, `${what}, which is not known here; remove it if the model is to read plain pairs`)
 }
 
 /** Reads a module's own configuration. */

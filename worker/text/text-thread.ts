@@ -13,8 +13,9 @@ export interface TextThreadData {
 
 /** Main thread to text thread; `close` is the last. */
 export type ToTextThread = { readonly id: number; readonly task: TextTask } | 'close'
-/** Text thread to main thread. */
+/** Text thread to main thread; `ready` is the first. */
 export type FromTextThread =
+  | 'ready'
   | { readonly id: number; readonly output: object }
   | { readonly id: number; readonly error: ErrorBody }
 
@@ -23,6 +24,7 @@ if (!parent) throw new Error('text-thread is the entry of a worker thread')
 const port = parent
 const work = new TextWork(loadTokenizer, (workerData as TextThreadData).share)
 let last: Promise<void> = Promise.resolve()
+port.postMessage('ready' satisfies FromTextThread)
 
 port.on('message', (message: ToTextThread) => {
   if (message === 'close') return port.close()

@@ -128,6 +128,8 @@ class TextThread {
   readonly #given = new Map<number, Waiter>()
   #worker: Worker | undefined
   #watch: NodeJS.Timeout | undefined
+  /** Its start takes no time of its first task's. */
+  #isReady = false
   #nextId = 0
 
   constructor({ taskTimeoutMs, threads }: TextThreadsOptions, free: () => void) {
@@ -145,7 +147,7 @@ class TextThread {
     const id = this.#nextId++
     this.#given.set(id, waiter)
     this.#worker.postMessage({ id, task: waiter.task } satisfies ToTextThread)
-    this.#watch ??= this.#watched(this.#worker)
+    if (this.#isReady) this.#watch ??= this.#watched(this.#worker)
   }
 
   async close(): Promise<void> {
@@ -171,9 +173,14 @@ class TextThread {
   }
 
   #receive(worker: Worker, message: FromTextThread): void {
+    clearTimeout(this.#watch)
+    if (message === 'ready') {
+      this.#isReady = true
+      this.#watch = this.#given.size > 0 ? this.#watched(worker) : undefined
+      return
+    }
     const waiter = this.#given.get(message.id)
     this.#given.delete(message.id)
-    clearTimeout(this.#watch)
     this.#watch = this.#given.size > 0 ? this.#watched(worker) : undefined
     if ('error' in message) waiter?.reject(RankmillError.fromBody(message.error))
     else waiter?.resolve(message.output)
@@ -187,6 +194,7 @@ class TextThread {
   #exited(worker: Worker, cause: unknown): void {
     if (this.#worker !== worker) return
     this.#worker = undefined
+    this.#isReady = false
     clearTimeout(this.#watch)
     this.#watch = undefined
     const reason = cause instanceof Error ? cause.message : `ended after at most ${this.#timeoutMs} ms in one task`

@@ -94,6 +94,12 @@ describe('what cannot be done as there is refused by name', () => {
       { [TRANSFORMER]: { processing_kwargs: { text: { truncation: 'only_second' } } } },
       /processing_kwargs\.text: truncation/,
     ],
+    ['conversations', { [TRANSFORMER]: { modality_config: { text: {}, message: {} } } }, /modality_config/],
+    [
+      'a template of conversations, where nothing says that texts are plain',
+      { 'modules.json': null, 'tokenizer_config.json': { chat_template: '{{ messages }}' } },
+      /chat_template: without modules\.json/,
+    ],
     ['lengths of a task', { [TRANSFORMER]: { query_length: 8 } }, /query_length/],
   ])('%s', async (_name, changes, message) => {
     const folder = await variant(Array.isArray(changes) ? {} : changes)

@@ -64,8 +64,8 @@ describe('text threads', () => {
   })
 
   it('are replaced where a task does not end; it fails, those behind it too, and others are served', async () => {
-    const texts = threads({ taskTimeoutMs: 200 })
-    const endless = { kind: 'terms', terms: ['a'], passages: ['a b '.repeat(5_000_000)] } as const
+    const texts = threads({ taskTimeoutMs: 600 })
+    const endless = { kind: 'terms', terms: ['a'], passages: ['a b '.repeat(8_000_000)] } as const
     const lost = texts.run(endless, ordinary, never)
     await expect(lost).rejects.toMatchObject({ code: 'worker_lost', retryable: true })
     expect(await texts.run({ kind: 'split', text: 'next' }, ordinary, never)).toEqual({ terms: ['next'] })

@@ -49,6 +49,9 @@ async function laidOut({ model, definition, settings, config, special }: MatrixF
   return folder
 }
 
+/** Long enough that no tokeniser reads all of it for a few ids. */
+const LONG_UNITS = 6000
+
 /** Ids up to here are compared as a beginning of a longer text, too. */
 const FEW = 12
 
@@ -64,6 +67,10 @@ function compare(tokenizer: Tokenizer, { texts, pairs }: MatrixFile): { cases: n
     check(text, [...tokenizer.encode(text, 100_000).ids], ids)
     check([text, FEW], [...tokenizer.encode(text, FEW).ids], ids.slice(0, FEW))
   }
+  // A long text is read only as far as is asked for.
+  const all = texts.map(([text]) => text).join(' ')
+  const long = `${all} `.repeat(Math.ceil(LONG_UNITS / all.length))
+  check('a long text', [...tokenizer.encode(long, FEW).ids], [...tokenizer.encode(long, 100_000).ids.slice(0, FEW)])
   const encoder = new PairEncoder(tokenizer, { maxTokens: 40, truncation: 'longest_first', cacheTokens: 0 })
   for (const [first, second, wanted] of pairs) {
     if (wanted === null) continue

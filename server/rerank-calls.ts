@@ -1,0 +1,124 @@
+/** From an understood request to its result: who may, how urgent, under which name, and what becomes of it when nobody waits. */
+import { randomUUID } from 'node:crypto'
+import type { RerankClient } from '../producer/client.js'
+import { RankmillError } from '../shared/errors.js'
+import type { Options } from '../shared/options.js'
+import { candidateCount, type Documents } from '../shared/protocol/documents.js'
+import type { RerankInput } from '../shared/protocol/request.js'
+import type { RerankResult } from '../shared/protocol/result.js'
+import type { Understood } from './dialects/dialect.js'
+import type { HttpMetrics } from './http-metrics.js'
+import type { Caller } from './keys/caller.js'
+import type { CallerLimits } from './keys/limits.js'
+import type { ModelNames } from './model-names.js'
+
+/** What the workers serve is asked at most so often. */
+const SERVED_MS = 2000
+/** Of how many answers the pace of this server is judged. */
+const PACE_ANSWERS = 64
+const LONGEST_RETRY_MS = 60_000
+/** A request that is waited for is counted as under way for so long at most after its time. */
+const GRACE_MS = 60_000
+
+export interface CallsParts {
+  readonly client: RerankClient
+  readonly limits: CallerLimits
+  readonly models: ModelNames
+  readonly metrics: HttpMetrics
+  readonly options: Options
+  readonly now: () => number
+}
+
+export class RerankCalls {
+  readonly #parts: CallsParts
+  readonly #answeredAt: number[] = []
+  #waiting = 0
+  #served: { readonly names: Promise<readonly string[]>; readonly at: number } | undefined
+
+  constructor(parts: CallsParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Asks and waits. A caller that goes away cancels its request, unless others wait for the same.
+   *
+   * @param signal aborted when the caller goes away
+   * @throws RankmillError what the library says of it, `rate_limited`, or `overloaded` where too many wait already
+   */
+  async ask(caller: Caller, { request, id, wholeDocuments }: Understood, signal: AbortSignal): Promise<RerankResult> {
+    const { client, limits, options, metrics } = this.#parts
+    if (this.#waiting >= options.maxWaitingRequests) throw this.#full()
+    this.#waiting++
+    metrics.waiting.set(this.#waiting)
+    try {
+      const filled = await this.fill(caller, request)
+      const name = id ?? randomUUID()
+      const ttlMs = (request.deadlineMs ?? options.waitTimeoutMs) + GRACE_MS
+      const admission = await limits.admit(caller, name, pairsOf(request), request.priority ?? 0, ttlMs)
+      try {
+        const input = { ...filled, priority: admission.priority, ...(id === undefined ? {} : { id: caller.ownId(id) }) }
+        const result = await client.rerank(input, { signal }).catch((error) => {
+          if (signal.aborted) throw new RankmillError('cancelled', 'the caller went away')
+          throw error
+        })
+        checkWhole(result, wholeDocuments)
+        return result
+      } finally {
+        await admission.release()
+      }
+    } finally {
+      this.#waiting--
+      metrics.waiting.set(this.#waiting)
+      this.#answeredAt.push(this.#parts.now())
+      if (this.#answeredAt.length > PACE_ANSWERS) this.#answeredAt.shift()
+    }
+  }
+
+  /** A request as it goes to the queue: models and corpora under the names that they have there. */
+  async fill(caller: Caller, request: Understood['request']): Promise<RerankInput> {
+    const { models } = this.#parts
+    const { documents } = request
+    return {
+      ...request,
+      model: await models.resolve(request.model, () => this.servedModels()),
+      ...('corpus' in documents
+        ? { documents: { ...documents, corpus: caller.ownCorpus(documents.corpus) } }
+        : { documents }),
+    } as RerankInput
+  }
+
+  /** Names of the models that live workers serve, each once. */
+  async servedModels(): Promise<readonly string[]> {
+    const { client, now } = this.#parts
+    if (!this.#served || now() - this.#served.at > SERVED_MS) {
+      const names = client.workers().then((workers) => [...new Set(workers.flatMap((worker) => worker.models))])
+      this.#served = { names, at: now() }
+      names.catch(() => {
+        this.#served = undefined
+      })
+    }
+    return this.#served.names
+  }
+
+  /** Until a tenth of those that wait are answered, at the pace of the last ones. */
+  #full(): RankmillError {
+    const { options, now } = this.#parts
+    const [first = now()] = this.#answeredAt
+    const each = this.#answeredAt.length > 1 ? (now() - first) / this.#answeredAt.length : 100
+    const retryAfterMs = Math.round(Math.min(LONGEST_RETRY_MS, Math.max(1000, (this.#waiting / 10) * each)))
+    const message = `${this.#waiting} requests wait at this server, its bound is ${options.maxWaitingRequests}`
+    return new RankmillError('overloaded', message, { retryAfterMs })
+  }
+}
+
+export function pairsOf({ documents }: Pick<RerankInput, 'documents'>): number {
+  return candidateCount(documents as Documents)
+}
+
+/** @throws RankmillError `document_too_long` where the caller wanted all of every document to be read */
+export function checkWhole(result: RerankResult, wholeDocuments: boolean | undefined): void {
+  const { truncated } = result.usage
+  if (!wholeDocuments || truncated === 0) return
+  const message = `documents: ${truncated} of them were longer than "${result.model}" reads, and the request allows no truncation`
+  throw new RankmillError('document_too_long', message, { param: 'documents' })
+}

@@ -1,0 +1,32 @@
+/** bull-board at `/queues`. It only looks: trying a failed job again takes more than moving it (`rankmill failed retry`). */
+import { createBullBoard } from '@bull-board/api'
+import { BullMQAdapter } from '@bull-board/api/bullMQAdapter'
+import { FastifyAdapter } from '@bull-board/fastify'
+import type { Queue } from 'bullmq'
+import type { FastifyInstance } from 'fastify'
+
+const BASE = '/queues'
+
+/** @param queues as they are whenever somebody looks: pools come and go */
+export async function queueBoard(app: FastifyInstance, queues: () => Promise<readonly Queue[]>): Promise<void> {
+  const adapter = new FastifyAdapter()
+  const options = { uiConfig: { boardTitle: 'Rankmill' } }
+  const { replaceQueues } = createBullBoard({ queues: [], serverAdapter: adapter, options })
+  const look = async () => {
+    const found = await queues()
+    replaceQueues(found.map((queue) => new BullMQAdapter(queue as never, { readOnlyMode: true })))
+  }
+  adapter.setBasePath(BASE)
+  await app.register(
+    async (scope) => {
+      scope.addHook('onRoute', (route) => {
+        route.config = { ...route.config, scope: 'admin' }
+        route.schema = { ...route.schema, hide: true } as never
+      })
+      scope.addHook('preHandler', look)
+      // Its page says in a script what it is configured with.
+      await scope.register(adapter.registerPlugin())
+    },
+    { prefix: BASE },
+  )
+}
