@@ -4,6 +4,7 @@ import type { RerankClient } from '../producer/client.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Options } from '../shared/options.js'
 import { candidateCount, type Documents } from '../shared/protocol/documents.js'
+import { fullName } from '../shared/protocol/pool.js'
 import type { RerankInput } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
 import type { Understood } from './dialects/dialect.js'
@@ -52,6 +53,7 @@ export class RerankCalls {
     metrics.waiting.set(this.#waiting)
     try {
       const filled = await this.fill(caller, request)
+      await this.#refuseUnserved(filled.model)
       const name = id ?? randomUUID()
       const ttlMs = (request.deadlineMs ?? options.waitTimeoutMs) + GRACE_MS
       const admission = await limits.admit(caller, name, pairsOf(request), request.priority ?? 0, ttlMs)
@@ -98,6 +100,18 @@ export class RerankCalls {
       })
     }
     return this.#served.names
+  }
+
+  /**
+   * Who waits for an answer is told at once that nobody will give one; jobs and batches wait for a worker. Where there is no
+   * worker at all, one may be starting.
+   */
+  async #refuseUnserved(model: string | undefined): Promise<void> {
+    if (model === undefined) return
+    const served = await this.servedModels()
+    if (served.length === 0 || served.includes(fullName(model))) return
+    const message = `model: "${model}" is served by no worker; served: ${served.join(', ')}`
+    throw new RankmillError('unknown_model', message, { param: 'model' })
   }
 
   /** Until a tenth of those that wait are answered, at the pace of the last ones. */

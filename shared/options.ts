@@ -139,7 +139,7 @@ export const OPTIONS = {
   unservedMs: define({
     group: 'producer',
     schema: int(1000, 365 * DAY),
-    default: 600_000,
+    default: 60_000,
     value: '<ms>',
     help: 'how long a request waits for a worker that serves its model before it ends as unknown_model',
   }),
