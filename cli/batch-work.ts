@@ -16,7 +16,10 @@ import { clientOptions, type Session } from './embedded/session.js'
 import { EXIT, note } from './exit.js'
 
 /** What follows when the run has come to its end, with the same Redis, workers, bar and signals. */
-export type Afterwards = (client: RerankClient, watch: (run: BatchRun) => void) => Promise<BatchReport | undefined>
+export type Afterwards = (
+  client: RerankClient,
+  watch: (run: BatchRun) => () => void,
+) => Promise<BatchReport | undefined>
 
 /** Runs a run, unless it was finished before and nothing follows. */
 export async function workOff(
@@ -100,10 +103,13 @@ class WatchedRun {
     this.#json = json
   }
 
-  watch(run: BatchRun): void {
+  /** @returns ends the bar of this run */
+  watch(run: BatchRun): () => void {
+    this.end()
     this.#run = run
     this.#view = watchBatch(run, this.#json)
     if (this.#stopped) run.stop()
+    return () => this.end()
   }
 
   stop(message: string): void {

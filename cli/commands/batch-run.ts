@@ -1,7 +1,15 @@
 /** `rankmill batch run`: a file of requests in, a file of answers out; run again after any end, it goes on. */
+import { mkdir, stat } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { Command, Option } from 'commander'
 import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
+import { filesOf } from '../../producer/batch/batch-inputs.js'
+import type { BatchReport } from '../../producer/batch/batch-report.js'
+import { answersFileOf, checkDelivery, deliver, localOutputOf, refuseRead } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
+import { REQUEST_COLUMNS } from '../../producer/batch/row-source.js'
+import { recordFormatOf } from '../../producer/lines/record-format.js'
+import { isS3 } from '../../producer/lines/s3-object.js'
 import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { type Afterwards, reportRun, workOff } from '../batch-work.js'
@@ -9,6 +17,8 @@ import { optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
 
 interface BatchRunFlags extends BatchFlags {
+  queryColumn: string
+  documentsColumn: string
   unordered?: true
   details?: true
   retryFailed?: true
@@ -21,14 +31,21 @@ const STANDARD = '-'
 
 export function batchRunCommand(): Command {
   const command = new Command('run')
-    .description(
-      'Rerank every request of a JSONL file. Run the same command again after any end, kills included: it goes on.',
-    )
+    .description('Rerank every request of files. Run the same command again after any end, kills included: it goes on.')
     .argument(
-      '<input>',
-      'requests, one a line: OpenAI or Voyage batch lines, or bare requests; .gz, .zst, or - for standard input',
+      '<inputs...>',
+      "requests, one a line: OpenAI or Voyage batch lines, or bare requests; or tables: .csv, .tsv, .parquet; .gz, .zst, patterns ('part-*.jsonl.gz'), or - for standard input",
     )
-    .requiredOption('-o, --output <file>', 'answers, one a line; .gz or .zst compress; - for standard output')
+    .requiredOption(
+      '-o, --output <file>',
+      'answers, one a line, or a table (.csv, .tsv, .parquet) of the input with them; .gz or .zst compress; - for standard output; a folder: a file for each input',
+    )
+    .option('--query-column <name>', "column of a table that holds a row's query", REQUEST_COLUMNS.query)
+    .option(
+      '--documents-column <name>',
+      'column that holds its documents: a list of texts, or of records with text, title and _id (CSV, TSV: as JSON)',
+      REQUEST_COLUMNS.documents,
+    )
     .option('--unordered', 'write answers as they come, not in the order of the input')
     .option('--details', "write each answer's times and cache use; the same input then gives other bytes each time")
     .option('--retry-failed', 'run again what failed in a finished run, and put the answers in place')
@@ -42,17 +59,34 @@ export function batchRunCommand(): Command {
         'what becomes of ids that a corpus lacks, where a request does not say: error, or skip (default: error)',
       ).choices(['error', 'skip']),
     )
-    .action(async (input: string) => run(command, input))
+    .action(async (inputs: string[]) => run(command, inputs))
   return addBatchFlags(command)
 }
 
-async function run(command: Command, input: string): Promise<void> {
+/** One run: its inputs, and its output. */
+interface Job {
+  readonly files: readonly string[]
+  readonly output: string
+}
+
+async function run(command: Command, inputs: string[]): Promise<void> {
   const flags = command.opts<BatchRunFlags>()
   const options = optionsOf(command)
-  const output = flags.output === STANDARD ? undefined : flags.output
-  const batch: BatchFileOptions = {
-    input: input === STANDARD ? process.stdin : input,
-    output: output ?? process.stdout,
+  const json = flags.json === true
+  const jobs = await jobsOf(inputs, flags)
+  if (flags.retryFailed) checkRetry(jobs, flags)
+  const read = jobs.flatMap(({ files }) => files)
+  for (const { files, output } of jobs) {
+    if (output === STANDARD) continue
+    if (flags.unordered && recordFormatOf(output) !== 'jsonl')
+      throw usage('unordered', '--unordered: a table has the rows of its input in their order')
+    await refuseRead(output, read)
+    await checkDelivery(files, output, options.maxLineBytes, flags.overwrite === true)
+  }
+  const batchOf = ({ files, output }: Job): BatchFileOptions => ({
+    input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,
+    output: output === STANDARD ? process.stdout : answersFileOf(output),
+    columns: { query: flags.queryColumn, documents: flags.documentsColumn },
     defaults: { ...requestDefaults(command, options), topN: flags.topN, returnDocuments: flags.returnDocuments },
     missing: flags.missing,
     unordered: flags.unordered,
@@ -62,25 +96,85 @@ async function run(command: Command, input: string): Promise<void> {
     allowModelChange: flags.allowModelChange,
     allowCorpusChange: flags.allowCorpusChange,
     options,
+  })
+  const finish = async (report: BatchReport, { files, output }: Job, isNew: boolean): Promise<void> => {
+    if (report.status === 'finished' && output !== STANDARD) await deliver(files, output, options.maxLineBytes)
+    const before = Number(process.exitCode ?? 0)
+    await reportRun(report, output === STANDARD ? undefined : localOutputOf(output), json, isNew)
+    process.exitCode = Math.max(before, Number(process.exitCode))
   }
-  const retry = flags.retryFailed ? retrying(batch, input, output) : undefined
   try {
-    const opened = await openBatch(batch)
-    const json = flags.json === true
-    const report = await workOff(command, options, opened, json, retry)
-    await reportRun(report, output, json, !opened.wasFinished || retry !== undefined)
+    const [first, ...others] = jobs
+    await runJobs(first, others)
   } finally {
     // A pipe that nobody closes would keep the process.
-    if (input === STANDARD) process.stdin.destroy()
+    if (inputs.includes(STANDARD)) process.stdin.destroy()
+  }
+
+  async function runJobs(first: Job, others: readonly Job[]): Promise<void> {
+    const opened = await openBatch(batchOf(first))
+    const [second, ...further] = others
+    if (opened.wasFinished && second) {
+      // Nothing needs to be started for it.
+      await opened.close()
+      await finish(opened.report(), first, false)
+      return runJobs(second, further)
+    }
+    /** With the Redis and the workers of the first. */
+    const runOthers: Afterwards = async (client, watch) => {
+      await finish(opened.report(), first, true)
+      for (const job of others) {
+        const next = await openBatch(batchOf(job))
+        const unwatch = watch(next)
+        const report = await next.run(client)
+        unwatch()
+        await finish(report, job, !next.wasFinished)
+        if (report.status === 'interrupted') break
+      }
+      return undefined
+    }
+    const retry = flags.retryFailed ? retrying(batchOf(first), first.output) : undefined
+    const afterwards = retry ?? (second ? runOthers : undefined)
+    const report = await workOff(command, options, opened, json, afterwards)
+    if (!second || report.status === 'interrupted') {
+      await finish(report, first, !opened.wasFinished || retry !== undefined)
+    }
   }
 }
 
-function retrying(batch: BatchFileOptions, input: string, output: string | undefined): Afterwards {
+/** All inputs to one output, or, where that is a folder, each to a file of its own in it. */
+async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<readonly [Job, ...Job[]]> {
+  const files = await filesOf(inputs)
+  const { output } = flags
+  const isFolder = output.endsWith('/') || ((await stat(output).catch(() => undefined))?.isDirectory() ?? false)
+  if (!isFolder) return [{ files, output }]
+  if (!isS3(output)) await mkdir(output, { recursive: true })
+  const jobs = files.map((file) => {
+    const name = basename(file)
+    return { files: [file], output: isS3(output) ? `${output}${name}` : join(output, name) }
+  })
+  const outputs = jobs.map((job) => job.output)
+  const twice = outputs.find((path, i) => outputs.indexOf(path) !== i)
+  if (twice !== undefined) throw usage('output', `${twice}: would be the output of two inputs`)
+  const [first, ...others] = jobs
+  if (!first || files.includes(STANDARD)) throw usage('output', `${output}: is a folder, which needs files as inputs`)
+  return [first, ...others]
+}
+
+function usage(param: string, message: string): RankmillError {
+  return new RankmillError('invalid_configuration', message, { param })
+}
+
+function checkRetry(jobs: readonly Job[], { output, overwrite }: BatchRunFlags): void {
   const refuse = (why: string): never => {
-    throw new RankmillError('invalid_configuration', `--retry-failed: ${why}`, { param: 'retryFailed' })
+    throw usage('retryFailed', `--retry-failed: ${why}`)
   }
-  if (input === STANDARD) refuse('reads the input again, and so needs a file')
-  if (batch.overwrite) refuse('and --overwrite exclude each other')
-  if (output === undefined) return refuse('needs an output file')
-  return (client, watch) => retryFailed(client, { ...batch, output }, watch)
+  if (jobs.length > 1) refuse('works on one output at a time')
+  if (jobs.some(({ files }) => files.includes(STANDARD))) refuse('reads the input again, and so needs a file')
+  if (overwrite) refuse('and --overwrite exclude each other')
+  if (output === STANDARD) refuse('needs an output file')
+}
+
+function retrying(batch: BatchFileOptions, output: string): Afterwards {
+  return (client, watch) => retryFailed(client, { ...batch, output: answersFileOf(output) }, watch)
 }

@@ -1,11 +1,17 @@
 /** `rankmill batch trec`: a retrieval run in, the same run reranked out, and what that changed. */
 import { Command, Option } from 'commander'
+import { fileOf } from '../../producer/batch/batch-file.js'
 import { BatchRun } from '../../producer/batch/batch-run.js'
-import { readQrels } from '../../producer/retrieval/beir.js'
+import { checkDestination, localOutputOf, refuseRead, upload } from '../../producer/batch/delivery.js'
+import { nameOfAll } from '../../producer/lines/text-lines.js'
+import { type Qrels, readQrels } from '../../producer/retrieval/beir.js'
 import { type Comparison, compareRuns } from '../../producer/retrieval/comparison.js'
+import { datasetFiles } from '../../producer/retrieval/dataset-folder.js'
+import { withoutOverlap } from '../../producer/retrieval/qrels-overlap.js'
 import { TrecSource, trecLines } from '../../producer/retrieval/trec-batch.js'
 import type { SkippedParts } from '../../producer/retrieval/trec-requests.js'
-import { readTrecRun } from '../../producer/retrieval/trec-run.js'
+import { readTrecRun, type TrecRun } from '../../producer/retrieval/trec-run.js'
+import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
 import { reportRun, workOff } from '../batch-work.js'
 import { note } from '../exit.js'
@@ -14,9 +20,9 @@ import { comparisonTable, differencePlot } from '../retrieval-report.js'
 import { numberArgument } from '../strategy-flags.js'
 
 interface BatchTrecFlags extends BatchFlags {
-  corpus: string
-  queries: string
-  run: string
+  corpus?: string
+  queries?: string
+  run?: string
   qrels?: string
   depth: number
   tag: string
@@ -29,12 +35,16 @@ const STORED = /^(corpus:(?<name>.+)|(?<file>file:.+))$/
 export function batchTrecCommand(): Command {
   const command = new Command('trec')
     .description('Rerank the first candidates of each query of a retrieval run. Run again after any end: it goes on.')
-    .requiredOption(
-      '--corpus <file>',
-      'BEIR corpus (JSONL), or corpus:NAME for a stored one, or file:DIR for one that `corpus build` made',
+    .argument(
+      '[folder]',
+      "a data set in BEIR's layout, its own or Hugging Face's (Parquet): corpus, queries, judgements of the test split",
     )
-    .requiredOption('--queries <file>', 'BEIR queries (JSONL)')
-    .requiredOption('--run <file>', 'the run to rerank: TREC, six columns')
+    .option(
+      '--corpus <file>',
+      'BEIR corpus (JSONL, CSV, TSV, Parquet), or corpus:NAME for a stored one, or file:DIR for one that `corpus build` made',
+    )
+    .option('--queries <file>', 'BEIR queries (JSONL, CSV, TSV, Parquet)')
+    .option('--run <file>', 'the run to rerank: TREC, six columns')
     .requiredOption('-o, --output <file>', 'the new run')
     .addOption(
       new Option('--depth <n>', 'candidates of each query that are reranked; the rest follow in their order')
@@ -48,23 +58,63 @@ export function batchTrecCommand(): Command {
         .choices(['error', 'skip'])
         .default('error'),
     )
-    .action(async () => run(command))
+    .action(async (folder: string | undefined) => run(command, folder))
   return addBatchFlags(command)
 }
 
-async function run(command: Command): Promise<void> {
+interface TrecFiles {
+  readonly corpus: string | readonly string[]
+  readonly queries: string | readonly string[]
+  readonly run: string
+  readonly qrels: string | readonly string[] | undefined
+}
+
+/** What flags name, and for the rest what the folder has. */
+async function filesOf(flags: BatchTrecFlags, folder: string | undefined): Promise<TrecFiles> {
+  const found = folder === undefined ? undefined : await datasetFiles(folder)
+  const needed = <T>(value: T | undefined, flag: string): T => {
+    if (value !== undefined) return value
+    const message = `--${flag}: must be given${folder === undefined ? ', or a folder that has it' : ` (${folder} has none)`}`
+    throw new RankmillError('invalid_configuration', message, { param: flag })
+  }
+  return {
+    corpus: needed(flags.corpus ?? found?.corpus, 'corpus'),
+    queries: needed(flags.queries ?? found?.queries, 'queries'),
+    run: needed(flags.run ?? found?.run, 'run'),
+    qrels: flags.qrels ?? found?.qrels,
+  }
+}
+
+/** Read before any work: hours of it should not end at a typing error, or in a table of zeros. */
+async function judgements({ qrels }: TrecFiles, run: TrecRun, isNamed: boolean): Promise<Qrels | undefined> {
+  if (qrels === undefined) return undefined
+  const read = await readQrels(qrels)
+  const apart = withoutOverlap(read, run)
+  if (apart === undefined) return read
+  const message = `${nameOfAll(qrels)}: ${apart}`
+  if (isNamed) throw new RankmillError('invalid_request', message, { param: 'qrels' })
+  note(`rankmill: nothing is measured: ${message}`)
+  return undefined
+}
+
+async function run(command: Command, folder: string | undefined): Promise<void> {
   const flags = command.opts<BatchTrecFlags>()
   const options = optionsOf(command)
   const json = flags.json === true
-  const before = await readTrecRun(flags.run)
-  // Read first: hours of work should not end at a typing error.
-  const qrels = flags.qrels === undefined ? undefined : await readQrels(flags.qrels)
-  const stored = STORED.exec(flags.corpus)?.groups
+  const files = await filesOf(flags, folder)
+  const output = localOutputOf(flags.output)
+  const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined
+  const read = [files.run, files.queries, stored ? [] : files.corpus, files.qrels ?? []].flat()
+  await refuseRead(flags.output, read)
+  await checkDestination(flags.output, output, flags.overwrite === true)
+  const before = await readTrecRun(files.run)
+  const qrels = await judgements(files, before, flags.qrels !== undefined)
   const source = await TrecSource.open({
-    corpus: stored ? { name: stored['name'] ?? stored['file'] ?? '' } : { file: flags.corpus },
-    queries: flags.queries,
+    corpus: stored ? { name: stored['name'] ?? stored['file'] ?? '' } : { file: files.corpus },
+    queries: files.queries,
     run: before,
-    runFile: flags.run,
+    runFile: files.run,
+    maxPassageBytes: options.maxDocumentBytes,
     depth: flags.depth,
     missing: flags.missing,
     onSkipped: noteSkipped,
@@ -72,9 +122,9 @@ async function run(command: Command): Promise<void> {
   try {
     const opened = await BatchRun.open({
       source,
-      output: flags.output,
+      output,
       format: trecLines(before, flags.tag),
-      inputs: [flags.run, flags.queries, ...(stored ? [] : [flags.corpus]), ...(flags.qrels ? [flags.qrels] : [])],
+      inputs: read.map(fileOf),
       inOrder: true,
       defaults: requestDefaults(command, options),
       missing: flags.missing,
@@ -86,9 +136,10 @@ async function run(command: Command): Promise<void> {
       limits: options,
     })
     const report = await workOff(command, options, opened, json)
-    await reportRun(report, flags.output, json, !opened.wasFinished)
+    if (report.status === 'finished') await upload(flags.output)
+    await reportRun(report, output, json, !opened.wasFinished)
     if (qrels && report.status === 'finished') {
-      show(compareRuns(qrels, before, await readTrecRun(flags.output)), json)
+      show(compareRuns(qrels, before, await readTrecRun(output)), json)
     }
   } finally {
     await source.close()
@@ -105,11 +156,14 @@ function show(comparisons: readonly Comparison[], json: boolean): void {
   if (first) process.stdout.write(`\n${differencePlot(first, process.stdout.columns)}`)
 }
 
-function noteSkipped({ unknownQueries, missingPassages, emptyQueries }: SkippedParts): void {
+function noteSkipped(skipped: SkippedParts): void {
+  const { unknownQueries, missingPassages, emptyQueries, cutPassages, mendedPassages } = skipped
   const parts = [
     [unknownQueries.length, 'queries without a text'],
     [missingPassages.length, 'candidates without a passage'],
     [emptyQueries.length, 'queries without candidates'],
   ].filter(([count]) => count !== 0)
   if (parts.length > 0) note(`rankmill: left out: ${parts.map((part) => part.join(' ')).join(', ')}`)
+  if (cutPassages > 0) note(`rankmill: cut to --max-document-bytes: ${cutPassages} passages`)
+  if (mendedPassages > 0) note(`rankmill: halves of characters replaced in ${mendedPassages} passages`)
 }

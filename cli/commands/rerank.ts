@@ -1,10 +1,9 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
 import { randomUUID } from 'node:crypto'
 import { Command, Option } from 'commander'
-import { z } from 'zod'
 import { RerankClient } from '../../producer/client.js'
-import { nameOf, type Source, textLines } from '../../producer/lines/text-lines.js'
-import { RankmillError } from '../../shared/errors.js'
+import { documentsOf, requestDocument, type SourceDocument } from '../../producer/lines/source-documents.js'
+import type { Source } from '../../producer/lines/text-lines.js'
 import { parseRequest, type RerankInput, requestSchema } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
 import { addEmbeddedFlags, openSessionFor } from '../embedded/flags.js'
@@ -20,14 +19,6 @@ const MIN_SOURCE = 20
 /** Columns of the table. */
 const PLACE_AND_SCORE = 14
 
-interface SourceDocument {
-  readonly id?: string
-  readonly text: string
-  readonly score?: number
-  /** file:line */
-  readonly source: string
-}
-
 interface RerankFlags extends StrategyFlags {
   query: string
   jsonl?: true
@@ -35,18 +26,21 @@ interface RerankFlags extends StrategyFlags {
   topN?: number
 }
 
-/** Other fields of the line are the caller's business. */
-const documentLine = z.object({ id: z.string().optional(), text: z.string(), score: z.number().optional() })
-
 export function rerankCommand(): Command {
   const command = new Command('rerank')
     .description('Rank documents for one query: a table on a terminal, JSON lines in a pipe.')
-    .argument('[files...]', 'files of documents, one a line (.gz, .zst too); standard input when none is named')
+    .argument(
+      '[files...]',
+      'files of documents: one a line, or .csv, .tsv, .parquet (.gz, .zst too); standard input when none is named',
+    )
     .requiredOption('-q, --query <text>', 'what the documents are ranked for')
     .addOption(
       new Option('-n, --top-n <n>', 'results to print (default: all; 10 on a terminal)').argParser(numberArgument(1)),
     )
-    .option('--jsonl', 'each line is {"id": …, "text": …, "score": …}; score: what the first stage gave it')
+    .option(
+      '--jsonl',
+      'each line is {"_id": …, "title": …, "text": …, "score": …}, all but text optional; score: what the first stage gave it',
+    )
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
   addStrategyFlags(command)
@@ -71,8 +65,11 @@ async function run(command: Command, files: string[]): Promise<void> {
   check([{ text: '-', score: 0 }])
   await interruptible('stopping', async ({ signal, forced }) => {
     const read: SourceDocument[] = []
-    for await (const document of readAll(files, flags.jsonl === true, signal)) read.push(document)
-    const documents = read.map(({ source: _, ...document }) => document)
+    const { maxDocumentBytes } = options
+    for await (const document of readAll(files, flags.jsonl === true, maxDocumentBytes, signal)) read.push(document)
+    const cut = read.filter(({ isCut }) => isCut).length
+    if (cut > 0) note(`rankmill: cut to ${maxDocumentBytes} bytes (--max-document-bytes): ${cut} documents`)
+    const documents = read.map(requestDocument)
     check(documents)
     const session = await openSessionFor(command, options, signal)
     forced.addEventListener('abort', () => void session.stop(true))
@@ -88,49 +85,32 @@ async function run(command: Command, files: string[]): Promise<void> {
   })
 }
 
-async function* readAll(files: string[], jsonl: boolean, signal: AbortSignal): AsyncGenerator<SourceDocument> {
+async function* readAll(
+  files: string[],
+  asRecords: boolean,
+  maxBytes: number,
+  signal: AbortSignal,
+): AsyncGenerator<SourceDocument> {
   if (files.length === 0) {
     if (process.stdin.isTTY) note('rankmill: reading documents from standard input, one a line; Ctrl-D ends')
     signal.addEventListener('abort', () => process.stdin.destroy(signal.reason))
-    yield* readLines({ name: 'stdin', chunks: process.stdin }, jsonl)
   }
-  for (const file of files) yield* readLines(file, jsonl)
-}
-
-async function* readLines(input: Source, jsonl: boolean): AsyncGenerator<SourceDocument> {
-  for await (const { number, text } of textLines(input)) {
-    const source = `${nameOf(input)}:${number}`
-    yield jsonl ? { ...parseLine(text, source), source } : { text, source }
-  }
-}
-
-function parseLine(text: string, source: string): Omit<SourceDocument, 'source'> {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse(text)
-  } catch (error) {
-    const hint = /^[^{]*[,;\t]/.test(text)
-      ? '; it looks like CSV or plain text: without --jsonl each line is a document'
-      : ''
-    const message = `${source}: not JSON: ${(error as Error).message}${hint}`
-    throw new RankmillError('invalid_request', message, { param: source })
-  }
-  const line = documentLine.safeParse(parsed)
-  if (line.success) {
-    const { id, text, score } = line.data
-    return { text, ...(id === undefined ? {} : { id }), ...(score === undefined ? {} : { score }) }
-  }
-  const message = `${source}: must be {"id": "…", "text": "…", "score": 1.5}, of which id and score are optional`
-  throw new RankmillError('invalid_request', message, { param: source })
+  const sources: Source[] = files.length > 0 ? files : [{ name: 'stdin', chunks: process.stdin }]
+  for (const source of sources) yield* documentsOf(source, asRecords, maxBytes)
 }
 
 function jsonLines(result: RerankResult, documents: readonly SourceDocument[]): string {
   return result.results
     .map((ranked, place) => {
       const document = documents[ranked.index]
-      return `${JSON.stringify({ rank: place + 1, ...ranked, source: document?.source, text: document?.text })}\n`
+      return `${JSON.stringify({ rank: place + 1, ...withId(ranked, document), source: document?.source, text: document?.text })}\n`
     })
     .join('')
+}
+
+/** An id that was too long for the request is back in its result. */
+function withId(ranked: RerankResult['results'][number], document: SourceDocument | undefined) {
+  return document?.id === undefined || ranked.id !== undefined ? ranked : { ...ranked, id: document.id }
 }
 
 /** The text gets what room there is; of long sources the end is shown, which tells them apart. */

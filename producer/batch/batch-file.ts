@@ -1,18 +1,26 @@
 /** A run from file to file, as the command line, the API and the library start it. */
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
+import { recordFormatOf } from '../lines/record-format.js'
+import { type BatchInput, isList, openInputs, resolvedInput } from './batch-inputs.js'
 import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
-import { type BatchSource, LineSource } from './batch-source.js'
+import type { BatchSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
 import type { InputFile } from './output-place.js'
-import type { RequestFields } from './run-settings.js'
+import { REQUEST_COLUMNS, type RequestColumns } from './row-source.js'
+import type { RequestFields, RunSettings } from './run-settings.js'
 
 /** Standard input, by name. */
 const STANDARD = '-'
 
 export interface BatchFileOptions {
-  /** JSONL, `.gz` and `.zst` by their names, or a stream of JSONL. */
-  readonly input: string | AsyncIterable<Buffer>
+  /**
+   * Files or patterns of files, one after another: JSON lines, or tables by the names `.csv`, `.tsv` and `.parquet`; `.gz` and
+   * `.zst` are decompressed. Or a stream of JSON lines.
+   */
+  readonly input: BatchInput
+  /** Of tables; default: `query` and `documents`. */
+  readonly columns?: RequestColumns | undefined
   /** A path, compressed by its name, or a stream, which a later run cannot go on with. */
   readonly output: string | NodeJS.WritableStream
   /** Fields of requests whose lines do not give them. */
@@ -44,18 +52,23 @@ export interface BatchFileOptions {
  */
 export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
   const limits = resolveOptions({ ...options.options })
-  const source = await openSource(options.input, limits.maxLineBytes)
-  return BatchRun.open(runOptions(source, options, limits))
+  const input = await resolvedInput(options.input)
+  const source = await openSource({ ...options, input }, limits.maxLineBytes)
+  return BatchRun.open(runOptions(source, { ...options, input }, limits))
 }
 
-export async function openSource(input: BatchFileOptions['input'], maxLineBytes: number): Promise<BatchSource> {
-  return LineSource.open(input, maxLineBytes)
+export async function openSource(
+  { input, columns }: Pick<BatchFileOptions, 'input' | 'columns'>,
+  maxLineBytes: number,
+): Promise<BatchSource> {
+  return openInputs(input, maxLineBytes, columns)
 }
 
 export function runOptions(
   source: BatchSource,
   {
     input,
+    columns = REQUEST_COLUMNS,
     output,
     defaults = {},
     missing,
@@ -80,9 +93,18 @@ export function runOptions(
     overwrite,
     allowModelChange,
     allowCorpusChange,
-    settings: { details },
+    settings: { details, ...(hasTable(input) ? columnSettings(columns) : {}) },
     limits,
   }
+}
+
+function hasTable(input: BatchInput): boolean {
+  const files = typeof input === 'string' ? [input] : isList(input) ? input : []
+  return files.some((file) => recordFormatOf(file) !== 'jsonl')
+}
+
+function columnSettings({ query, documents }: RequestColumns): RunSettings {
+  return { queryColumn: query, documentsColumn: documents }
 }
 
 function jsonLines(details: boolean): BatchFormat {
@@ -93,8 +115,14 @@ function jsonLines(details: boolean): BatchFormat {
 }
 
 /** What must not be written to; a stream that is an open file has its number. */
-export function inputFiles(input: BatchFileOptions['input']): InputFile[] {
-  if (typeof input === 'string') return [input === STANDARD ? process.stdin.fd : input]
+export function inputFiles(input: BatchInput): InputFile[] {
+  if (typeof input === 'string') return [fileOf(input)]
+  if (isList(input)) return input.map(fileOf)
   const { fd } = input as { fd?: unknown }
   return typeof fd === 'number' ? [fd] : []
+}
+
+/** Standard input by its number. */
+export function fileOf(input: string): InputFile {
+  return input === STANDARD ? 0 : input
 }

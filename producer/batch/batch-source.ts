@@ -18,6 +18,8 @@ export type BatchItem = {
   /** Size in the input: what the item costs in memory while it is under way. */
   readonly bytes: number
   readonly customId: string | null
+  /** Ids of the documents, where the request does not give them all. */
+  readonly docIds?: readonly string[] | undefined
 } & (
   | { readonly request: RerankInput; readonly error?: undefined }
   | { readonly error: RankmillError; readonly request?: undefined }

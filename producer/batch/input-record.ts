@@ -34,11 +34,12 @@ export async function otherInput(
   const { input, mark, finished } = before
   if (input.fingerprint !== now.fingerprint) {
     const was = `(${input.name}, ${input.fingerprint.slice(0, 12)})`
-    return `holds the results of another input ${was}; ${now.name} is ${now.fingerprint.slice(0, 12)}`
+    const compared = 'compared by size and samples, or by the beginning of what is no file'
+    return `holds the results of another input ${was}; ${now.name} is ${now.fingerprint.slice(0, 12)} (${compared})`
   }
   if (input.files.length > 0 && input.files.join() === now.files.join()) return undefined
   if ((await source.digestAt(mark)) !== mark.digest) {
-    return `holds the results of another input: ${now.name} is not what it was up to line ${mark.line}`
+    return `holds the results of another input: ${now.name} is not what it was up to line ${mark.line} (compared: all that is read up to there)`
   }
   if (!finished) return undefined
   for await (const { line } of source.read(mark)) {

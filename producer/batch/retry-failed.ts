@@ -8,6 +8,7 @@ import { resolveOptions } from '../../shared/options.js'
 import { type Compression, compressedFrame, compressionOf, decompressed } from '../lines/compression.js'
 import { readLines } from '../lines/line-reader.js'
 import { type BatchFileOptions, inputFiles, openSource, runOptions } from './batch-file.js'
+import { resolvedInput } from './batch-inputs.js'
 import { type OutputLine, readOutputLine } from './batch-line.js'
 import type { BatchReport } from './batch-report.js'
 import { BatchRun, settingsOf } from './batch-run.js'
@@ -40,17 +41,18 @@ export async function retryFailed(
   onRun: (run: BatchRun) => void,
 ): Promise<BatchReport | undefined> {
   const limits = resolveOptions({ ...options.options })
-  const { input, allowModelChange = false, allowCorpusChange = false } = options
+  const { allowModelChange = false, allowCorpusChange = false } = options
+  const input = await resolvedInput(options.input)
   const output = await outputPlace(options.output)
   await refuseInputs(options.output, inputFiles(input))
-  const whole = await openSource(input, limits.maxLineBytes)
+  const whole = await openSource({ ...options, input }, limits.maxLineBytes)
   const folder = await RunFolder.claim(output, limits.leaseMs)
   try {
     const found = await readCheckpoint(folder)
     if (!found?.finished) {
       throw new RankmillError('output_exists', `${output}: is not the output of a finished run`, { param: 'output' })
     }
-    const run = runOptions(whole, options, limits)
+    const run = runOptions(whole, { ...options, input }, limits)
     const changed = checkSameSettings(output, found.settings, settingsOf(run), allowModelChange)
     const fingerprint = await whole.fingerprint()
     if (fingerprint !== found.input.fingerprint) {

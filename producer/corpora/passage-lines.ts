@@ -1,7 +1,8 @@
-/** Passages from JSON lines: BEIR's `{_id, title, text}`, or `{id, text}`. */
+/** Passages from records: BEIR's `{_id, title, text}`, or `{id, text}`, as JSON lines, CSV, TSV or Parquet. */
 import { RankmillError } from '../../shared/errors.js'
 import { MAX_ID_CHARACTERS } from '../../shared/protocol/field-schemas.js'
 import { idOf, passageTextOf, recordOf } from '../lines/beir-records.js'
+import { recordsOf } from '../lines/records.js'
 import { nameOf, textLines } from '../lines/text-lines.js'
 
 export interface Passage {
@@ -27,10 +28,12 @@ const LINE_REST = 1_000_000
 export async function* passagesOf(file: string, limits: PassageLimits): AsyncGenerator<Passage> {
   const maxLineBytes = limits.maxDocumentBytes * LINE_FACTOR + LINE_REST
   const name = nameOf(file)
-  for await (const line of textLines(file, maxLineBytes)) {
-    const source = `${name}:${line.number}`
-    const record = recordOf(file, line)
-    const passage = { id: idOf(file, line, record).value, text: passageTextOf(file, line, record) }
+  for await (const record of recordsOf(file, maxLineBytes)) {
+    const source = `${name}:${record.number}`
+    const passage = {
+      id: idOf(file, record, record.fields).value,
+      text: passageTextOf(file, record, record.fields),
+    }
     yield { ...checkPassage(passage, source, limits), source }
   }
 }

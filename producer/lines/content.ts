@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type Compression, compressionOf, decompressed } from './compression.js'
-import { localFile, type StoredFile } from './stored-file.js'
+import { type StoredFile, storedFile } from './stored-file.js'
 
 export interface Content {
   readonly name: string
@@ -27,7 +27,7 @@ const HEAD_BYTES = 65_536
 export async function openContent(input: string | AsyncIterable<Buffer>): Promise<Content> {
   if (typeof input !== 'string') return StreamContent.open(input, 'standard input')
   if (input === STANDARD) return StreamContent.open(process.stdin, 'standard input')
-  const file = await localFile(input)
+  const file = await storedFile(input)
   if (file) return new FileContent(file)
   return StreamContent.open(decompressed(createReadStream(input), compressionOf(input)), input)
 }

@@ -17,8 +17,13 @@ const SAMPLES = 32
 const SAMPLE_BYTES = 65_536
 const READ_BYTES = 1 << 18
 
-/** A path's file; undefined where it can be read only once (a FIFO, a terminal, `<(…)`). @throws Error of the system */
-export async function localFile(path: string): Promise<StoredFile | undefined> {
+/**
+ * A path's file, or an object under `s3://`; undefined where it can be read only once (a FIFO, a terminal, `<(…)`).
+ *
+ * @throws Error of the system, or of the store
+ */
+export async function storedFile(path: string): Promise<StoredFile | undefined> {
+  if (path.startsWith('s3://')) return (await import('./s3-object.js')).s3File(path)
   const found = await stat(path)
   if (found.isDirectory()) throw new Error('is a folder')
   if (!found.isFile()) return undefined
@@ -42,7 +47,7 @@ async function* bytesOf(path: string, start: number, end: number): AsyncGenerato
 }
 
 /** Of a file's size and of samples from all over it: a 20 GB file is not read twice for it. @throws Error of the system */
-export async function fingerprintOfFile(path: string): Promise<string> {
+async function fingerprintOfFile(path: string): Promise<string> {
   const file = await open(path, 'r')
   try {
     return await sampled(file)

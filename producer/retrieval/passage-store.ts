@@ -5,12 +5,14 @@ import { type FileHandle, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
-import type { Source } from '../lines/text-lines.js'
+import { cutToBytes, type Sources } from '../lines/text-lines.js'
 import { readCorpus } from './beir.js'
 
 export interface PassageStoreOptions {
   /** Passages are held in memory up to this size together, beyond it in a file. */
   readonly maxMemoryBytes?: number
+  /** UTF-8 length of one passage; longer ones are cut, and counted. Default: no limit. */
+  readonly maxPassageBytes?: number
   /** The folder of that file, which is gone when the process is. Default: the system's temporary folder. */
   readonly scratchFolder?: string
 }
@@ -24,6 +26,8 @@ export class PassageStore {
   readonly #places: ReadonlyMap<string, number>
   readonly #found: Uint8Array
   readonly #texts = new Map<string, string>()
+  #cut = 0
+  #mended = 0
   /** Texts end to end in UTF-8; null while all are in memory. */
   #scratch: ScratchFile | null = null
 
@@ -41,13 +45,17 @@ export class PassageStore {
    *   hold them
    */
   static async read(
-    corpus: Source,
+    corpus: Sources,
     wanted: Iterable<string>,
-    { maxMemoryBytes = DEFAULT_MEMORY_BYTES, scratchFolder = tmpdir() }: PassageStoreOptions = {},
+    {
+      maxMemoryBytes = DEFAULT_MEMORY_BYTES,
+      maxPassageBytes = Number.POSITIVE_INFINITY,
+      scratchFolder = tmpdir(),
+    }: PassageStoreOptions = {},
   ): Promise<PassageStore> {
     const store = new PassageStore(wanted)
     try {
-      await store.#read(corpus, maxMemoryBytes, scratchFolder)
+      await store.#read(corpus, maxMemoryBytes, maxPassageBytes, scratchFolder)
       return store
     } catch (error) {
       await store.close()
@@ -55,9 +63,12 @@ export class PassageStore {
     }
   }
 
-  async #read(corpus: Source, maxMemoryBytes: number, scratchFolder: string): Promise<void> {
+  async #read(corpus: Sources, maxMemoryBytes: number, maxPassageBytes: number, scratchFolder: string): Promise<void> {
     let characters = 0
-    for await (const { id, text } of readCorpus(corpus, { only: this.#places })) {
+    for await (const { id, text: read } of readCorpus(corpus, { only: this.#places })) {
+      const text = cutToBytes(read.toWellFormed(), maxPassageBytes)
+      if (text.length < read.length) this.#cut++
+      if (!read.isWellFormed()) this.#mended++
       this.#found[this.#places.get(id) ?? 0] = 1
       this.#texts.set(id, text)
       characters += text.length
@@ -89,6 +100,16 @@ export class PassageStore {
       const message = `scratch folder ${scratchFolder}: cannot hold the passages: ${(error as Error).message}`
       throw new RankmillError('invalid_configuration', message, { param: 'scratchFolder' }, { cause: error })
     }
+  }
+
+  /** Passages that were longer than allowed. */
+  get cut(): number {
+    return this.#cut
+  }
+
+  /** Passages in which halves of characters were replaced by U+FFFD: no UTF-8 can hold them. */
+  get mended(): number {
+    return this.#mended
   }
 
   /** Whether the passages went to a file. */

@@ -4,12 +4,13 @@ import { type BatchItem, type BatchSource, type InputMark, unreadable } from '..
 import type { BatchFormat } from '../batch/batch-state.js'
 import { DigestChain, NO_CONTENT } from '../lines/digest-chain.js'
 import type { LineMark } from '../lines/line-reader.js'
-import { fingerprintOfFile } from '../lines/stored-file.js'
+import { storedFile } from '../lines/stored-file.js'
+import { partsOf, type Source, type Sources } from '../lines/text-lines.js'
 import { type TrecRequest, type TrecRequestsOptions, trecRequests } from './trec-requests.js'
 import { formatTrecLines, type RankedScore, type TrecRun, withRest } from './trec-run.js'
 
 export interface TrecSourceOptions extends TrecRequestsOptions {
-  readonly queries: string
+  readonly queries: Sources
   readonly runFile: string
 }
 
@@ -44,12 +45,8 @@ export class TrecSource implements BatchSource {
 
   async fingerprint(): Promise<string> {
     const { corpus, queries, runFile, depth, missing } = this.#options
-    const files = [queries, runFile, ...('file' in corpus && typeof corpus.file === 'string' ? [corpus.file] : [])]
-    const samples = files.map((file) =>
-      fingerprintOfFile(file).catch((error) => {
-        throw unreadable(file, error)
-      }),
-    )
+    const files = [queries, runFile, 'file' in corpus ? corpus.file : []].flatMap(partsOf)
+    const samples = files.map((file) => sampleOf(file))
     const parts = [await Promise.all(samples), 'name' in corpus ? corpus.name : '', depth, missing]
     return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
   }
@@ -67,9 +64,9 @@ export class TrecSource implements BatchSource {
       for (; !this.#next.done; await this.#advance()) {
         const line = this.#place
         if (line <= from.line) continue
-        const { queryId, request } = this.#next.value
+        const { queryId, docIds, request } = this.#next.value
         const digest = linked(chain, this.#next.value)
-        yield { line, end: line, digest, bytes: sizeOf(request), customId: queryId, request }
+        yield { line, end: line, digest, bytes: sizeOf(request), customId: queryId, docIds, request }
       }
     } finally {
       await this.close()
@@ -84,6 +81,16 @@ export class TrecSource implements BatchSource {
   /** Frees what reading holds. */
   async close(): Promise<void> {
     await this.#requests.return(undefined)
+  }
+}
+
+/** Of what can be read only once nothing: its digest is taken with the requests. */
+async function sampleOf(file: Source): Promise<string> {
+  if (typeof file !== 'string' || file === '-') return ''
+  try {
+    return (await (await storedFile(file))?.fingerprint()) ?? ''
+  } catch (error) {
+    throw unreadable(file, error)
   }
 }
 
@@ -109,7 +116,10 @@ export function trecLines(run: TrecRun, tag: string): BatchFormat {
       if (outcome.error || item.customId === null) return ''
       const queryId = item.customId
       const reranked = outcome.result.results.map(
-        ({ id, relevance_score }): RankedScore => ({ docId: id ?? '', score: relevance_score }),
+        ({ index, id, relevance_score }): RankedScore => ({
+          docId: item.docIds?.[index] ?? id ?? '',
+          score: relevance_score,
+        }),
       )
       const firstStage = run.get(queryId) ?? { docIds: [], scores: [] }
       // All that is not among the results, candidates within the depth whose passage is missing too.

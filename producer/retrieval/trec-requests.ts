@@ -1,16 +1,17 @@
 /** A retrieval run as requests: each query with the first of its candidates. */
 import { RankmillError } from '../../shared/errors.js'
+import { MAX_ID_CHARACTERS } from '../../shared/protocol/field-schemas.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
-import { nameOf, type Source } from '../lines/text-lines.js'
+import { nameOfAll, type Sources } from '../lines/text-lines.js'
 import { readQueries } from './beir.js'
 import { PassageStore, type PassageStoreOptions } from './passage-store.js'
 import type { TrecRun } from './trec-run.js'
 
 export interface TrecRequestsOptions extends PassageStoreOptions {
   /** A BEIR corpus, whose passages go into the requests, or the name of a stored one, which the requests refer to. */
-  readonly corpus: { readonly file: Source } | { readonly name: string }
+  readonly corpus: { readonly file: Sources } | { readonly name: string }
   /** A BEIR file of queries; those that the run does not name are left out. */
-  readonly queries: Source
+  readonly queries: Sources
   readonly run: TrecRun
   /** Candidates of each query, the best first by the run's order. */
   readonly depth: number
@@ -29,6 +30,9 @@ export interface SkippedParts {
   readonly missingPassages: readonly string[]
   /** Queries whose every candidate is missing. */
   readonly emptyQueries: readonly string[]
+  /** Passages that were longer than allowed, and passages with halves of characters, which were replaced. */
+  readonly cutPassages: number
+  readonly mendedPassages: number
 }
 
 export interface TrecRequest {
@@ -59,7 +63,7 @@ export async function* trecRequests(options: TrecRequestsOptions): AsyncGenerato
   if (unknownQueries.length > 0 && missing === 'error')
     throw new RankmillError(
       'invalid_request',
-      `${nameOf(options.queries)}: has no text for ${unknownQueries.length} of the run's ${run.size} queries: ${listed(unknownQueries)}`,
+      `${nameOfAll(options.queries)}: has no text for ${unknownQueries.length} of the run's ${run.size} queries: ${listed(unknownQueries)}`,
       { param: 'queries' },
     )
   const candidates = (queryId: string) => run.get(queryId)?.docIds.slice(0, depth) ?? []
@@ -71,22 +75,28 @@ export async function* trecRequests(options: TrecRequestsOptions): AsyncGenerato
   const queryIds = [...run.keys()].filter((id) => texts.has(id))
   const store = 'file' in corpus ? await PassageStore.read(corpus.file, allOf(queryIds, candidates), options) : null
   try {
-    const missingPassages = store ? [...store.missing()] : []
-    if (missingPassages.length > 0 && missing === 'error' && 'file' in corpus)
+    const missingPassages = store ? [...store.missing()] : [...allOf(queryIds, candidates)].filter(isTooLong)
+    if (missingPassages.length > 0 && missing === 'error')
       throw new RankmillError(
         'missing_documents',
-        `${nameOf(corpus.file)}: has no passage for ${missingPassages.length} candidates of the run: ${listed(missingPassages)}`,
+        `${'file' in corpus ? nameOfAll(corpus.file) : corpus.name}: has no passage for ${missingPassages.length} candidates of the run: ${listed(missingPassages)}`,
         { param: 'corpus' },
       )
-    const present = (queryId: string) => candidates(queryId).filter((id) => !store || store.has(id))
+    const present = (queryId: string) => candidates(queryId).filter((id) => (store ? store.has(id) : !isTooLong(id)))
     const emptyQueries = missingPassages.length > 0 ? queryIds.filter((id) => present(id).length === 0) : []
-    options.onSkipped?.({ unknownQueries, missingPassages, emptyQueries })
+    options.onSkipped?.({
+      unknownQueries,
+      missingPassages,
+      emptyQueries,
+      cutPassages: store?.cut ?? 0,
+      mendedPassages: store?.mended ?? 0,
+    })
     for (const queryId of queryIds) {
       const docIds = present(queryId)
       if (docIds.length === 0) continue
       const scoreOf = scoresOf(queryId)
       const documents = store
-        ? docIds.map((id) => ({ id, text: store.get(id) ?? '', score: scoreOf(id) }))
+        ? docIds.map((id) => ({ ...(isTooLong(id) ? {} : { id }), text: store.get(id) ?? '', score: scoreOf(id) }))
         : { corpus: 'name' in corpus ? corpus.name : '', ids: docIds, scores: docIds.map(scoreOf) }
       yield { queryId, docIds, request: { ...request, query: texts.get(queryId) ?? '', documents } }
     }
@@ -95,10 +105,15 @@ export async function* trecRequests(options: TrecRequestsOptions): AsyncGenerato
   }
 }
 
-async function queryTexts(source: Source, run: TrecRun): Promise<ReadonlyMap<string, string>> {
+async function queryTexts(source: Sources, run: TrecRun): Promise<ReadonlyMap<string, string>> {
   const texts = new Map<string, string>()
   for await (const { id, text } of readQueries(source)) if (run.has(id)) texts.set(id, text)
   return texts
+}
+
+/** For a request: its document then has a place and no id, and a stored corpus cannot have it. */
+function isTooLong(id: string): boolean {
+  return id.length > MAX_ID_CHARACTERS
 }
 
 function* allOf(queryIds: readonly string[], candidates: (queryId: string) => readonly string[]): Generator<string> {

@@ -140,7 +140,7 @@ export class BatchRunner {
       if (!(error instanceof RankmillError) || error.code !== 'not_found') throw error
       return held.failed(error.code, error.message)
     }
-    const source = await openSource(input, options.maxLineBytes)
+    const source = await openSource({ input }, options.maxLineBytes)
     if (record.status === 'validating') {
       let total = 0
       for await (const _ of source.read(INPUT_START)) {

@@ -61,12 +61,12 @@ export interface RerankInput {
   strategy?: StrategyInput | undefined
 }
 
-const ALIASES: Readonly<Record<string, string>> = {
-  top_n: 'topN',
-  return_documents: 'returnDocuments',
-  max_tokens_per_doc: 'maxTokensPerDoc',
-  deadline_ms: 'deadlineMs',
-}
+const ALIASES: ReadonlyMap<string, string> = new Map([
+  ['top_n', 'topN'],
+  ['return_documents', 'returnDocuments'],
+  ['max_tokens_per_doc', 'maxTokensPerDoc'],
+  ['deadline_ms', 'deadlineMs'],
+])
 
 /** The schema of a request under given limits; made once a client. */
 export function requestSchema(limits: RequestLimits) {
@@ -144,9 +144,10 @@ export function bytesOf({ query, documents }: Pick<RerankRequest, 'query' | 'doc
 
 function renameAliases(input: unknown): unknown {
   if (typeof input !== 'object' || input === null || Array.isArray(input)) return input
-  const named: Record<string, unknown> = {}
+  // Without a prototype: `__proto__` and `constructor` are names like any other.
+  const named: Record<string, unknown> = Object.create(null)
   for (const [key, value] of Object.entries(input)) {
-    const name = ALIASES[key] ?? key
+    const name = ALIASES.get(key) ?? key
     if (name in named) {
       throw new RankmillError('invalid_request', `${key}: given twice, as ${name} and under its other name`, {
         param: key,

@@ -651,7 +651,6 @@ describe('a place that cannot be written', () => {
     ['/proc/x.jsonl', /there is no such folder/],
     ['missing/out.jsonl', /there is no such folder/],
     ['in.jsonl/out.jsonl', /what should be its folder is none/],
-    ['.', /is no file/],
     ['/dev/null', /is no file/],
   ])('such as %s is refused at once', async (where, said) => {
     await requests(3)

@@ -1,9 +1,14 @@
 /** `rankmill batch trec`: a retrieval run in, the reranked run out. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterEach, beforeEach, expect, it } from 'vitest'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { parquetWriteBuffer } from 'hyparquet-writer'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { recordOf } from '../../producer/batch/output-check.js'
+import { readQrels } from '../../producer/retrieval/beir.js'
 import { TrecSource } from '../../producer/retrieval/trec-batch.js'
 import { readTrecRun } from '../../producer/retrieval/trec-run.js'
 import { runCommand, type Said } from './command.js'
@@ -40,11 +45,15 @@ async function writeCollection(): Promise<void> {
   await writeFile(join(folder, 'qrels.tsv'), `query-id\tcorpus-id\tscore\n${qrels.join('\n')}\n`)
 }
 
-function trec(...flags: string[]): Promise<Said> {
+function batch(...args: string[]): Promise<Said> {
   const { redis, prefix } = stage().options()
-  const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--run', 'in.trec', '-o', 'out.trec']
   const env = { RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix }
-  return runCommand(['batch', 'trec', ...files, '--no-embedded', ...flags], folder, env)
+  return runCommand(['batch', ...args, '--no-embedded'], folder, env)
+}
+
+function trec(...flags: string[]): Promise<Said> {
+  const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--run', 'in.trec', '-o', 'out.trec']
+  return batch('trec', ...files, ...flags)
 }
 
 it('reranks the first candidates, keeps the rest below them, and says what that changed', async () => {
@@ -147,4 +156,83 @@ it('refuses what it cannot do before it starts anything', async () => {
   const nan = await trec()
   expect(nan.code).toBe(2)
   expect(nan.stderr).toMatch(/in\.trec:1: score: must be a finite number, got "?NaN/)
+})
+
+describe('a folder', () => {
+  it('of Parquet, as Hugging Face keeps BEIR, gives the bytes that JSON lines give', async () => {
+    await stage().worker()
+    await writeCollection()
+    expect((await trec('--qrels', 'qrels.tsv')).code).toBe(0)
+    const expected = await readFile(join(folder, 'out.trec'), 'utf8')
+    const records = async (name: string): Promise<Record<string, unknown>[]> =>
+      (await readFile(join(folder, name), 'utf8'))
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line))
+    const parquet = async (path: string, rows: Record<string, unknown>[]) => {
+      const columnData = Object.keys(rows[0] ?? {}).map((name) => ({ name, data: rows.map((row) => row[name]) }))
+      await mkdir(join(folder, 'hub', path, '..'), { recursive: true })
+      await writeFile(join(folder, 'hub', path), Buffer.from(parquetWriteBuffer({ columnData, rowGroupSize: 7 })))
+    }
+    const corpus = await records('corpus.jsonl')
+    await parquet('corpus/corpus-00000-of-00002.parquet', corpus.slice(0, 25))
+    await parquet('corpus/corpus-00001-of-00002.parquet', corpus.slice(25))
+    await parquet('queries/queries-00000-of-00001.parquet', await records('queries.jsonl'))
+    const judged = Array.from({ length: QUERIES }, (_, i) => ({ id: `q${i}`, document: `d${(i * 5 + 3) % 60}` }))
+    await parquet(
+      'default/test-00000-of-00001.parquet',
+      judged.map(({ id, document }) => ({ 'query-id': id, 'corpus-id': document, score: 1 })),
+    )
+    const { code, stdout } = await batch('trec', 'hub', '--run', 'in.trec', '-o', 'hub.trec')
+    expect(code).toBe(0)
+    expect(stdout).toContain('nDCG@10')
+    expect(await readFile(join(folder, 'hub.trec'), 'utf8')).toBe(expected)
+  })
+
+  it('says what it lacks before any work', async () => {
+    await writeCollection()
+    const { code, stderr } = await batch('trec', '.', '-o', 'out.trec')
+    expect(code).toBe(2)
+    expect(stderr).toContain('--run: must be given (. has none)')
+  })
+})
+
+describe('judgements', () => {
+  it('that share no query or no document with the run are refused before any work', async () => {
+    await writeCollection()
+    const wrong = { queries: 'q1.1\td3\t1', documents: 'q1\tother\t1' }
+    for (const [what, line] of Object.entries(wrong)) {
+      await writeFile(join(folder, 'qrels.tsv'), `query-id\tcorpus-id\tscore\n${line}\n`)
+      const { code, stderr } = await trec('--qrels', 'qrels.tsv')
+      expect(code).toBe(2)
+      expect(stderr).toContain(`qrels.tsv: judges none of the run's ${what}`)
+      expect(existsSync(join(folder, 'out.trec'))).toBe(false)
+    }
+  })
+
+  it('may be quoted as CSV does', async () => {
+    await writeFile(join(folder, 'qrels.tsv'), 'query-id\tcorpus-id\tscore\nq1\t"d2"\t1\n"q""2"\td1\t2\n')
+    const qrels = await readQrels(join(folder, 'qrels.tsv'))
+    expect([...qrels]).toEqual([
+      ['q1', new Map([['d2', 1]])],
+      ['q"2', new Map([['d1', 2]])],
+    ])
+  })
+})
+
+it('takes what can be read only once: process substitution and FIFOs', async () => {
+  await stage().worker()
+  await writeCollection()
+  expect((await trec()).code).toBe(0)
+  const expected = await readFile(join(folder, 'out.trec'), 'utf8')
+  const { redis, prefix } = stage().options()
+  const command = `"$0" "$1" batch trec --corpus <(cat corpus.jsonl) --queries <(cat queries.jsonl) --run <(cat in.trec) -o pipe.trec --no-embedded`
+  const env = { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix }
+  for (let time = 0; time < 2; time++) {
+    await promisify(execFile)('bash', ['-c', command, process.execPath, resolve('dist/cli/main.js')], {
+      cwd: folder,
+      env,
+    })
+    expect(await readFile(join(folder, 'pipe.trec'), 'utf8')).toBe(expected)
+  }
 })

@@ -134,7 +134,7 @@ describe('an output', () => {
   })
 
   it('has an error for each line that cannot be answered, with its number and code; the rest goes on', async () => {
-    await stage().worker()
+    await stage().worker({ unservedMs: 1000 })
     const lines = [
       requestLine(0),
       'not json',
@@ -145,7 +145,8 @@ describe('an output', () => {
       JSON.stringify({ id: 'bare', query: 'q', documents: ['a', 'b'], top_n: 1 }),
     ]
     await writeFile(input, `\uFEFF${lines.join('\r\n')}`)
-    const report = await runBatch(stage())
+    const run = await openBatch({ input, output })
+    const report = await run.run(stage().client({ unservedMs: 1000 }))
     const found = await outputLines()
     expect(found.map(({ custom_id, error }) => [custom_id, error?.line, error?.code])).toEqual([
       ['request-0', undefined, undefined],
@@ -269,7 +270,7 @@ describe('a run', () => {
     for (const query of ['a', 'b']) await client.submit({ query, documents: ['x'], priority: 500 })
     const run = await openBatch({ input, output })
     const running = run.run(client)
-    await until('it waits', () => run.progress().waitingFor?.includes('its bound is 2') === true)
+    await until('it waits', () => run.progress().waitingFor?.includes('its bounds are 2') === true)
     await s.worker()
     expect((await running).totals).toMatchObject({ requests: 60, failed: 0 })
   })

@@ -129,7 +129,43 @@ describe('trecRequests', () => {
       ['q2', ['d2']],
       ['q1', ['d2']],
     ])
-    expect(skipped).toEqual([{ unknownQueries: ['q4'], missingPassages: ['d3', 'd1'], emptyQueries: ['q5'] }])
+    expect(skipped).toEqual([
+      {
+        unknownQueries: ['q4'],
+        missingPassages: ['d3', 'd1'],
+        emptyQueries: ['q5'],
+        cutPassages: 0,
+        mendedPassages: 0,
+      },
+    ])
+  })
+
+  it('cuts what is too long, and counts it, so that no query is lost to one passage', async () => {
+    const skipped: SkippedParts[] = []
+    const long = 'x'.repeat(280)
+    const lines = [
+      { _id: long, text: 'long id' },
+      { _id: 'd2', text: 'text '.repeat(100) },
+      { _id: 'd3', text: 'half \ud800 character' },
+    ]
+    const onSkipped = (parts: SkippedParts) => void skipped.push(parts)
+    const one = new Map([['q1', rankingOf([long, 'd2', 'd3'], [3, 2, 1])]])
+    const corpus = { file: sourceOf(jsonl(lines)) }
+    const [request] = await listOf(
+      trecRequests(options({ run: one, corpus, depth: 9, maxPassageBytes: 99, onSkipped })),
+    )
+    expect(request?.docIds).toEqual([long, 'd2', 'd3'])
+    expect(request?.request.documents).toEqual([
+      { text: 'long id', score: 3 },
+      { id: 'd2', text: 'text '.repeat(100).slice(0, 99), score: 2 },
+      { id: 'd3', text: 'half \ufffd character', score: 1 },
+    ])
+    expect(skipped).toMatchObject([{ cutPassages: 1, mendedPassages: 1 }])
+    // A stored corpus cannot have such an id.
+    const stored = options({ run: one, corpus: { name: 'c' }, depth: 9, missing: 'skip', onSkipped })
+    const [reference] = await listOf(trecRequests(stored))
+    expect(reference?.request.documents).toEqual({ corpus: 'c', ids: ['d2', 'd3'], scores: [2, 1] })
+    expect(skipped[1]?.missingPassages).toEqual([long])
   })
 })
 

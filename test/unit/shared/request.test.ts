@@ -45,6 +45,13 @@ describe('parseRequest', () => {
     })
   })
 
+  it('names a field as it is called, whatever a prototype has under that name', () => {
+    for (const name of ['__proto__', 'constructor', 'toString']) {
+      const error = refusal(JSON.parse(`{"query":"q","documents":["a"],"${name}":{"x":1}}`))
+      expect(error.message).toBe(`${name}: unknown field`)
+    }
+  })
+
   it('takes the names of the wire as well as the names of the library', () => {
     const wire = parse({
       ...valid,

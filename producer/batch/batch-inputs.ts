@@ -1,0 +1,70 @@
+/** What a batch run is given as its input: files of every format, patterns of them, a stream. */
+import { existsSync } from 'node:fs'
+import { glob } from 'tinyglobby'
+import { RankmillError } from '../../shared/errors.js'
+import { recordFormatOf } from '../lines/record-format.js'
+import { isS3, s3Matches } from '../lines/s3-object.js'
+import { type BatchSource, LineSource, unreadable } from './batch-source.js'
+import { JoinedSource } from './joined-source.js'
+import { REQUEST_COLUMNS, type RequestColumns, RowSource } from './row-source.js'
+
+export type BatchInput = string | readonly string[] | AsyncIterable<Buffer>
+
+const PATTERN = /[*?[\]{}]/
+
+/**
+ * Patterns (`part-*.jsonl.gz`) become the files that they match, by name; what is there under the very name is that file.
+ *
+ * @throws RankmillError `input_unreadable` where a pattern matches nothing
+ */
+export async function filesOf(inputs: readonly string[]): Promise<string[]> {
+  const files: string[] = []
+  for (const input of inputs) {
+    if (!PATTERN.test(input) || (!isS3(input) && existsSync(input))) {
+      files.push(input)
+      continue
+    }
+    const found = await matches(input)
+    if (found.length === 0) throw new RankmillError('input_unreadable', `${input}: matches no file`, { param: 'input' })
+    files.push(...found)
+  }
+  return files
+}
+
+async function matches(pattern: string): Promise<string[]> {
+  if (!isS3(pattern)) return (await glob(pattern, { onlyFiles: true, expandDirectories: false })).sort()
+  return s3Matches(pattern).catch((error) => {
+    throw unreadable(pattern, error)
+  })
+}
+
+/** With its patterns' files, so that all that looks at them sees the same ones. @throws RankmillError as `filesOf` */
+export async function resolvedInput(input: BatchInput): Promise<BatchInput> {
+  if (typeof input !== 'string' && !isList(input)) return input
+  return filesOf(typeof input === 'string' ? [input] : input)
+}
+
+/**
+ * @param input without patterns
+ * @throws RankmillError `input_unreadable`
+ */
+export async function openInputs(
+  input: BatchInput,
+  maxLineBytes: number,
+  columns: RequestColumns = REQUEST_COLUMNS,
+): Promise<BatchSource> {
+  if (typeof input !== 'string' && !isList(input)) return LineSource.open(input, maxLineBytes)
+  const sources: BatchSource[] = []
+  for (const file of typeof input === 'string' ? [input] : input) {
+    const isTable = recordFormatOf(file) !== 'jsonl'
+    sources.push(
+      isTable ? await RowSource.open(file, columns, maxLineBytes) : await LineSource.open(file, maxLineBytes),
+    )
+  }
+  const [only] = sources
+  return sources.length === 1 && only ? only : new JoinedSource(sources)
+}
+
+export function isList(input: BatchInput): input is readonly string[] {
+  return Array.isArray(input)
+}
