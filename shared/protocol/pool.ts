@@ -87,6 +87,16 @@ export function serves({ models, filters }: Pick<WorkerInfo, 'models' | 'filters
   )
 }
 
+/** The field of a request that names what no worker serves; where all is served, but not by one, its model's. */
+export function unservedField(workers: readonly Pick<WorkerInfo, 'models' | 'filters'>[], pool: string): string {
+  const { model, cascade, filters } = needsOf(pool)
+  const isServed = (name: string) => workers.some(({ models }) => models.includes(name))
+  if (!isServed(model)) return 'model'
+  if (!cascade.every(isServed)) return 'strategy.cascade'
+  const hasFilter = (name: string) => workers.some((worker) => worker.filters.includes(name))
+  return filters.every(hasFilter) ? 'model' : 'strategy.prefilter.model'
+}
+
 /** What a pool needs, for people: `bge-m3 (fp16) with rankmill-nano`. */
 export function describePool(pool: string): string {
   const { model, dtype, cascade, filters } = needsOf(pool)

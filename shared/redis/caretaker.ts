@@ -8,7 +8,8 @@ import { type ErrorCode, RankmillError } from '../errors.js'
 import type { Logger } from '../logger.js'
 import type { Options } from '../options.js'
 import type { Keys } from '../protocol/keys.js'
-import { describePool, serves } from '../protocol/pool.js'
+import { describePool, serves, unservedField } from '../protocol/pool.js'
+import type { WorkerInfo } from '../protocol/worker-info.js'
 import { PoolQueues } from './pool-queues.js'
 import { errorEnd, type HeldJob, RequestLife, type RequestNote } from './request-life.js'
 import { WorkerRegistry } from './worker-registry.js'
@@ -27,6 +28,9 @@ const SOONEST_MS = 15_000
 const LATEST_MS = 300_000
 /** A producer may take so long from its note to its last job. */
 const QUEUEING_MS = 60_000
+/** How often queues are looked through that are of no use any more, and how long they are kept. */
+const SWEEP_MS = 600_000
+const POOL_KEPT_MS = 86_400_000
 /** A request that is about to be forgotten unanswered is answered before. */
 const BEFORE_EXPIRY_MS = 5_000
 
@@ -42,6 +46,7 @@ export class Caretaker {
   readonly #log: Logger
   /** Pools that nobody serves, by when this was first seen here. */
   readonly #unserved = new Map<string, number>()
+  #sweptAt = performance.now()
   #round: Promise<void> | undefined
 
   /** @param id what it calls itself among those that would do the same */
@@ -85,7 +90,8 @@ export class Caretaker {
       if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
     }
     const { now, ids } = await this.#life.due(ROUND)
-    for (const id of ids) await this.#examine(id, now, (pool) => workers.some((worker) => serves(worker, pool)))
+    for (const id of ids) await this.#examine(id, now, workers)
+    await this.#forgetPools(now)
   }
 
   /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
@@ -113,7 +119,7 @@ export class Caretaker {
     await this.#queues.fail(held, message)
   }
 
-  async #examine(id: string, now: number, isServed: (pool: string) => boolean): Promise<void> {
+  async #examine(id: string, now: number, workers: readonly WorkerInfo[]): Promise<void> {
     const note = await this.#life.read(id)
     if (!note) return this.#life.later(id, SOONEST_MS)
     const { deadlineAt, submittedAt, pool } = note
@@ -122,9 +128,10 @@ export class Caretaker {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
     } else if (leftMs >= 0 && leftMs < BEFORE_EXPIRY_MS) {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
-    } else if (!isServed(pool) && this.#isUnservedTooLong(pool, now - submittedAt)) {
-      const message = `model: no worker has served ${describePool(pool)} for ${this.#options.unservedMs} ms`
-      await this.#end(id, note, 'unknown_model', message)
+    } else if (!workers.some((worker) => serves(worker, pool)) && this.#isUnservedTooLong(pool, now - submittedAt)) {
+      const param = unservedField(workers, pool)
+      const message = `${param}: no worker has served ${describePool(pool)} for ${this.#options.unservedMs} ms`
+      await this.#end(id, note, 'unknown_model', message, param)
     } else {
       await this.#reconcile(id, note, now - submittedAt)
       const soonest = Math.min(SOONEST_MS, this.#options.unservedMs)
@@ -134,6 +141,16 @@ export class Caretaker {
         leftMs < 0 ? next : leftMs - BEFORE_EXPIRY_MS + 1,
       ]
       await this.#life.later(id, Math.max(1, Math.min(next, ...until)))
+    }
+  }
+
+  /** Queues that nobody has used for long and that hold nothing: any caller can make one up. */
+  async #forgetPools(now: number): Promise<void> {
+    if (performance.now() - this.#sweptAt < SWEEP_MS) return
+    this.#sweptAt = performance.now()
+    for (const [pool, usedAt] of Object.entries(await this.#redis.hgetall(this.#keys.pools))) {
+      if (now - Number(usedAt) > POOL_KEPT_MS && (await this.#queues.removeEmpty(pool)))
+        await this.#redis.hdel(this.#keys.pools, pool)
     }
   }
 
@@ -179,16 +196,17 @@ export class Caretaker {
   }
 
   /** @returns whether it was this that ended it */
-  async #end(id: string, note: RequestNote, code: ErrorCode, message: string): Promise<boolean> {
-    if (!(await this.#answer(id, note, code, message))) return false
+  async #end(id: string, note: RequestNote, code: ErrorCode, message: string, param?: string): Promise<boolean> {
+    if (!(await this.#answer(id, note, code, message, param))) return false
     await this.#redis.publish(this.#keys.cancelChannel, `${note.generation} ${id}`)
     // What failed is kept for `rankmill failed`.
     if (code !== 'worker_lost') await this.#queues.remove(id, note)
     return true
   }
 
-  async #answer(id: string, note: RequestNote, code: ErrorCode, message: string): Promise<boolean> {
-    const end = errorEnd(new RankmillError(code, message).toBody(), note.generation)
+  async #answer(id: string, note: RequestNote, code: ErrorCode, message: string, param?: string): Promise<boolean> {
+    const details = param === undefined ? {} : { param }
+    const end = errorEnd(new RankmillError(code, message, details).toBody(), note.generation)
     return (await this.#life.answer({ id, ...note }, end)).outcome === 'written'
   }
 }

@@ -115,6 +115,17 @@ export class PoolQueues {
     await this.#handle(queueName(this.#keys.queue, pool, lane), jobIdOf(id, generation, part)).retry(from)
   }
 
+  /** Removes a pool's queues. @returns false where they hold anything, failed jobs included */
+  async removeEmpty(pool: string): Promise<boolean> {
+    const queues = LANES.map((lane) => this.of(pool, lane))
+    for (const queue of queues) {
+      const counts = await queue.getJobCounts()
+      if (Object.values(counts).some((count) => count > 0)) return false
+    }
+    for (const queue of queues) await queue.obliterate()
+    return true
+  }
+
   async close(): Promise<void> {
     this.#open.clear()
   }

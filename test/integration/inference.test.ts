@@ -178,7 +178,7 @@ describe('failures', () => {
           ({ logits }) => logits,
           (error: { code: string }) => error.code,
         )
-      await until('the start to fail', async () => (await told()) === 'invalid_model')
+      await until('the start to fail', async () => (await told()) === 'worker_lost')
       await writeFile(model.modelPath, bytes)
       await until('a start', async () => (await told()).length === golden('one-logit').pairs.length)
     } finally {

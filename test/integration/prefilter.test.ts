@@ -73,9 +73,9 @@ describe('a lexical prefilter', () => {
   })
 
   it('that no worker serves is refused by its name', async () => {
-    await stage().worker()
+    await stage().worker({ unservedMs: 1000 })
     const unknown = stage()
-      .client()
+      .client({ unservedMs: 1000 })
       .rerank({ ...request, strategy: { prefilter: { keep: 3, model: '/etc/passwd' } } })
     await expect(unknown).rejects.toMatchObject({
       code: 'unknown_model',

@@ -19,6 +19,7 @@ export class Stage {
   readonly prefix = `{test-${randomBytes(6).toString('hex')}}`
   readonly redis = new Redis(REDIS_URL, { maxRetriesPerRequest: 3 })
   readonly #closers: (() => unknown)[] = []
+  #model = TINY_MODEL
 
   options(input: OptionsInput = {}): Options {
     const quick = { model: TINY_MODEL, threads: 1, calibrate: false, sessions: 1, batchPairs: 8, pollIntervalMs: 200 }
@@ -28,14 +29,16 @@ export class Stage {
     )
   }
 
+  /** Its requests mean the model of the worker that was started last, unless they say another. */
   client(input: OptionsInput = {}): RerankClient {
-    const client = new RerankClient(this.options(input))
+    const client = new RerankClient(this.options({ model: this.#model, ...input }))
     this.onEnd(() => client.close())
     return client
   }
 
   async worker(input: OptionsInput = {}): Promise<RerankWorker> {
     const options = this.options(input)
+    this.#model = options.model
     const worker = await RerankWorker.start(options, modelSource(options))
     this.onEnd(() => worker.close(true))
     return worker
