@@ -157,8 +157,14 @@ export class BatchRunner {
     const translated = new TranslatedSource(source, record.defaults, (request) => calls.fill(caller, request))
     const output = join(folder, 'output.jsonl')
     const base = runOptions(translated, { input, output }, options)
-    const run = await BatchRun.open({ ...base, format: batchFormat, settings: { defaults: record.defaults } })
-    return wasCancelled ? closed(run, 'cancelled') : this.#follow(held, run, client)
+    try {
+      const run = await BatchRun.open({ ...base, format: batchFormat, settings: { defaults: record.defaults } })
+      return await (wasCancelled ? closed(run, 'cancelled') : this.#follow(held, run, client))
+    } catch (error) {
+      // What another try cannot change ends the batch; the rest is tried until its time is over.
+      if (!(error instanceof RankmillError) || error.retryable) throw error
+      return held.failed(error.code, error.message)
+    }
   }
 
   /** Keeps the lease and the counts while a run works. */
@@ -189,10 +195,6 @@ export class BatchRunner {
     })()
     try {
       await run.run(client)
-    } catch (error) {
-      const { code, message } = RankmillError.from(error)
-      if (code !== 'input_unreadable') throw error
-      end = held.failed(code, message)
     } finally {
       over.abort()
       await beating
@@ -208,7 +210,8 @@ export class BatchRunner {
     const state = await held.save()
     if (state === 'lost') return
     const stored: { id: string; owner: string }[] = []
-    if (end !== 'failed') {
+    // A batch that failed on its way keeps what it had done.
+    if (record.completed + record.failed > 0) {
       const path = join(folder, 'output.jsonl')
       for (const kind of ['answers', 'errors'] as const) {
         if ((kind === 'answers' ? record.completed : record.failed) === 0) continue
