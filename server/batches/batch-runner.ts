@@ -176,7 +176,10 @@ export class BatchRunner {
       let isStopped = false
       for (;;) {
         const { requests, failed } = run.progress()
-        held.change({ completed: requests - failed, failed })
+        // What a killed runner had counted and not written is done again: nobody sees it go back meanwhile.
+        const { completed: before, failed: failedBefore } = held.record
+        const isBehind = requests < before + failedBefore && !over.signal.aborted
+        if (!isBehind) held.change({ completed: requests - failed, failed })
         const state = await held.save().catch(() => 'held' as const)
         if (state === 'lost' || held.isStale()) {
           end = 'lost'
