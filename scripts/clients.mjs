@@ -25,7 +25,7 @@ async function main() {
   try {
     const env = { RANKMILL_TEST_SERVER: server.url, RANKMILL_TEST_MODEL: MODEL }
     const command = await tests(server.url)
-    process.exitCode = await run(command[0], command.slice(1), { env, cwd: CLIENTS })
+    process.exitCode = await run(command[0], command.slice(1), { env, cwd: isSchema ? join(ROOT, '.cache') : CLIENTS })
   } finally {
     await server.stop()
   }

@@ -158,8 +158,14 @@ export class BatchRunner {
     const translated = new TranslatedSource(source, record.defaults, (request) => calls.fill(caller, request))
     const output = join(folder, 'output.jsonl')
     const base = runOptions(translated, { input, output }, options)
-    const run = await BatchRun.open({ ...base, format: batchFormat, settings: { defaults: record.defaults } })
-    return wasCancelled ? closed(run, 'cancelled') : this.#follow(held, run, client)
+    try {
+      const run = await BatchRun.open({ ...base, format: batchFormat, settings: { defaults: record.defaults } })
+      return await (wasCancelled ? closed(run, 'cancelled') : this.#follow(held, run, client))
+    } catch (error) {
+      // What another try cannot change ends the batch; the rest is tried until its time is over.
+      if (!(error instanceof RankmillError) || error.retryable) throw error
+      return held.failed(error.code, error.message)
+    }
   }
 
   /** Keeps the lease and the counts while a run works. */
@@ -171,7 +177,10 @@ export class BatchRunner {
       let isStopped = false
       for (;;) {
         const { requests, failed } = run.progress()
-        held.change({ completed: requests - failed, failed })
+        // What a killed runner had counted and not written is done again: nobody sees it go back meanwhile.
+        const { completed: before, failed: failedBefore } = held.record
+        const isBehind = requests < before + failedBefore && !over.signal.aborted
+        if (!isBehind) held.change({ completed: requests - failed, failed })
         const state = await held.save().catch(() => 'held' as const)
         if (state === 'lost' || held.isStale()) {
           end = 'lost'
@@ -190,10 +199,6 @@ export class BatchRunner {
     })()
     try {
       await run.run(client)
-    } catch (error) {
-      const { code, message } = RankmillError.from(error)
-      if (code !== 'input_unreadable') throw error
-      end = held.failed(code, message)
     } finally {
       over.abort()
       await beating
@@ -209,7 +214,8 @@ export class BatchRunner {
     const state = await held.save()
     if (state === 'lost') return
     const stored: { id: string; owner: string }[] = []
-    if (end !== 'failed') {
+    // A batch that failed on its way keeps what it had done.
+    if (record.completed + record.failed > 0) {
       const path = join(folder, 'output.jsonl')
       for (const kind of ['answers', 'errors'] as const) {
         if ((kind === 'answers' ? record.completed : record.failed) === 0) continue

@@ -278,6 +278,18 @@ def rerankers_api():
         assert found.results[0].doc_id == 2, (provider, found)
 
 
+@check("openai")
+def getting_started():
+    """What docs/getting-started.md shows, word by word but for the address and the model."""
+    page = open(os.path.join(os.path.dirname(__file__), "..", "..", "docs", "getting-started.md")).read()
+    said = []
+    for code in [part.split("```")[0] for part in page.split("```python\n")[1:]]:
+        here = code.replace("http://127.0.0.1:8080", URL).replace("rankmill-small", MODEL).replace('"none"', repr(KEY))
+        exec(here, {"print": lambda *values: said.append(" ".join(str(value) for value in values))})
+    assert said[0].startswith("1 "), said
+    assert said[1:] == ["q0 0", "q1 1", "q2 2"], said
+
+
 def main():
     wanted = sys.argv[1:]
     failed = 0

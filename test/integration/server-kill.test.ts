@@ -10,7 +10,9 @@ const stage = useStage()
 const REQUESTS = 1500
 
 function run(args: string[]): ChildProcess {
-  const env = { ...process.env, REDIS_URL, RANKMILL_PREFIX: stage().prefix, RANKMILL_LOG_LEVEL: 'warn' }
+  // The model is what requests mean that name none, before there is a worker that says so.
+  const own = { REDIS_URL, RANKMILL_PREFIX: stage().prefix, RANKMILL_LOG_LEVEL: 'warn', RANKMILL_MODEL: TINY_MODEL }
+  const env = { ...process.env, ...own }
   const child = spawn(process.execPath, [resolve('dist/cli/main.js'), ...args], {
     env,
     stdio: ['ignore', 'ignore', 'pipe'],
