@@ -26,6 +26,8 @@ const ROUND = 200
 /** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
 const SOONEST_MS = 15_000
 const LATEST_MS = 300_000
+/** A request that waits for a worker to say which model is meant is looked after so often, at first. */
+const UNRESOLVED_MS = 1000
 /** A producer may take so long from its note to its last job. */
 const QUEUEING_MS = 60_000
 /** How often queues are looked through that are of no use any more, and how long they are kept. */
@@ -122,6 +124,7 @@ export class Caretaker {
   async #examine(id: string, now: number, workers: readonly WorkerInfo[]): Promise<void> {
     const note = await this.#life.read(id)
     if (!note) return this.#life.later(id, SOONEST_MS)
+    if (note.unresolved && (await this.#resolve(id, note))) return this.#life.later(id, SOONEST_MS)
     const { deadlineAt, submittedAt, pool } = note
     const leftMs = await this.#redis.pttl(this.#keys.request(id))
     if (deadlineAt !== null && now > deadlineAt) {
@@ -134,7 +137,7 @@ export class Caretaker {
       await this.#end(id, note, 'unknown_model', message, param)
     } else {
       await this.#reconcile(id, note, now - submittedAt)
-      const soonest = Math.min(SOONEST_MS, this.#options.unservedMs)
+      const soonest = note.unresolved ? UNRESOLVED_MS : Math.min(SOONEST_MS, this.#options.unservedMs)
       const next = Math.min(LATEST_MS, Math.max(soonest, (now - submittedAt) / 2))
       const until = [
         deadlineAt === null ? next : deadlineAt - now + 1,
@@ -152,6 +155,15 @@ export class Caretaker {
       if (now - Number(usedAt) > POOL_KEPT_MS && (await this.#queues.removeEmpty(pool)))
         await this.#redis.hdel(this.#keys.pools, pool)
     }
+  }
+
+  /** The first worker of a fleet says which model is meant where requests name none: those that came before it follow. */
+  async #resolve(id: string, note: RequestNote): Promise<boolean> {
+    const after = await this.#life.resolve(id, note.generation)
+    if (!after) return false
+    await this.#queues.move(id, note, { ...note, ...after })
+    await this.#life.queued({ id, generation: after.generation, shared: note.shared })
+    return true
   }
 
   #isUnservedTooLong(pool: string, ageMs: number): boolean {

@@ -5,6 +5,7 @@ import { LRUCache } from 'lru-cache'
 import type { RerankJob } from '../protocol/job.js'
 import { jobIdOf, type Keys } from '../protocol/keys.js'
 import { LANES, type Lane, queueName } from '../protocol/lanes.js'
+import { needsOf } from '../protocol/pool.js'
 import type { HeldJob, Place } from './request-life.js'
 
 /** Queues kept open: they cost memory and no connection of their own. */
@@ -113,6 +114,19 @@ export class PoolQueues {
     from: 'failed' | 'completed',
   ): Promise<void> {
     await this.#handle(queueName(this.#keys.queue, pool, lane), jobIdOf(id, generation, part)).retry(from)
+  }
+
+  /** Queues the waiting jobs of a request as those of another generation, of another pool. */
+  async move(id: string, before: Place, after: Place): Promise<void> {
+    const [from, to] = [this.of(before.pool, before.lane), this.of(after.pool, after.lane)]
+    const { model } = needsOf(after.pool)
+    for (let part = 0; part < before.parts; part++) {
+      const job = await from.getJob(jobIdOf(id, before.generation, part))
+      if (!job) continue
+      const data: RerankJob = { ...job.data, generation: after.generation, model }
+      await to.add(job.name, data, { ...job.opts, jobId: jobIdOf(id, after.generation, part) })
+      await job.remove()
+    }
   }
 
   /** Removes a pool's queues. @returns false where they hold anything, failed jobs included */

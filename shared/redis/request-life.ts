@@ -124,6 +124,8 @@ export interface RequestNote extends Place {
   readonly deadlineAt: number | null
   /** Jobs that no worker has begun. */
   readonly waitingJobs: number
+  /** It names no model, and no worker had said yet which one is meant. */
+  readonly unresolved: boolean
   /** Whether all of its jobs were put into the queue. */
   readonly queued: boolean
   readonly shared: string
@@ -218,6 +220,14 @@ export class RequestLife {
     )
   }
 
+  /** Says which model an unresolved request means. @returns where its jobs belong now; undefined where nothing changed */
+  async resolve(id: string, generation: number): Promise<{ generation: number; pool: string } | undefined> {
+    const { request, result, load, pools, fleet } = this.#keys
+    const reply = await this.#redis.rankmillResolve(request(id), result(id), load, pools, fleet, generation)
+    const [opened, pool] = reply as Reply
+    return opened === undefined ? undefined : { generation: Number(opened), pool: String(pool) }
+  }
+
   /** @param space the score space in which this worker would score it */
   async take(worker: string, job: HeldJob, space: string): Promise<Taken> {
     const { request, result, parts, load, held } = this.#keys
@@ -299,8 +309,21 @@ export class RequestLife {
 
   async read(id: string): Promise<RequestNote | undefined> {
     const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
-    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, 'queued', 'shared', 'space')
-    const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs, queued, shared, space] = note
+    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, 'queued', 'shared', 'space', 'unresolved')
+    const [
+      generation,
+      pool,
+      lane,
+      parts,
+      pairs,
+      submittedAt,
+      deadlineAt,
+      waitingJobs,
+      queued,
+      shared,
+      space,
+      unresolved,
+    ] = note
     if (!generation) return undefined
     return {
       generation: Number(generation),
@@ -314,6 +337,7 @@ export class RequestLife {
       queued: queued === generation,
       shared: shared ?? '',
       space: space ?? '',
+      unresolved: unresolved === '1',
     }
   }
 

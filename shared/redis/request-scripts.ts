@@ -10,6 +10,7 @@
  *   durable, waiters, shared                 who wants it: somebody who will come back, so many who wait, its key for joining
  *   waitingJobs, waitingBytes                what of it still counts against the bounds of its lane
  *   taken:<part>, lost:<part>                which parts were begun in this generation, and how often their worker died
+ *   unresolved                               '1' where it names no model and no worker had said yet which one is meant
  *   space                                    the score space of a split request: that of the worker that began it
  */
 
@@ -91,10 +92,12 @@ if known[1] then
   -- Parts that were scored are kept, and with them what scored them.
   if done > 0 then pool = known[3] end
 end
+local unresolved = false
 if not pool then
   local model = ARGV[4]
-  if model == '' then model = redis.call('HGET', KEYS[8], 'model') or ARGV[6] end
-  pool = model .. ARGV[5]
+  if model == '' then model = redis.call('HGET', KEYS[8], 'model') end
+  unresolved = not model
+  pool = (model or ARGV[6]) .. ARGV[5]
 end
 local jobs = parts - done
 local bytes = math.floor(ARGV[10] * jobs / parts)
@@ -112,12 +115,13 @@ local submitted = string.format('%.0f', now)
 if known[1] then
   redis.call('DEL', KEYS[2])
   for part = 0, parts - 1 do redis.call('HDEL', KEYS[1], 'taken:' .. part, 'lost:' .. part) end
-  redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters', 'durable')
+  redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters', 'durable', 'unresolved')
   if done == 0 then redis.call('HDEL', KEYS[1], 'space') else redis.call('PEXPIRE', KEYS[3], ARGV[12]) end
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'generation', generation, 'pool', pool, 'lane', ARGV[7], 'parts', parts,
   'pairs', ARGV[9], 'submittedAt', submitted, 'deadlineAt', deadline, 'resultTtlMs', ARGV[13], 'waitingJobs', jobs,
   'waitingBytes', bytes)
+if unresolved then redis.call('HSET', KEYS[1], 'unresolved', '1') end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[4], 'id', ARGV[1], 'waiters', 1)
   redis.call('PEXPIRE', KEYS[4], ARGV[12])
@@ -130,7 +134,7 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[12])
 redis.call('HINCRBY', KEYS[5], field .. '|jobs', jobs)
 redis.call('HINCRBY', KEYS[5], field .. '|bytes', bytes)
-redis.call('ZADD', KEYS[6], now + (ARGV[11] == '' and ARGV[19] or math.min(ARGV[11], ARGV[19])), ARGV[1])
+redis.call('ZADD', KEYS[6], unresolved and now or now + (ARGV[11] == '' and ARGV[19] or math.min(ARGV[11], ARGV[19])), ARGV[1])
 redis.call('HSET', KEYS[7], pool, submitted)
 if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[18], pool) end
 return {known[1] and 'reopened' or 'new', generation, pool, ARGV[7], tostring(parts), submitted, deadline,
@@ -161,6 +165,38 @@ redis.call('DEL', KEYS[1])
 if shared then redis.call('DEL', KEYS[4]) end
 redis.call('ZREM', KEYS[3], ARGV[2])
 return 1
+`
+
+/**
+ * Says which model an unresolved request means, before anybody has begun it. Its jobs go along under a new generation.
+ * KEYS: request, result, load, pools, fleet; ARGV: generation
+ */
+const RESOLVE = `
+${CLOCK}${RELEASE}
+local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'parts', 'waitingJobs', 'waitingBytes', 'unresolved', 'queued')
+local model = redis.call('HGET', KEYS[5], 'model')
+if note[1] ~= ARGV[1] or not note[7] or not model or redis.call('EXISTS', KEYS[2]) == 1 then return {} end
+-- Where its producer is still at it, its jobs are moved when they are all there.
+if note[8] ~= note[1] then return {} end
+local jobs, bytes = tonumber(note[5]), tonumber(note[6])
+if jobs < tonumber(note[4]) then
+  redis.call('HDEL', KEYS[1], 'unresolved')
+  return {}
+end
+local pool = string.gsub(note[2], '^[^@+&]*', (string.gsub(model, '%%', '%%%%')), 1)
+if pool == note[2] then
+  redis.call('HDEL', KEYS[1], 'unresolved')
+  return {}
+end
+release(KEYS[3], KEYS[1], note[2], note[3], jobs, bytes)
+local generation = string.format('%.0f', math.max(tonumber(redis.call('HGET', KEYS[5], 'generation') or 0) + 1, now))
+redis.call('HSET', KEYS[5], 'generation', generation)
+redis.call('HSET', KEYS[1], 'generation', generation, 'pool', pool, 'waitingJobs', jobs, 'waitingBytes', bytes)
+redis.call('HDEL', KEYS[1], 'queued', 'unresolved')
+redis.call('HINCRBY', KEYS[3], pool .. '|' .. note[3] .. '|jobs', jobs)
+redis.call('HINCRBY', KEYS[3], pool .. '|' .. note[3] .. '|bytes', bytes)
+redis.call('HSET', KEYS[4], pool, string.format('%.0f', now))
+return {generation, pool}
 `
 
 /**
@@ -345,6 +381,7 @@ export const REQUEST_SCRIPTS = {
   rankmillNote: { numberOfKeys: 8, lua: NOTE },
   rankmillQueued: { numberOfKeys: 2, lua: QUEUED },
   rankmillWithdraw: { numberOfKeys: 4, lua: WITHDRAW },
+  rankmillResolve: { numberOfKeys: 5, lua: RESOLVE },
   rankmillTake: { numberOfKeys: 5, lua: TAKE },
   rankmillGiveBack: { numberOfKeys: 4, lua: GIVE_BACK },
   rankmillRebase: { numberOfKeys: 2, lua: REBASE },

@@ -1,0 +1,38 @@
+/** Requests that name no model and come before the first worker of a fleet has said which one is meant. */
+import { expect, it } from 'vitest'
+import { RerankClient } from '../../producer/client.js'
+import type { Stage } from './stage.js'
+import { useStage } from './stage.js'
+
+const stage = useStage()
+const documents = Array.from({ length: 10 }, (_, i) => `document ${i}`)
+
+function nameless(s: Stage): RerankClient {
+  const client = new RerankClient({ ...s.options({ maxJobPairs: 4 }), model: undefined })
+  s.onEnd(() => client.close())
+  return client
+}
+
+it('follow it, whole and split, and leave nothing behind', async () => {
+  const client = nameless(stage())
+  const ids = [await client.submit({ query: 'q', documents }), await client.submit({ query: 'q', documents: ['a'] })]
+  for (const id of ids) expect(await client.status(id)).toMatchObject({ state: 'waiting', needs: 'rankmill-small' })
+  const waits = client.rerank({ query: 'r', documents })
+  const worker = await stage().worker()
+  for (const id of ids) {
+    const { model } = await client.result(id)
+    expect(model).toBe(worker.scorers.names[0])
+    expect((await client.status(id)).needs).toBe(worker.scorers.names[0])
+  }
+  expect((await waits).results).toHaveLength(documents.length)
+  await client.forget([...ids, (await waits).id])
+  expect(await stage().keys('rerank*rankmill-small:*.*')).toEqual([])
+  expect(await stage().redis.hgetall(`${stage().prefix}:load:rerank`)).toEqual({})
+})
+
+it('stay as they are where it is the one that they would have meant anyway', async () => {
+  const client = nameless(stage())
+  await stage().worker()
+  // The fleet's word is kept after its workers are gone.
+  expect((await client.rerank({ query: 'q', documents: ['a'] })).results).toHaveLength(1)
+})
