@@ -52,6 +52,16 @@ const GROUPS: Readonly<Record<string, readonly ListedCommand[]>> = {
       load: async () => (await import('./commands/worker.js')).workerCommand(),
     },
     {
+      name: 'status',
+      summary: 'queues, what waits and why, live workers',
+      load: async () => (await import('./commands/status.js')).statusCommand(),
+    },
+    {
+      name: 'metrics',
+      summary: 'the queues’ metrics without a worker',
+      load: async () => (await import('./commands/metrics.js')).metricsCommand(),
+    },
+    {
       name: 'keys',
       summary: 'API keys: create, list, revoke',
       load: async () => (await import('./commands/keys.js')).keysCommand(),

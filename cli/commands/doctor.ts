@@ -2,6 +2,7 @@
 import { access, constants } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { Command } from 'commander'
+import { queueStates } from '../../monitoring/queue-collector.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import { keysOf } from '../../shared/protocol/keys.js'
@@ -11,6 +12,7 @@ import { listShapes } from '../../worker/inference/kept-shape.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { unservedLines } from './status.js'
 
 interface Finding {
   readonly what: string
@@ -73,7 +75,9 @@ async function checkRedis(options: Options): Promise<Finding[]> {
     checkServer(info)
     const field = (name: string) => infoField(info, name) ?? '?'
     const aof = field('aof_enabled') === '1'
-    const workers = await new WorkerRegistry(redis, keysOf(options.prefix, options.queue)).workers()
+    const keys = keysOf(options.prefix, options.queue)
+    const workers = await new WorkerRegistry(redis, keys).workers()
+    const unserved = unservedLines(await queueStates(redis, keys, workers))
     return [
       {
         what: 'Redis',
@@ -94,6 +98,10 @@ async function checkRedis(options: Options): Promise<Finding[]> {
         detail: `${workers.length} alive on queue "${options.queue}"`,
         ...(workers.length > 0 ? {} : { fix: '`rankmill worker`, or `rankmill up`' }),
       },
+      ...unserved.map((line): Finding => {
+        const detail = line.replace(/^rankmill: /, '')
+        return { what: 'Requests', state: 'warning', detail, fix: '`rankmill worker --model …` with what it names' }
+      }),
     ]
   } finally {
     redis.disconnect()

@@ -1,0 +1,73 @@
+/** `rankmill metrics`: the queues' metrics without a worker, so that depth and age are seen when none is alive. */
+import { once } from 'node:events'
+import { Command } from 'commander'
+import { Registry } from 'prom-client'
+import { collectQueues } from '../../monitoring/queue-collector.js'
+import { serveMonitoring } from '../../monitoring/server.js'
+import { makeLogger } from '../../shared/logger.js'
+import type { OptionName } from '../../shared/options.js'
+import { keysOf } from '../../shared/protocol/keys.js'
+import { Caretaker } from '../../shared/redis/caretaker.js'
+import { connectWorker } from '../../shared/redis/connection.js'
+import { HEARTBEAT_MS } from '../../shared/redis/worker-registry.js'
+import { EXIT, note } from '../exit.js'
+import { interruptible } from '../interruption.js'
+import { addOptions, isNamed, optionsOf } from '../options.js'
+
+const FLAGS: readonly OptionName[] = [
+  'redis',
+  'prefix',
+  'queue',
+  'logLevel',
+  'metricsPort',
+  'metricsHost',
+  'unservedMs',
+  'maxStalled',
+]
+
+export function metricsCommand(): Command {
+  const command = new Command('metrics')
+    .description(
+      'Serve the queues’ metrics without a worker, and look after requests past their time while none is alive.',
+    )
+    .option('--once', 'print them and end')
+    .action(async () => run(command))
+  return addOptions(command, FLAGS)
+}
+
+async function run(command: Command): Promise<void> {
+  const options = optionsOf(command)
+  const keys = keysOf(options.prefix, options.queue)
+  const redis = await connectWorker(options.redis, 'rankmill-metrics')
+  const registry = new Registry()
+  collectQueues(registry, redis, keys, () => true)
+  if (command.opts<{ once?: true }>().once) {
+    process.stdout.write(`${await registry.metrics()}\n`)
+    redis.disconnect()
+    return
+  }
+  const log = makeLogger(options.logLevel, 'rankmill-metrics')
+  const events = { recovered: () => undefined, reconciled: () => undefined }
+  const caretaker = new Caretaker(`metrics-${process.pid}`, redis, keys, options, events, log)
+  const beat = setInterval(() => void caretaker.look().catch(() => undefined), HEARTBEAT_MS)
+  const health = () => ({ ok: redis.status === 'ready', checks: { redis: redis.status } })
+  const sources = { contentType: registry.contentType, metrics: () => registry.metrics(), alive: health, ready: health }
+  try {
+    const port = { port: options.metricsPort, orNext: !isNamed(command, 'metricsPort') }
+    const server = await serveMonitoring(sources, options.metricsHost, port)
+    try {
+      note(`rankmill: the queues' metrics are at ${server.url}/metrics; Ctrl-C stops`)
+      await interruptible(
+        'stopping',
+        async ({ signal }) => void (signal.aborted || (await once(signal, 'abort'))),
+        EXIT.done,
+      )
+    } finally {
+      await server.close()
+    }
+  } finally {
+    clearInterval(beat)
+    await caretaker.close()
+    redis.disconnect()
+  }
+}

@@ -1,0 +1,89 @@
+/** `rankmill status`: queues by what serves them, and the workers, as they stand. */
+import { Command } from 'commander'
+import { type QueueState, queueStates } from '../../monitoring/queue-collector.js'
+import type { OptionName } from '../../shared/options.js'
+import { keysOf } from '../../shared/protocol/keys.js'
+import { describePool } from '../../shared/protocol/pool.js'
+import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
+import { connectProducer, reaching } from '../../shared/redis/connection.js'
+import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
+import { duration } from '../batch-view.js'
+import { note } from '../exit.js'
+import { addOptions, optionsOf } from '../options.js'
+import { plainTable } from '../table.js'
+
+const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'commandTimeoutMs']
+
+export function statusCommand(): Command {
+  const command = new Command('status')
+    .description('Queues by what serves them, what waits and why, and the live workers; once.')
+    .option('--json', 'as one JSON object')
+    .action(async () => run(command))
+  return addOptions(command, FLAGS)
+}
+
+async function run(command: Command): Promise<void> {
+  const { redis: url, prefix, queue, commandTimeoutMs } = optionsOf(command)
+  const keys = keysOf(prefix, queue)
+  const redis = await connectProducer(url, commandTimeoutMs)
+  try {
+    const workers = await reaching(() => new WorkerRegistry(redis, keys).workers())
+    const queues = await reaching(() => queueStates(redis, keys, workers))
+    if (command.opts<{ json?: true }>().json) {
+      process.stdout.write(`${JSON.stringify({ queues: queues.map(finite), workers })}\n`)
+      return
+    }
+    process.stdout.write(`${queueTable(queues)}\n\n${workerTable(workers)}\n`)
+    for (const line of unservedLines(queues)) note(line)
+  } finally {
+    redis.disconnect()
+  }
+}
+
+/** `waiting: no worker serves bge-m3`, for each pool of which that is true. */
+export function unservedLines(queues: readonly QueueState[]): string[] {
+  const pools = queues.filter((queue) => queue.workers === 0 && waitingIn(queue) > 0).map(({ pool }) => pool)
+  return [...new Set(pools)].map((pool) => `rankmill: waiting: no worker serves ${describePool(pool)}`)
+}
+
+function waitingIn({ jobs }: QueueState): number {
+  return jobs.waiting + jobs.prioritized + jobs.delayed
+}
+
+/** JSON knows no infinity: what nobody drains has no time. */
+function finite(queue: QueueState): object {
+  return { ...queue, secondsToDrain: Number.isFinite(queue.secondsToDrain) ? queue.secondsToDrain : null }
+}
+
+function queueTable(queues: readonly QueueState[]): string {
+  const table = plainTable([
+    'served by',
+    'lane',
+    'waiting',
+    'active',
+    'failed',
+    'oldest',
+    'jobs/s',
+    'drained in',
+    'workers',
+  ])
+  for (const queue of queues) {
+    const { pool, lane, jobs, oldestWaitSeconds, jobsPerSecond, secondsToDrain, workers } = queue
+    if (waitingIn(queue) + jobs.active + jobs.failed === 0 && workers === 0) continue
+    const drained = Number.isFinite(secondsToDrain) ? duration(Math.ceil(secondsToDrain)) : 'never'
+    const oldest = oldestWaitSeconds > 0 ? duration(Math.round(oldestWaitSeconds)) : '-'
+    table.push([
+      ...[describePool(pool), lane, waitingIn(queue), jobs.active, jobs.failed, oldest],
+      ...[jobsPerSecond.toFixed(1), drained, workers],
+    ])
+  }
+  return table.length > 0 ? table.toString() : 'no queue has anything to do, and no worker is alive'
+}
+
+function workerTable(workers: readonly WorkerInfo[]): string {
+  if (workers.length === 0) return 'no worker is alive'
+  const table = plainTable(['worker', 'models', 'jobs/s', 'metrics'])
+  for (const { host, pid, models, jobsPerSecond, metricsUrl } of workers)
+    table.push([`${host}/${pid}`, models.join(', '), jobsPerSecond.toFixed(1), metricsUrl || '-'])
+  return table.toString()
+}
