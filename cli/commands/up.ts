@@ -1,10 +1,11 @@
 /** `rankmill up`: everything on one machine until Ctrl-C. */
 import { once } from 'node:events'
-import { Command, Option } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { envOf } from '../../shared/options.js'
 import { withoutPassword } from '../../shared/redis/connection.js'
 import { leaveUpNote } from '../../shared/up-note.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
+import type { WorkerPool } from '../embedded/fleet.js'
 import { openSession } from '../embedded/session.js'
 import { EXIT, note } from '../exit.js'
 import { type Interruption, interruptible } from '../interruption.js'
@@ -16,13 +17,22 @@ export function upCommand(): Command {
       'Run everything on this machine: Redis (found or started), workers, the API server with its metrics. Ctrl-C drains.',
     )
     .addOption(new Option('--workers <n>', 'worker processes (default: one for two cores)').argParser(countArgument))
+    .addOption(
+      new Option(
+        '--pool <model:n>',
+        'so many workers of a model, instead of --model and --workers; once for each pool, the first being the default model',
+      )
+        .argParser(poolArgument)
+        .conflicts(['model', 'workers']),
+    )
     .action(async () => run(command))
   return addOptions(command, [...WORKER_OPTIONS.filter((name) => name !== 'metricsPort'), ...SERVER_OPTIONS])
 }
 
 async function run(command: Command): Promise<void> {
-  const { workers } = command.opts<{ workers?: number }>()
-  const options = optionsOf(command, { metricsPort: 0 })
+  const { workers, pool } = command.opts<{ workers?: number; pool?: readonly WorkerPool[] }>()
+  const given = optionsOf(command, { metricsPort: 0 })
+  const options = pool ? { ...given, model: pool[0]?.model ?? given.model } : given
   const redisGiven = redisIsGiven(command)
   const doing = 'stopping: running jobs are finished'
   const work = async ({ signal, forced }: Interruption) => {
@@ -31,6 +41,7 @@ async function run(command: Command): Promise<void> {
       always: true,
       redisGiven,
       workers,
+      pools: pool,
       metricsPort: { port: 0 },
       signal,
     })
@@ -40,10 +51,15 @@ async function run(command: Command): Promise<void> {
     try {
       // Loaded here, so that no other command waits for what only a server needs.
       const { ApiServer } = await import('../../server/server.js')
-      server = await ApiServer.start(session.options, {
-        moreMetrics: async () => (await session.metrics?.text()) ?? '',
-        portOrNext: command.getOptionValueSource('port') !== 'cli' && !process.env[envOf('port')],
-      })
+      // An access log is for services; here a person reads.
+      const logLevel = session.options.logLevel === 'info' ? 'warn' : session.options.logLevel
+      server = await ApiServer.start(
+        { ...session.options, logLevel },
+        {
+          moreMetrics: async () => (await session.metrics?.text()) ?? '',
+          portOrNext: command.getOptionValueSource('port') !== 'cli' && !process.env[envOf('port')],
+        },
+      )
       const { redis, prefix, queue } = session.options
       forget = leaveUpNote({ redis, prefix, queue, isPrivate: !redisGiven })
       note(`rankmill: the API is at ${server.url}, its documentation at ${server.url}/docs`)
@@ -59,4 +75,10 @@ async function run(command: Command): Promise<void> {
     }
   }
   await interruptible(doing, work, EXIT.done)
+}
+
+function poolArgument(value: string, before: readonly WorkerPool[] = []): readonly WorkerPool[] {
+  const [, model = value, workers = '1'] = /^(.*):(\d+)$/.exec(value) ?? []
+  if (model === '') throw new InvalidArgumentError('must be a model, and how many workers: rankmill-nano:2')
+  return [...before, { model, workers: countArgument(workers) }]
 }

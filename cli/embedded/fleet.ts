@@ -31,37 +31,54 @@ export function defaultWorkers(): number {
   return Math.max(1, Math.floor(availableParallelism() / 2))
 }
 
+/** Workers that serve the same. */
+export interface WorkerPool {
+  /** As the option `model`. */
+  readonly model: string
+  readonly workers: number
+}
+
 export class Fleet {
-  readonly #children: ChildProcess[]
-  readonly #spawn: () => ChildProcess
+  readonly #children: ChildProcess[] = []
+  /** By a child's place. */
+  readonly #spawns: readonly (() => ChildProcess)[]
   readonly #drainMs: number
   readonly #report: (line: string) => void
   #restartMs = FIRST_RESTART_MS
   #stopping = false
 
-  /** @throws RankmillError what the first worker that failed says of it */
+  /**
+   * @param pools which share the threads evenly among all of their workers
+   * @throws RankmillError what the first worker that failed says of it
+   */
   static async start(
     options: Options,
-    workers: number,
+    pools: readonly WorkerPool[],
     report: (line: string) => void,
     signal?: AbortSignal,
   ): Promise<Fleet> {
     const threads = options.threads || availableParallelism()
     // What a child says of its start, this command says itself.
     const logLevel = options.logLevel === 'info' ? 'warn' : options.logLevel
+    const workers = pools.reduce((sum, pool) => sum + pool.workers, 0)
     const each: Options = { ...options, logLevel, metricsPort: 0, threads: Math.max(1, Math.floor(threads / workers)) }
-    const spawn = () =>
+    const spawnOf = (model: string) => () =>
       fork(MAIN, ['worker'], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         // Not on a command line, which everybody can read: a Redis URL may hold a password.
-        env: { ...process.env, ...asEnvironment(each) },
+        env: { ...process.env, ...asEnvironment({ ...each, model }) },
         // Ctrl-C reaches the whole process group; the parent decides when its children stop.
         detached: true,
         execArgv: [],
       })
-    const fleet = new Fleet(workers, spawn, options.drainTimeoutMs, report)
+    const spawns = pools.flatMap((pool) => new Array<() => ChildProcess>(pool.workers).fill(spawnOf(pool.model)))
+    const fleet = new Fleet(spawns, options.drainTimeoutMs, report)
     try {
-      await unlessAborted(Promise.all(fleet.#children.map(ready)), signal, () => undefined)
+      // One pool after the other: requests that name no model mean that of the worker that was there first.
+      for (const pool of pools) {
+        const started = fleet.#begin(pool.workers)
+        await unlessAborted(Promise.all(started.map(ready)), signal, () => undefined)
+      }
     } catch (error) {
       await fleet.stop(true)
       throw error
@@ -72,11 +89,18 @@ export class Fleet {
     return fleet
   }
 
-  private constructor(workers: number, spawn: () => ChildProcess, drainMs: number, report: (line: string) => void) {
-    this.#children = Array.from({ length: workers }, spawn)
-    this.#spawn = spawn
+  private constructor(spawns: readonly (() => ChildProcess)[], drainMs: number, report: (line: string) => void) {
+    this.#spawns = spawns
     this.#drainMs = drainMs
     this.#report = report
+  }
+
+  /** Starts so many more of its workers. */
+  #begin(count: number): ChildProcess[] {
+    const first = this.#children.length
+    const started = this.#spawns.slice(first, first + count).map((spawn) => spawn())
+    this.#children.push(...started)
+    return started
   }
 
   /** A worker that ends by itself is replaced, later each time while replacements do not last either. */
@@ -89,7 +113,8 @@ export class Fleet {
       this.#report(`rankmill: worker ${child.pid} ended (${how}); starting another in ${this.#restartMs / 1000} s`)
       setTimeout(() => {
         if (this.#stopping) return
-        const next = this.#spawn()
+        const next = this.#spawns[place]?.()
+        if (!next) return
         this.#children[place] = next
         this.#restartWhenGone(next, place)
       }, this.#restartMs)

@@ -17,7 +17,7 @@ import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
 import { unlessAborted } from '../interruption.js'
 import { checkModels } from '../served-models.js'
-import { defaultWorkers, Fleet } from './fleet.js'
+import { defaultWorkers, Fleet, type WorkerPool } from './fleet.js'
 import { findOrStartRedis } from './redis.js'
 import { Standby } from './standby.js'
 
@@ -31,6 +31,8 @@ export interface SessionOptions {
    * hold other people's requests.
    */
   readonly workers: number | undefined
+  /** Workers of several models, instead of so many with the option's. */
+  readonly pools?: readonly WorkerPool[] | undefined
   /** Start workers even where some are alive. */
   readonly always?: boolean
   /** Where the fleet's metrics are served; default: any free port. */
@@ -80,9 +82,11 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
     const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()
+    const pools = session.pools ?? [{ model: options.model, workers }]
+    const described = pools.map((pool) => `${pool.workers} worker(s) with ${pool.model}`).join(' and ')
     const startFleet = async () => {
-      await checkModels(filled)
-      const started = await Fleet.start(filled, workers, note, signal)
+      for (const { model } of pools) await checkModels({ ...filled, model })
+      const started = await Fleet.start(filled, pools, note, signal)
       fleet = started
       steps.push({ name: 'workers', close: () => started.stop(force) })
       return started
@@ -93,7 +97,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
       note(`rankmill: ${found.description}; ${before > 0 ? `${before} worker(s) alive` : none}`)
       if (mayStart) {
         const standby = new Standby(alive, async () => {
-          note(`rankmill: the last worker is gone: starting ${workers} worker(s) with ${filled.model}`)
+          note(`rankmill: the last worker is gone: starting ${described}`)
           await startFleet()
         })
         steps.push({ name: 'standby', close: () => standby.close() })
@@ -106,9 +110,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => started.snapshots())
     const server = await serveFleet(filled, started, metrics, session.metricsPort ?? { port: 0 }, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
-    note(
-      `rankmill: ${found.description}; started ${workers} worker(s) with ${filled.model}; metrics at ${server.url}/metrics`,
-    )
+    note(`rankmill: ${found.description}; started ${described}; metrics at ${server.url}/metrics`)
     return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet: started, stop }
   } catch (error) {
     await stop(true)

@@ -4,6 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { RerankClient } from '../../producer/client.js'
 import { REDIS_URL, TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
@@ -257,6 +258,30 @@ it('rankmill up serves metrics for the whole and drains at the first signal', as
   expect(
     await client.result(await client.submit({ query: 'q', documents: ['a'] }), { timeoutMs: 50 }).catch((e) => e.code),
   ).toBe('timeout')
+})
+
+it('rankmill up serves a pool of workers for each model, the first being the default', async () => {
+  const other = `other=${TINY_MODEL}`
+  const flags = QUICK.slice(0, -2).filter((flag, i, all) => flag !== '--model' && all[i - 1] !== '--model')
+  const pools = ['--pool', `${other}:1`, '--pool', `${TINY_MODEL}:1`]
+  const child = spawn(process.execPath, [MAIN, 'up', ...flags, ...pools, '--port', '0'], {
+    env: { ...process.env, RANKMILL_PREFIX: stage().prefix, REDIS_URL },
+  })
+  stage().onEnd(() => child.kill('SIGKILL'))
+  let err = ''
+  child.stderr.on('data', (data) => {
+    err += data
+  })
+  await until('it is up', () => /Ctrl-C drains/.test(err))
+  const client = new RerankClient({ ...stage().options(), model: undefined })
+  stage().onEnd(() => client.close())
+  expect((await client.workers()).map(({ models }) => models).sort()).toEqual([[TINY_MODEL], ['other']])
+  expect((await client.rerank({ query: 'q', documents: ['a'] })).model).toBe('other')
+  expect((await client.rerank({ query: 'q', documents: ['a'], model: TINY_MODEL })).model).toBe(TINY_MODEL)
+  const { out } = await rankmill(['status', '--json'])
+  expect(JSON.parse(out).queues).toEqual(
+    expect.arrayContaining([expect.objectContaining({ pool: 'other', workers: 1 })]),
+  )
 })
 
 it('rankmill up replaces a worker that was killed', async () => {
