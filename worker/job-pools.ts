@@ -42,6 +42,8 @@ export class JobPools {
   readonly #plain: ReadonlySet<string>
   readonly #watched = new Map<string, Watched>()
   readonly #old: Worker<RerankJob>[] = []
+  /** Pools that are let go while a job of theirs is still in hand. */
+  readonly #leaving = new Set<Promise<unknown>>()
   #isClosing = false
 
   /** @param models that are served */
@@ -89,14 +91,21 @@ export class JobPools {
     worker.run().catch((cause) => this.#handlers.error(new Error(`the job loop of ${name} ended: ${cause}`, { cause })))
   }
 
-  /** Watches those of some pools that are served and not watched yet; lets go of those that were idle for long. */
+  /** Of some pools those that are served and not watched. */
+  unwatched(pools: readonly string[]): string[] {
+    return pools.filter((pool) => !this.#watched.has(pool) && this.#handlers.serves(pool))
+  }
+
+  /** Watches pools that have jobs; lets go of those that were idle for long. */
   async follow(pools: readonly string[]): Promise<void> {
     await Promise.all(pools.map((pool) => this.notice(pool)))
     for (const [pool, { isPlain, held, lastTakenAt, workers }] of this.#watched) {
       if (isPlain || held > 0 || performance.now() - lastTakenAt < IDLE_MS) continue
       this.#watched.delete(pool)
-      // One that is noticed in the meantime is watched by others; a job taken just now is finished.
-      await Promise.all([...workers.values()].map((worker) => worker.close()))
+      // A job that is taken just now is finished; one that comes is found with the next heartbeat.
+      const leaving = Promise.all([...workers.values()].map((worker) => worker.close()))
+      this.#leaving.add(leaving)
+      leaving.catch(this.#handlers.error).finally(() => this.#leaving.delete(leaving))
     }
   }
 
@@ -109,7 +118,7 @@ export class JobPools {
   async close(): Promise<void> {
     this.#isClosing = true
     const workers = [...this.#watched.values()].flatMap((watched) => [...watched.workers.values()]).concat(this.#old)
-    await Promise.all(workers.map((worker) => worker.close()))
+    await Promise.all([...this.#leaving, ...workers.map((worker) => worker.close())])
   }
 
   async #watch(pool: string): Promise<void> {

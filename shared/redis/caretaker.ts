@@ -4,6 +4,8 @@
  * which one does not matter, and two at once do no harm.
  */
 import type { Redis } from 'ioredis'
+import { Corpora } from '../corpus/corpora.js'
+import { requestPin } from '../corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from '../errors.js'
 import type { Logger } from '../logger.js'
 import type { Options } from '../options.js'
@@ -22,13 +24,26 @@ export interface CaretakerEvents {
 
 /** Requests that are looked after in one round: bounds what it costs. */
 const ROUND = 200
-/** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
-const SOONEST_MS = 15_000
-const LATEST_MS = 300_000
-/** A producer may take so long from its note to its last job. */
-const QUEUEING_MS = 60_000
-/** A request that is about to be forgotten unanswered is answered before. */
-const BEFORE_EXPIRY_MS = 5_000
+
+export interface CaretakerTimes {
+  /** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
+  readonly soonestMs: number
+  readonly latestMs: number
+  /** A producer may take so long from its note to its last job. */
+  readonly queueingMs: number
+  /** A request that is about to be forgotten unanswered is answered before. */
+  readonly beforeExpiryMs: number
+  /** A pool that nobody serves and has no jobs is forgotten so long after its last request. */
+  readonly poolMs: number
+}
+
+const TIMES: CaretakerTimes = {
+  soonestMs: 15_000,
+  latestMs: 300_000,
+  queueingMs: 60_000,
+  beforeExpiryMs: 5_000,
+  poolMs: 86_400_000,
+}
 
 export class Caretaker {
   readonly #id: string
@@ -38,8 +53,10 @@ export class Caretaker {
   readonly #life: RequestLife
   readonly #registry: WorkerRegistry
   readonly #queues: PoolQueues
+  readonly #corpora: Corpora
   readonly #events: CaretakerEvents
   readonly #log: Logger
+  readonly #times: CaretakerTimes
   /** Pools that nobody serves, by when this was first seen here. */
   readonly #unserved = new Map<string, number>()
   #round: Promise<void> | undefined
@@ -52,6 +69,7 @@ export class Caretaker {
     options: Pick<Options, 'maxStalled' | 'unservedMs'>,
     events: CaretakerEvents,
     log: Logger,
+    times: CaretakerTimes = TIMES,
   ) {
     this.#id = id
     this.#redis = redis
@@ -62,6 +80,8 @@ export class Caretaker {
     this.#queues = new PoolQueues(redis, keys)
     this.#events = events
     this.#log = log
+    this.#times = times
+    this.#corpora = new Corpora(redis, keys)
   }
 
   /** One round, if it is this one's turn; rounds do not overlap. */
@@ -84,8 +104,10 @@ export class Caretaker {
     for (const pool of this.#unserved.keys()) {
       if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
     }
+    const isServed = (pool: string) => workers.some((worker) => serves(worker, pool))
     const { now, ids } = await this.#life.due(ROUND)
-    for (const id of ids) await this.#examine(id, now, (pool) => workers.some((worker) => serves(worker, pool)))
+    for (const id of ids) await this.#examine(id, now, isServed)
+    await this.#queues.forgetUnused(now - this.#times.poolMs, isServed)
   }
 
   /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
@@ -114,25 +136,23 @@ export class Caretaker {
   }
 
   async #examine(id: string, now: number, isServed: (pool: string) => boolean): Promise<void> {
+    const { soonestMs, latestMs, beforeExpiryMs } = this.#times
     const note = await this.#life.read(id)
-    if (!note) return this.#life.later(id, SOONEST_MS)
+    if (!note) return this.#life.later(id, soonestMs)
     const { deadlineAt, submittedAt, pool } = note
     const leftMs = await this.#redis.pttl(this.#keys.request(id))
     if (deadlineAt !== null && now > deadlineAt) {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
-    } else if (leftMs >= 0 && leftMs < BEFORE_EXPIRY_MS) {
+    } else if (leftMs >= 0 && leftMs < beforeExpiryMs) {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
     } else if (!isServed(pool) && this.#isUnservedTooLong(pool, now - submittedAt)) {
       const message = `model: no worker has served ${describePool(pool)} for ${this.#options.unservedMs} ms`
       await this.#end(id, note, 'unknown_model', message)
     } else {
       await this.#reconcile(id, note, now - submittedAt)
-      const soonest = Math.min(SOONEST_MS, this.#options.unservedMs)
-      const next = Math.min(LATEST_MS, Math.max(soonest, (now - submittedAt) / 2))
-      const until = [
-        deadlineAt === null ? next : deadlineAt - now + 1,
-        leftMs < 0 ? next : leftMs - BEFORE_EXPIRY_MS + 1,
-      ]
+      const soonest = Math.min(soonestMs, this.#options.unservedMs)
+      const next = Math.min(latestMs, Math.max(soonest, (now - submittedAt) / 2))
+      const until = [deadlineAt === null ? next : deadlineAt - now + 1, leftMs < 0 ? next : leftMs - beforeExpiryMs + 1]
       await this.#life.later(id, Math.max(1, Math.min(next, ...until)))
     }
   }
@@ -146,7 +166,7 @@ export class Caretaker {
 
   /** Makes sure that a job, or somebody's answer, will end the request. */
   async #reconcile(id: string, note: RequestNote, ageMs: number): Promise<void> {
-    if (!note.queued && ageMs < QUEUEING_MS) return
+    if (!note.queued && ageMs < this.#times.queueingMs) return
     const all = Array.from({ length: note.parts }, (_, part) => part)
     const scored = note.parts === 1 ? new Set<number>() : await this.#life.scored(id)
     const isScored = scored.size === note.parts
@@ -189,6 +209,8 @@ export class Caretaker {
 
   async #answer(id: string, note: RequestNote, code: ErrorCode, message: string): Promise<boolean> {
     const end = errorEnd(new RankmillError(code, message).toBody(), note.generation)
-    return (await this.#life.answer({ id, ...note }, end)).outcome === 'written'
+    if ((await this.#life.answer({ id, ...note }, end)).outcome !== 'written') return false
+    if (note.corpus) await this.#corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs)
+    return true
   }
 }

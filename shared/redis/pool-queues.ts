@@ -12,6 +12,15 @@ const OPEN_QUEUES = 256
 /** Jobs removed together: bounds what is under way on the connection. */
 const REMOVE_CHUNK = 128
 
+/** Unless a request was noted for it meanwhile. KEYS: pools, what BullMQ keeps of an empty queue; ARGV: pool, when it was noted */
+const FORGET_POOL = `
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('DEL', unpack(KEYS, 2))
+`
+
+type Commands = { rankmillForgetPool(...args: string[]): Promise<unknown> }
+
 export interface PoolLane {
   readonly pool: string
   readonly lane: Lane
@@ -21,7 +30,7 @@ export interface PoolLane {
 export type JobState = 'absent' | 'failed' | 'completed' | 'under way'
 
 export class PoolQueues {
-  readonly #redis: Redis
+  readonly #redis: Redis & Commands
   readonly #keys: Keys
   readonly #onError: (error: Error) => void
   readonly #open = new LRUCache<string, Queue<RerankJob>>({
@@ -31,7 +40,8 @@ export class PoolQueues {
 
   /** Connection errors are told by `onError`; commands report theirs themselves. */
   constructor(redis: Redis, keys: Keys, onError: (error: Error) => void = () => undefined) {
-    this.#redis = redis
+    redis.defineCommand('rankmillForgetPool', { numberOfKeys: 11, lua: FORGET_POOL })
+    this.#redis = redis as Redis & Commands
     this.#keys = keys
     this.#onError = onError
   }
@@ -53,6 +63,37 @@ export class PoolQueues {
   /** Every pool that requests were noted for, or that a worker has served. */
   async pools(): Promise<string[]> {
     return (await this.#redis.hkeys(this.#keys.pools)).sort()
+  }
+
+  /** Of some pools those that have a job to be done or in some worker's hands. */
+  async withJobs(pools: readonly string[]): Promise<string[]> {
+    if (pools.length === 0) return []
+    const reading = this.#redis.pipeline()
+    for (const pool of pools) {
+      for (const lane of LANES) {
+        const name = `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`
+        reading.exists(...['wait', 'prioritized', 'delayed', 'active', 'paused'].map((state) => `${name}:${state}`))
+      }
+    }
+    const counts = ((await reading.exec()) ?? []).map(([error, count]) => {
+      if (error) throw error
+      return Number(count)
+    })
+    const each = LANES.length
+    return pools.filter((_, i) => counts.slice(each * i, each * (i + 1)).some((count) => count > 0))
+  }
+
+  /** Forgets pools that no request was noted for since `before`, in ms since 1970, and that have no jobs. */
+  async forgetUnused(before: number, isServed: (pool: string) => boolean): Promise<void> {
+    const noted = Object.entries(await this.#redis.hgetall(this.#keys.pools))
+    const old = noted.filter(([pool, at]) => Number(at) < before && !isServed(pool)).slice(0, OPEN_QUEUES)
+    const busy = new Set(await this.withJobs(old.map(([pool]) => pool)))
+    for (const [pool, at] of old) {
+      if (busy.has(pool)) continue
+      const names = LANES.map((lane) => `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`)
+      const own = names.flatMap((name) => ['meta', 'events', 'marker', 'id', 'pc'].map((what) => `${name}:${what}`))
+      await this.#redis.rankmillForgetPool(this.#keys.pools, ...own, pool, at)
+    }
   }
 
   /** The queues of all pools. */
