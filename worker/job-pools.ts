@@ -59,6 +59,14 @@ export class JobPools {
     return [...this.#watched.values()].reduce((sum, { appetite }) => sum + appetite.jobs, 0)
   }
 
+  /** What BullMQ's locks on its jobs begin with. */
+  get lockers(): string[] {
+    return [...this.#watched.values()]
+      .flatMap(({ workers }) => [...workers.values()])
+      .concat(this.#old)
+      .map(({ id }) => id)
+  }
+
   /** Pools that jobs are taken of now, and the jobs of each that ended since the last call. */
   take(): { name: string; ended: number }[] {
     return [...this.#watched].map(([name, watched]) => {

@@ -103,6 +103,7 @@ export class Presence {
       loaded: loaded.map(({ model: { name, dtype, fingerprint } }) => ({ name, dtype, fingerprint })),
       spaces: loaded.map(({ space }) => space),
       pools: served,
+      lockers: pools.lockers,
       metricsUrl: metricsUrl(),
       startedAt,
       draining: this.#draining,

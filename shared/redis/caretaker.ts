@@ -113,11 +113,15 @@ export class Caretaker {
   /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
   async #recover(worker: string): Promise<void> {
     let recovered = 0
-    for (const held of await this.#registry.heldBy(worker)) {
-      const lost = await this.#life.lose(held)
-      if (lost > this.#options.maxStalled) await this.#giveUpOn(held, lost)
-      else if (await this.#queues.giveBack(held)) {
-        await this.#life.giveBack(worker, held)
+    const [held, info] = await Promise.all([this.#registry.heldBy(worker), this.#registry.infoOf(worker)])
+    // What it had fetched and not begun is known by its locks alone.
+    const fetched = await this.#queues.lockedBy(info?.lockers ?? [])
+    const begun = new Set(held.map(({ jobId }) => jobId))
+    for (const job of [...held, ...fetched.filter(({ jobId }) => !begun.has(jobId))]) {
+      const lost = await this.#life.lose(job)
+      if (lost > this.#options.maxStalled) await this.#giveUpOn(job, lost)
+      else if (await this.#queues.giveBack(job)) {
+        await this.#life.giveBack(worker, job)
         recovered++
       }
     }

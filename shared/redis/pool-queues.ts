@@ -3,7 +3,7 @@ import { Job, Queue, UnrecoverableError } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import type { RerankJob } from '../protocol/job.js'
-import { jobIdOf, type Keys } from '../protocol/keys.js'
+import { jobIdOf, type Keys, partOfJob } from '../protocol/keys.js'
 import { LANES, type Lane, queueName } from '../protocol/lanes.js'
 import type { HeldJob, Place } from './request-life.js'
 
@@ -137,6 +137,25 @@ export class PoolQueues {
     } catch {
       return false
     }
+  }
+
+  /** Jobs that a dead worker had fetched, those among them that it had not begun. */
+  async lockedBy(lockers: readonly string[]): Promise<HeldJob[]> {
+    const locked: HeldJob[] = []
+    if (lockers.length === 0) return locked
+    for (const { queue } of await this.all()) {
+      const name = `${this.#keys.prefix}:${queue.name}`
+      const active = await this.#redis.lrange(`${name}:active`, 0, -1)
+      if (active.length === 0) continue
+      const tokens = await this.#redis.mget(active.map((jobId) => `${name}:${jobId}:lock`))
+      active.forEach((jobId, i) => {
+        const token = tokens[i]
+        const part = partOfJob(jobId)
+        if (!part || !token || !lockers.some((locker) => token.startsWith(`${locker}:`))) return
+        locked.push({ ...part, queue: queue.name, jobId, token })
+      })
+    }
+    return locked
   }
 
   /** Lets a job that a dead worker held count as failed, with its content, for `rankmill failed`. */
