@@ -40,6 +40,7 @@ export class JobPools {
   readonly #options: Options
   readonly #handlers: JobHandlers
   readonly #plain: ReadonlySet<string>
+  readonly #idleMs: number
   readonly #watched = new Map<string, Watched>()
   readonly #old: Worker<RerankJob>[] = []
   /** Pools that are let go while a job of theirs is still in hand. */
@@ -47,7 +48,14 @@ export class JobPools {
   #isClosing = false
 
   /** @param models that are served */
-  constructor(redis: Redis, options: Options, models: readonly string[], handlers: JobHandlers) {
+  constructor(
+    redis: Redis,
+    options: Options,
+    models: readonly string[],
+    handlers: JobHandlers,
+    idleMs: number = IDLE_MS,
+  ) {
+    this.#idleMs = idleMs
     this.#redis = redis
     this.#options = options
     this.#handlers = handlers
@@ -108,7 +116,7 @@ export class JobPools {
   async follow(pools: readonly string[]): Promise<void> {
     await Promise.all(pools.map((pool) => this.notice(pool)))
     for (const [pool, { isPlain, held, lastTakenAt, workers }] of this.#watched) {
-      if (isPlain || held > 0 || performance.now() - lastTakenAt < IDLE_MS) continue
+      if (isPlain || held > 0 || performance.now() - lastTakenAt < this.#idleMs) continue
       this.#watched.delete(pool)
       // A job that is taken just now is finished; one that comes is found with the next heartbeat.
       const leaving = Promise.all([...workers.values()].map((worker) => worker.close()))
