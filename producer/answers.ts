@@ -4,9 +4,11 @@
  * so that a lost event costs time and never the answer.
  */
 import type { Redis } from 'ioredis'
+import type { ErrorBody } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
-import type { Answer } from '../shared/protocol/job.js'
+import { type Answer, ERROR_HEAD } from '../shared/protocol/job.js'
 import type { Keys } from '../shared/protocol/keys.js'
+import { openSubscriber } from '../shared/redis/connection.js'
 
 interface Waiter {
   resolve(answer: Answer): void
@@ -43,6 +45,15 @@ export class Answers {
   async read(id: string): Promise<Answer | undefined> {
     const text = await this.#redis.get(this.#keys.result(id))
     return text === null ? undefined : (JSON.parse(text) as Answer)
+  }
+
+  /** How it was answered, without reading a result. */
+  async outcome(id: string): Promise<ErrorBody | 'completed' | undefined> {
+    const key = this.#keys.result(id)
+    const head = await this.#redis.getrange(key, 0, ERROR_HEAD.length - 1)
+    if (head !== ERROR_HEAD) return head === '' ? undefined : 'completed'
+    const answer = await this.read(id)
+    return answer && 'error' in answer ? answer.error : undefined
   }
 
   /** Resolves with the answer; rejects only when the signal says so, with its reason. */
@@ -95,14 +106,7 @@ export class Answers {
   /** Resolves once subscribed; while Redis is away, the connection and its subscription come back by themselves. */
   #subscribe(): Promise<unknown> {
     if (this.#subscribed) return this.#subscribed
-    const subscriber = this.#redis.duplicate({
-      enableOfflineQueue: true,
-      maxRetriesPerRequest: null,
-      commandTimeout: undefined,
-      connectionName: 'rankmill-answers',
-      lazyConnect: false,
-    })
-    subscriber.on('error', () => undefined)
+    const subscriber = openSubscriber(this.#redis, 'rankmill-answers')
     subscriber.on('message', (_channel: string, id: string) => {
       if (this.#waiters.has(id)) this.#readSoon([id])
     })

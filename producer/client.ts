@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { Corpora, type CorpusInfo } from '../shared/corpus/corpora.js'
+import { requestPin } from '../shared/corpus/corpus-name.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
@@ -29,7 +30,7 @@ import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
 import { inWindow } from './stream.js'
-import { Submission, type SubmitOptions } from './submission.js'
+import { Submission, type SubmitOptions, type Submitted } from './submission.js'
 
 export interface WaitOptions {
   /** Longest wait, or Infinity; default: the request's deadline, else the option `waitTimeoutMs`. */
@@ -121,7 +122,7 @@ export class RerankClient {
     wait.signal?.throwIfAborted()
     const mayShare = this.options.shareIdentical && input.id === undefined && request.deadlineMs === null
     for (let tries = 1; ; tries++) {
-      const id = await this.#submit(request, { mayShare, interest: 'waits' })
+      const { id, generation } = await this.#submit(request, { mayShare, interest: 'waits' })
       try {
         return await this.#result(id, wait, request.deadlineMs)
       } catch (error) {
@@ -129,8 +130,8 @@ export class RerankClient {
         // The content of one that was lost is here.
         if (code === 'request_lost' && tries < LOST_TRIES && !wait.signal?.aborted) continue
         const cancelled = wait.signal?.aborted === true && !wait.leave
-        if (cancelled || code === 'deadline_exceeded') {
-          await this.#end(id, cancelled ? 'cancelled' : 'deadline_exceeded', 'give up').catch(() => false)
+        if (generation !== null && (cancelled || code === 'deadline_exceeded')) {
+          await this.#end(id, cancelled ? 'cancelled' : 'deadline_exceeded', generation).catch(() => false)
         }
         throw error
       }
@@ -139,7 +140,8 @@ export class RerankClient {
 
   /** Submits a request and returns its id; the same id with the same content is the same request. */
   async submit(input: RerankInput): Promise<string> {
-    return this.#submit(this.#parse(input), { mayShare: false, interest: 'durable' })
+    const { id } = await this.#submit(this.#parse(input), { mayShare: false, interest: 'durable' })
+    return id
   }
 
   /**
@@ -159,14 +161,14 @@ export class RerankClient {
   /** @throws RankmillError `not_found` */
   async status(id: string): Promise<RequestStatus> {
     const { answers, life, registry } = await this.#connect()
-    const [answer, note] = await reaching(() => Promise.all([answers.read(id), life.read(id)]))
+    const [outcome, note] = await reaching(() => Promise.all([answers.outcome(id), life.read(id)]))
     if (note === undefined) throw unknownRequest(id)
     const { submittedAt, deadlineAt, pairs, pool, parts, waitingJobs } = note
     const known = { id, submittedAt, deadlineAt, pairs, needs: describePool(pool) }
-    if (answer && 'error' in answer) {
-      return { ...known, state: answer.error.code === 'cancelled' ? 'cancelled' : 'failed', error: answer.error }
+    if (typeof outcome === 'object') {
+      return { ...known, state: outcome.code === 'cancelled' ? 'cancelled' : 'failed', error: outcome }
     }
-    if (answer) return { ...known, state: 'completed' }
+    if (outcome === 'completed') return { ...known, state: 'completed' }
     if (waitingJobs < parts) return { ...known, state: 'running' }
     const isServed = (await reaching(() => registry.workers())).some((worker) => serves(worker, pool))
     return { ...known, state: 'waiting', ...(isServed ? {} : { waitingFor: unserved(pool) }) }
@@ -179,7 +181,7 @@ export class RerankClient {
    * @throws RankmillError `not_found`
    */
   async cancel(id: string): Promise<boolean> {
-    return this.#end(id, 'cancelled', 'end')
+    return this.#end(id, 'cancelled')
   }
 
   /**
@@ -307,7 +309,7 @@ export class RerankClient {
     return parseRequest(input, this.#schema, randomUUID)
   }
 
-  async #submit(request: RerankRequest, how: SubmitOptions): Promise<string> {
+  async #submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
     const { submission } = await this.#connect()
     return reaching(() => submission.submit(request, how))
   }
@@ -346,18 +348,21 @@ export class RerankClient {
   /**
    * Ends a request by somebody's will, and takes its jobs out of the queue.
    *
-   * @param how `give up`: only where nobody else wants it
+   * @param givenUp the generation that one counted on who wants it no more: only where that is the request's, and nobody
+   *   else wants it
    */
-  async #end(id: string, code: 'cancelled' | 'deadline_exceeded', how: 'end' | 'give up'): Promise<boolean> {
-    const { redis, life, queues } = await this.#connect()
+  async #end(id: string, code: 'cancelled' | 'deadline_exceeded', givenUp?: number): Promise<boolean> {
+    const { redis, life, queues, corpora } = await this.#connect()
     const note = await reaching(() => life.read(id))
     if (note === undefined) throw unknownRequest(id)
+    if (givenUp !== undefined && givenUp !== note.generation) return false
     const end = errorEnd({ code, message: endMessage(id, code) }, note.generation)
     const ref = { id, ...note }
-    const { outcome } = await reaching(() => (how === 'give up' ? life.giveUp(ref, end) : life.answer(ref, end)))
+    const { outcome } = await reaching(() => (givenUp === undefined ? life.answer(ref, end) : life.giveUp(ref, end)))
     if (outcome !== 'written') return false
     await reaching(() => redis.publish(this.#keys.cancelChannel, `${note.generation} ${id}`))
     await reaching(() => queues.remove(id, note))
+    if (note.corpus) await reaching(() => corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs))
     return true
   }
 

@@ -28,6 +28,14 @@ export interface SubmitOptions {
   readonly interest: Interest
 }
 
+/** A request that somebody counts on. */
+export interface Submitted {
+  /** Under which the answer will come. */
+  readonly id: string
+  /** The one that was noted or joined; null where it was answered before. */
+  readonly generation: number | null
+}
+
 export class Submission {
   readonly #queues: PoolQueues
   readonly #life: RequestLife
@@ -54,21 +62,21 @@ export class Submission {
   }
 
   /**
-   * @returns the id under which the answer will come
    * @throws RankmillError `conflict` (the id is another request's), `overloaded` (with `retryAfterMs`) or
    *   `too_many_documents` (no queue of this size could ever hold it)
    */
-  async submit(request: RerankRequest, how: SubmitOptions): Promise<string> {
+  async submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
     const note = this.#noteOf(request, how)
     const noted = await this.#life.note(note)
     switch (noted.state) {
       case 'answered':
+        return { id: request.id, generation: null }
       case 'pending':
-        return request.id
+        return { id: request.id, generation: noted.generation }
       case 'shared':
         // Its producer may have died before it had queued it.
         return noted.queued
-          ? noted.id
+          ? { id: noted.id, generation: noted.generation }
           : this.submit({ ...request, id: noted.id }, { mayShare: false, interest: 'counted' })
       case 'conflict':
         throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
@@ -94,12 +102,15 @@ export class Submission {
     // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.
     const { generation } = noted.opened
     this.#life.queued({ id: request.id, generation, shared: note.shares ?? '' }).catch(() => undefined)
-    return request.id
+    return { id: request.id, generation }
   }
 
   async #enqueue(request: RerankRequest, opened: Opened): Promise<void> {
     const queue = this.#queues.of(opened.pool, opened.lane)
-    const version = opened.parts > 1 ? await this.#pin(request) : undefined
+    const corpus = opened.parts > 1 ? pinnedCorpus(request) : null
+    // All parts read one version of it.
+    const pinMs = this.#options.requestTtlMs
+    const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
     for (let first = 0; first < opened.parts; first += ADD_CHUNK) {
       const jobs = Array.from({ length: Math.min(ADD_CHUNK, opened.parts - first) }, (_, i) =>
         partOf(request, opened, first + i, version),
@@ -108,17 +119,11 @@ export class Submission {
     }
   }
 
-  /** All parts of a request read one version of its corpus. @returns undefined where there is nothing to pin */
-  async #pin({ id, documents }: RerankRequest): Promise<string | undefined> {
-    if (!isCorpusReference(documents) || documents.version !== null || folderOf(documents.corpus) !== undefined)
-      return undefined
-    return this.#corpora.pin(documents.corpus, requestPin(id), this.#options.requestTtlMs)
-  }
-
   #noteOf(request: RerankRequest, { mayShare, interest }: SubmitOptions): NewNote {
     const { maxJobPairs, requestTtlMs, resultTtlMs, maxQueuedJobs, maxQueuedBytes, unservedMs } = this.#options
     const fingerprint = fingerprintOf(request)
     const model = request.model ?? this.#model
+    const parts = partsOf(request, maxJobPairs)
     return {
       id: request.id,
       fingerprint,
@@ -127,7 +132,7 @@ export class Submission {
       poolSuffix: poolSuffix(request),
       fallbackModel: encodedModel(firstModel(this.#options.model)),
       lane: laneOf(request.priority),
-      parts: partsOf(request, maxJobPairs),
+      parts,
       pairs: candidateCount(request.documents),
       bytes: bytesOf(request),
       deadlineMs: request.deadlineMs,
@@ -137,6 +142,7 @@ export class Submission {
       maxQueuedJobs,
       maxQueuedBytes,
       unservedMs,
+      pinnedCorpus: parts > 1 ? pinnedCorpus(request) : null,
     }
   }
 
@@ -175,4 +181,10 @@ export class Submission {
       `(maxQueuedJobs) and ${maxQueuedBytes} (maxQueuedBytes)`
     return new RankmillError('too_many_documents', message, { param: 'documents' })
   }
+}
+
+/** The corpus of a request whose version has to be pinned if it is split: it names none. */
+function pinnedCorpus({ documents }: RerankRequest): string | null {
+  if (!isCorpusReference(documents) || documents.version !== null) return null
+  return folderOf(documents.corpus) === undefined ? documents.corpus : null
 }

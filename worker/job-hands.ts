@@ -81,10 +81,13 @@ export class JobHands {
     }
   }
 
-  /** A split request's jobs keep its content until it is answered, and no longer. */
+  /** A split request's jobs keep its content until it is answered, or opened again, and no longer. */
   async completed({ data, id }: Job<RerankJob>, queue: string): Promise<void> {
-    if (data.parts === 1 || !(await this.#parts.life.isAnswered(data.requestId))) return
-    await this.#parts.queues.named(queue).remove(id ?? '')
+    const { life, queues } = this.#parts
+    if (data.parts === 1) return
+    const [note, isAnswered] = await Promise.all([life.read(data.requestId), life.isAnswered(data.requestId)])
+    if (note?.generation === data.generation && !isAnswered) return
+    await queues.named(queue).remove(id ?? '')
   }
 
   /** Jobs that BullMQ gave up itself, because they lost their worker too often, still owe an answer. */
@@ -190,7 +193,7 @@ export class JobHands {
 
   /** Answers with the error, unless another try can help. */
   async #settleError(job: Job<RerankJob>, held: HeldJob, error: RankmillError): Promise<void> {
-    const { life, worker, metrics, log } = this.#parts
+    const { life, worker, metrics, corpora, log } = this.#parts
     const attemptsLeft = (job.opts.attempts ?? 1) - job.attemptsMade - 1
     const ordinary = ORDINARY_ENDS.has(error.code)
     if (error.retryable && !ordinary && attemptsLeft > 0) {
@@ -201,11 +204,16 @@ export class JobHands {
     }
     if (error.code === 'internal') log.error({ job: job.id, err: error }, 'job failed by a defect')
     const { requestId: id, generation } = held
-    const shared = (await life.read(id).catch(() => undefined))?.shared ?? ''
+    const note = await life.read(id).catch(() => undefined)
+    const shared = note?.shared ?? ''
     const end = errorEnd(error.toBody(), generation)
     const answer = () => life.answer({ id, generation, shared }, end, { worker, job: held })
     const { outcome, durationMs } = await untilPasses(answer, { limitMs: Number.POSITIVE_INFINITY })
     if (outcome === 'written') this.#observeEnd(job.data, error.code, durationMs)
+    if (outcome === 'written' && note?.corpus) {
+      // What of it was scored may still be gone on with.
+      await corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs).catch(() => undefined)
+    }
     if (!ordinary) throw new UnrecoverableError(`${error.code}: ${error.message}`)
   }
 

@@ -40,12 +40,22 @@ export class JobPools {
   readonly #options: Options
   readonly #handlers: JobHandlers
   readonly #plain: ReadonlySet<string>
+  readonly #idleMs: number
   readonly #watched = new Map<string, Watched>()
   readonly #old: Worker<RerankJob>[] = []
+  /** Pools that are let go while a job of theirs is still in hand. */
+  readonly #leaving = new Set<Promise<unknown>>()
   #isClosing = false
 
   /** @param models that are served */
-  constructor(redis: Redis, options: Options, models: readonly string[], handlers: JobHandlers) {
+  constructor(
+    redis: Redis,
+    options: Options,
+    models: readonly string[],
+    handlers: JobHandlers,
+    idleMs: number = IDLE_MS,
+  ) {
+    this.#idleMs = idleMs
     this.#redis = redis
     this.#options = options
     this.#handlers = handlers
@@ -55,6 +65,14 @@ export class JobPools {
   /** Bulk jobs that are held at once, as things are. */
   get appetite(): number {
     return [...this.#watched.values()].reduce((sum, { appetite }) => sum + appetite.jobs, 0)
+  }
+
+  /** What BullMQ's locks on its jobs begin with. */
+  get lockers(): string[] {
+    return [...this.#watched.values()]
+      .flatMap(({ workers }) => [...workers.values()])
+      .concat(this.#old)
+      .map(({ id }) => id)
   }
 
   /** Pools that jobs are taken of now, and the jobs of each that ended since the last call. */
@@ -89,14 +107,21 @@ export class JobPools {
     worker.run().catch((cause) => this.#handlers.error(new Error(`the job loop of ${name} ended: ${cause}`, { cause })))
   }
 
-  /** Watches those of some pools that are served and not watched yet; lets go of those that were idle for long. */
+  /** Of some pools those that are served and not watched. */
+  unwatched(pools: readonly string[]): string[] {
+    return pools.filter((pool) => !this.#watched.has(pool) && this.#handlers.serves(pool))
+  }
+
+  /** Watches pools that have jobs; lets go of those that were idle for long. */
   async follow(pools: readonly string[]): Promise<void> {
     await Promise.all(pools.map((pool) => this.notice(pool)))
     for (const [pool, { isPlain, held, lastTakenAt, workers }] of this.#watched) {
-      if (isPlain || held > 0 || performance.now() - lastTakenAt < IDLE_MS) continue
+      if (isPlain || held > 0 || performance.now() - lastTakenAt < this.#idleMs) continue
       this.#watched.delete(pool)
-      // One that is noticed in the meantime is watched by others; a job taken just now is finished.
-      await Promise.all([...workers.values()].map((worker) => worker.close()))
+      // A job that is taken just now is finished; one that comes is found with the next heartbeat.
+      const leaving = Promise.all([...workers.values()].map((worker) => worker.close()))
+      this.#leaving.add(leaving)
+      leaving.catch(this.#handlers.error).finally(() => this.#leaving.delete(leaving))
     }
   }
 
@@ -109,7 +134,7 @@ export class JobPools {
   async close(): Promise<void> {
     this.#isClosing = true
     const workers = [...this.#watched.values()].flatMap((watched) => [...watched.workers.values()]).concat(this.#old)
-    await Promise.all(workers.map((worker) => worker.close()))
+    await Promise.all([...this.#leaving, ...workers.map((worker) => worker.close())])
   }
 
   async #watch(pool: string): Promise<void> {

@@ -81,7 +81,7 @@ export class Presence {
     const { registry, queues, pools, caretaker, id } = this.#parts
     const alive = (await registry.workers()).sort((a, b) => a.startedAt - b.startedAt || (a.id < b.id ? -1 : 1))
     this.#isReporter = alive[0]?.id === id
-    await pools.follow(await queues.pools())
+    await pools.follow(await queues.withJobs(pools.unwatched(await queues.pools())))
     if (this.#beats > BEATS_BEFORE_CARE) this.#care(caretaker)
   }
 
@@ -103,6 +103,7 @@ export class Presence {
       loaded: loaded.map(({ model: { name, dtype, fingerprint } }) => ({ name, dtype, fingerprint })),
       spaces: loaded.map(({ space }) => space),
       pools: served,
+      lockers: pools.lockers,
       metricsUrl: metricsUrl(),
       startedAt,
       draining: this.#draining,

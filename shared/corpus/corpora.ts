@@ -197,6 +197,15 @@ export class Corpora {
     return String(pinned)
   }
 
+  /** Lets a pin end so soon, if it would not sooner; nothing happens where there is none. */
+  async shortenPin(name: string, holder: string, ttlMs: number): Promise<void> {
+    await this.manifests.change(name, (manifest, now) => {
+      const held = manifest.pins[holder]
+      if (!held || held.expiresAt <= now + ttlMs) return undefined
+      return { manifest: withPin(manifest, holder, { ...held, expiresAt: now + ttlMs }, now) }
+    })
+  }
+
   /** Takes a pin away, and drops what only it kept; nothing happens where there is none. */
   async release(name: string, holder: string): Promise<void> {
     await this.manifests.change(name, (manifest, now) =>

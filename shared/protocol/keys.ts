@@ -90,3 +90,10 @@ export function keysOf(prefix: string, queue: string): Keys {
 export function jobIdOf(requestId: string, generation: number, part: number): string {
   return `${encodeURIComponent(requestId)}.${generation}.${part}`
 }
+
+/** Which part of which request a job is, by its id; undefined for those of release 0.1.0. */
+export function partOfJob(jobId: string): { requestId: string; generation: number; part: number } | undefined {
+  const [, id = '', generation, part] = /^(.*)\.(\d+)\.(\d+)$/.exec(jobId) ?? []
+  if (generation === undefined) return undefined
+  return { requestId: decodeURIComponent(id), generation: Number(generation), part: Number(part) }
+}

@@ -27,6 +27,8 @@ export interface WorkerInfo {
   /** Score spaces that its loaded models score in. */
   readonly spaces: readonly string[]
   readonly pools: readonly ServedPool[]
+  /** What its locks on jobs begin with; workers before 0.2.0 do not say. */
+  readonly lockers?: readonly string[]
   /** http://host:port of its metrics; '' where it serves none. */
   readonly metricsUrl: string
   /** Milliseconds since 1970. */

@@ -4,6 +4,8 @@
  * which one does not matter, and two at once do no harm.
  */
 import type { Redis } from 'ioredis'
+import { Corpora } from '../corpus/corpora.js'
+import { requestPin } from '../corpus/corpus-name.js'
 import { type ErrorCode, RankmillError } from '../errors.js'
 import type { Logger } from '../logger.js'
 import type { Options } from '../options.js'
@@ -23,18 +25,28 @@ export interface CaretakerEvents {
 
 /** Requests that are looked after in one round: bounds what it costs. */
 const ROUND = 200
-/** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
-const SOONEST_MS = 15_000
-const LATEST_MS = 300_000
 /** A request that waits for a worker to say which model is meant is looked after so often, at first. */
 const UNRESOLVED_MS = 1000
-/** A producer may take so long from its note to its last job. */
-const QUEUEING_MS = 60_000
-/** How often queues are looked through that are of no use any more, and how long they are kept. */
-const SWEEP_MS = 600_000
-const POOL_KEPT_MS = 86_400_000
-/** A request that is about to be forgotten unanswered is answered before. */
-const BEFORE_EXPIRY_MS = 5_000
+
+export interface CaretakerTimes {
+  /** An unanswered request is looked after again when it has waited half as long again, within these bounds. */
+  readonly soonestMs: number
+  readonly latestMs: number
+  /** A producer may take so long from its note to its last job. */
+  readonly queueingMs: number
+  /** A request that is about to be forgotten unanswered is answered before. */
+  readonly beforeExpiryMs: number
+  /** A pool that nobody serves and has no jobs is forgotten so long after its last request. */
+  readonly poolMs: number
+}
+
+const TIMES: CaretakerTimes = {
+  soonestMs: 15_000,
+  latestMs: 300_000,
+  queueingMs: 60_000,
+  beforeExpiryMs: 5_000,
+  poolMs: 86_400_000,
+}
 
 export class Caretaker {
   readonly #id: string
@@ -44,11 +56,12 @@ export class Caretaker {
   readonly #life: RequestLife
   readonly #registry: WorkerRegistry
   readonly #queues: PoolQueues
+  readonly #corpora: Corpora
   readonly #events: CaretakerEvents
   readonly #log: Logger
+  readonly #times: CaretakerTimes
   /** Pools that nobody serves, by when this was first seen here. */
   readonly #unserved = new Map<string, number>()
-  #sweptAt = performance.now()
   #round: Promise<void> | undefined
 
   /** @param id what it calls itself among those that would do the same */
@@ -59,6 +72,7 @@ export class Caretaker {
     options: Pick<Options, 'maxStalled' | 'unservedMs'>,
     events: CaretakerEvents,
     log: Logger,
+    times: CaretakerTimes = TIMES,
   ) {
     this.#id = id
     this.#redis = redis
@@ -69,6 +83,8 @@ export class Caretaker {
     this.#queues = new PoolQueues(redis, keys)
     this.#events = events
     this.#log = log
+    this.#times = times
+    this.#corpora = new Corpora(redis, keys)
   }
 
   /** One round, if it is this one's turn; rounds do not overlap. */
@@ -91,19 +107,24 @@ export class Caretaker {
     for (const pool of this.#unserved.keys()) {
       if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
     }
+    const isServed = (pool: string) => workers.some((worker) => serves(worker, pool))
     const { now, ids } = await this.#life.due(ROUND)
     for (const id of ids) await this.#examine(id, now, workers)
-    await this.#forgetPools(now)
+    await this.#queues.forgetUnused(now - this.#times.poolMs, isServed)
   }
 
   /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
   async #recover(worker: string): Promise<void> {
     let recovered = 0
-    for (const held of await this.#registry.heldBy(worker)) {
-      const lost = await this.#life.lose(held)
-      if (lost > this.#options.maxStalled) await this.#giveUpOn(held, lost)
-      else if (await this.#queues.giveBack(held)) {
-        await this.#life.giveBack(worker, held)
+    const [held, info] = await Promise.all([this.#registry.heldBy(worker), this.#registry.infoOf(worker)])
+    // What it had fetched and not begun is known by its locks alone.
+    const fetched = await this.#queues.lockedBy(info?.lockers ?? [])
+    const begun = new Set(held.map(({ jobId }) => jobId))
+    for (const job of [...held, ...fetched.filter(({ jobId }) => !begun.has(jobId))]) {
+      const lost = await this.#life.lose(job)
+      if (lost > this.#options.maxStalled) await this.#giveUpOn(job, lost)
+      else if (await this.#queues.giveBack(job)) {
+        await this.#life.giveBack(worker, job)
         recovered++
       }
     }
@@ -122,14 +143,15 @@ export class Caretaker {
   }
 
   async #examine(id: string, now: number, workers: readonly WorkerInfo[]): Promise<void> {
+    const { soonestMs, latestMs, beforeExpiryMs } = this.#times
     const note = await this.#life.read(id)
-    if (!note) return this.#life.later(id, SOONEST_MS)
-    if (note.unresolved && (await this.#resolve(id, note))) return this.#life.later(id, SOONEST_MS)
+    if (!note) return this.#life.later(id, soonestMs)
+    if (note.unresolved && (await this.#resolve(id, note))) return this.#life.later(id, soonestMs)
     const { deadlineAt, submittedAt, pool } = note
     const leftMs = await this.#redis.pttl(this.#keys.request(id))
     if (deadlineAt !== null && now > deadlineAt) {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
-    } else if (leftMs >= 0 && leftMs < BEFORE_EXPIRY_MS) {
+    } else if (leftMs >= 0 && leftMs < beforeExpiryMs) {
       await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
     } else if (!workers.some((worker) => serves(worker, pool)) && this.#isUnservedTooLong(pool, now - submittedAt)) {
       const param = unservedField(workers, pool)
@@ -137,23 +159,10 @@ export class Caretaker {
       await this.#end(id, note, 'unknown_model', message, param)
     } else {
       await this.#reconcile(id, note, now - submittedAt)
-      const soonest = note.unresolved ? UNRESOLVED_MS : Math.min(SOONEST_MS, this.#options.unservedMs)
-      const next = Math.min(LATEST_MS, Math.max(soonest, (now - submittedAt) / 2))
-      const until = [
-        deadlineAt === null ? next : deadlineAt - now + 1,
-        leftMs < 0 ? next : leftMs - BEFORE_EXPIRY_MS + 1,
-      ]
+      const soonest = note.unresolved ? UNRESOLVED_MS : Math.min(soonestMs, this.#options.unservedMs)
+      const next = Math.min(latestMs, Math.max(soonest, (now - submittedAt) / 2))
+      const until = [deadlineAt === null ? next : deadlineAt - now + 1, leftMs < 0 ? next : leftMs - beforeExpiryMs + 1]
       await this.#life.later(id, Math.max(1, Math.min(next, ...until)))
-    }
-  }
-
-  /** Queues that nobody has used for long and that hold nothing: any caller can make one up. */
-  async #forgetPools(now: number): Promise<void> {
-    if (performance.now() - this.#sweptAt < SWEEP_MS) return
-    this.#sweptAt = performance.now()
-    for (const [pool, usedAt] of Object.entries(await this.#redis.hgetall(this.#keys.pools))) {
-      if (now - Number(usedAt) > POOL_KEPT_MS && (await this.#queues.removeEmpty(pool)))
-        await this.#redis.hdel(this.#keys.pools, pool)
     }
   }
 
@@ -175,7 +184,7 @@ export class Caretaker {
 
   /** Makes sure that a job, or somebody's answer, will end the request. */
   async #reconcile(id: string, note: RequestNote, ageMs: number): Promise<void> {
-    if (!note.queued && ageMs < QUEUEING_MS) return
+    if (!note.queued && ageMs < this.#times.queueingMs) return
     const all = Array.from({ length: note.parts }, (_, part) => part)
     const scored = note.parts === 1 ? new Set<number>() : await this.#life.scored(id)
     const isScored = scored.size === note.parts
@@ -219,6 +228,8 @@ export class Caretaker {
   async #answer(id: string, note: RequestNote, code: ErrorCode, message: string, param?: string): Promise<boolean> {
     const details = param === undefined ? {} : { param }
     const end = errorEnd(new RankmillError(code, message, details).toBody(), note.generation)
-    return (await this.#life.answer({ id, ...note }, end)).outcome === 'written'
+    if ((await this.#life.answer({ id, ...note }, end)).outcome !== 'written') return false
+    if (note.corpus) await this.#corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs)
+    return true
   }
 }

@@ -3,7 +3,7 @@ import { Job, Queue, UnrecoverableError } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import type { RerankJob } from '../protocol/job.js'
-import { jobIdOf, type Keys } from '../protocol/keys.js'
+import { jobIdOf, type Keys, partOfJob } from '../protocol/keys.js'
 import { LANES, type Lane, queueName } from '../protocol/lanes.js'
 import { needsOf } from '../protocol/pool.js'
 import type { HeldJob, Place } from './request-life.js'
@@ -12,6 +12,15 @@ import type { HeldJob, Place } from './request-life.js'
 const OPEN_QUEUES = 256
 /** Jobs removed together: bounds what is under way on the connection. */
 const REMOVE_CHUNK = 128
+
+/** Unless a request was noted for it meanwhile. KEYS: pools, what BullMQ keeps of an empty queue; ARGV: pool, when it was noted */
+const FORGET_POOL = `
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('DEL', unpack(KEYS, 2))
+`
+
+type Commands = { rankmillForgetPool(...args: string[]): Promise<unknown> }
 
 export interface PoolLane {
   readonly pool: string
@@ -22,7 +31,7 @@ export interface PoolLane {
 export type JobState = 'absent' | 'failed' | 'completed' | 'under way'
 
 export class PoolQueues {
-  readonly #redis: Redis
+  readonly #redis: Redis & Commands
   readonly #keys: Keys
   readonly #onError: (error: Error) => void
   readonly #open = new LRUCache<string, Queue<RerankJob>>({
@@ -32,7 +41,8 @@ export class PoolQueues {
 
   /** Connection errors are told by `onError`; commands report theirs themselves. */
   constructor(redis: Redis, keys: Keys, onError: (error: Error) => void = () => undefined) {
-    this.#redis = redis
+    redis.defineCommand('rankmillForgetPool', { numberOfKeys: 11, lua: FORGET_POOL })
+    this.#redis = redis as Redis & Commands
     this.#keys = keys
     this.#onError = onError
   }
@@ -54,6 +64,37 @@ export class PoolQueues {
   /** Every pool that requests were noted for, or that a worker has served. */
   async pools(): Promise<string[]> {
     return (await this.#redis.hkeys(this.#keys.pools)).sort()
+  }
+
+  /** Of some pools those that have a job to be done or in some worker's hands. */
+  async withJobs(pools: readonly string[]): Promise<string[]> {
+    if (pools.length === 0) return []
+    const reading = this.#redis.pipeline()
+    for (const pool of pools) {
+      for (const lane of LANES) {
+        const name = `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`
+        reading.exists(...['wait', 'prioritized', 'delayed', 'active', 'paused'].map((state) => `${name}:${state}`))
+      }
+    }
+    const counts = ((await reading.exec()) ?? []).map(([error, count]) => {
+      if (error) throw error
+      return Number(count)
+    })
+    const each = LANES.length
+    return pools.filter((_, i) => counts.slice(each * i, each * (i + 1)).some((count) => count > 0))
+  }
+
+  /** Forgets pools that no request was noted for since `before`, in ms since 1970, and that have no jobs. */
+  async forgetUnused(before: number, isServed: (pool: string) => boolean): Promise<void> {
+    const noted = Object.entries(await this.#redis.hgetall(this.#keys.pools))
+    const old = noted.filter(([pool, at]) => Number(at) < before && !isServed(pool)).slice(0, OPEN_QUEUES)
+    const busy = new Set(await this.withJobs(old.map(([pool]) => pool)))
+    for (const [pool, at] of old) {
+      if (busy.has(pool)) continue
+      const names = LANES.map((lane) => `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`)
+      const own = names.flatMap((name) => ['meta', 'events', 'marker', 'id', 'pc'].map((what) => `${name}:${what}`))
+      await this.#redis.rankmillForgetPool(this.#keys.pools, ...own, pool, at)
+    }
   }
 
   /** The queues of all pools. */
@@ -99,6 +140,25 @@ export class PoolQueues {
     }
   }
 
+  /** Jobs that a dead worker had fetched, those among them that it had not begun. */
+  async lockedBy(lockers: readonly string[]): Promise<HeldJob[]> {
+    const locked: HeldJob[] = []
+    if (lockers.length === 0) return locked
+    for (const { queue } of await this.all()) {
+      const name = `${this.#keys.prefix}:${queue.name}`
+      const active = await this.#redis.lrange(`${name}:active`, 0, -1)
+      if (active.length === 0) continue
+      const tokens = await this.#redis.mget(active.map((jobId) => `${name}:${jobId}:lock`))
+      active.forEach((jobId, i) => {
+        const token = tokens[i]
+        const part = partOfJob(jobId)
+        if (!part || !token || !lockers.some((locker) => token.startsWith(`${locker}:`))) return
+        locked.push({ ...part, queue: queue.name, jobId, token })
+      })
+    }
+    return locked
+  }
+
   /** Lets a job that a dead worker held count as failed, with its content, for `rankmill failed`. */
   async fail({ queue, jobId, token }: HeldJob, message: string): Promise<void> {
     await this.#handle(queue, jobId)
@@ -127,17 +187,6 @@ export class PoolQueues {
       await to.add(job.name, data, { ...job.opts, jobId: jobIdOf(id, after.generation, part) })
       await job.remove()
     }
-  }
-
-  /** Removes a pool's queues. @returns false where they hold anything, failed jobs included */
-  async removeEmpty(pool: string): Promise<boolean> {
-    const queues = LANES.map((lane) => this.of(pool, lane))
-    for (const queue of queues) {
-      const counts = await queue.getJobCounts()
-      if (Object.values(counts).some((count) => count > 0)) return false
-    }
-    for (const queue of queues) await queue.obliterate()
-    return true
   }
 
   async close(): Promise<void> {

@@ -39,6 +39,8 @@ export interface NewNote {
   readonly maxQueuedJobs: number
   readonly maxQueuedBytes: number
   readonly unservedMs: number
+  /** The corpus whose version will be pinned for it, or null. */
+  readonly pinnedCorpus: string | null
 }
 
 /** A request as its note has it: decided once, read by everybody after. */
@@ -59,9 +61,10 @@ export type NoteOutcome =
   /** Its jobs are to be queued now: it is new, it failed and is open again, or whoever noted it has not queued them (yet). */
   | { readonly state: 'new' | 'unqueued'; readonly opened: Opened }
   | { readonly state: 'reopened'; readonly opened: Opened; readonly before: Place }
-  | { readonly state: 'pending' | 'answered' | 'conflict' }
-  /** The id of the request that it joined, and whether that one's jobs are all in the queue. */
-  | { readonly state: 'shared'; readonly id: string; readonly queued: boolean }
+  | { readonly state: 'pending'; readonly generation: number }
+  | { readonly state: 'answered' | 'conflict' }
+  /** The request that it joined, and whether that one's jobs are all in the queue. */
+  | { readonly state: 'shared'; readonly id: string; readonly generation: number; readonly queued: boolean }
   | { readonly state: 'overloaded'; readonly pool: string; readonly jobs: number; readonly bytes: number }
   /** It could never be taken, however empty the queue. */
   | { readonly state: 'too_large'; readonly jobs: number; readonly bytes: number }
@@ -131,6 +134,9 @@ export interface RequestNote extends Place {
   readonly shared: string
   /** The score space that a split request is in; '' for none yet. */
   readonly space: string
+  /** The corpus whose version is pinned for it; '' for none. */
+  readonly corpus: string
+  readonly resultTtlMs: number
 }
 
 /** How long after its last sign of life a request is looked after for the first time. */
@@ -169,13 +175,16 @@ export class RequestLife {
         note.interest,
         bellChannel,
         Math.min(LOOK_AFTER_MS, note.unservedMs),
+        note.pinnedCorpus ?? '',
       ],
     )) as Reply
     const state = reply[0] as NoteOutcome['state']
     const text = (place: number) => String(reply[place] ?? '')
     switch (state) {
       case 'shared':
-        return { state, id: text(1), queued: text(2) === '1' }
+        return { state, id: text(1), queued: text(2) === '1', generation: Number(reply[3]) }
+      case 'pending':
+        return { state, generation: Number(reply[1]) }
       case 'overloaded':
         return { state, pool: text(1), jobs: Number(reply[2]), bytes: Number(reply[3]) }
       case 'too_large':
@@ -309,21 +318,10 @@ export class RequestLife {
 
   async read(id: string): Promise<RequestNote | undefined> {
     const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
-    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, 'queued', 'shared', 'space', 'unresolved')
-    const [
-      generation,
-      pool,
-      lane,
-      parts,
-      pairs,
-      submittedAt,
-      deadlineAt,
-      waitingJobs,
-      queued,
-      shared,
-      space,
-      unresolved,
-    ] = note
+    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved'] as const
+    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, ...more)
+    const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs] = note
+    const [queued, shared, space, corpus, resultTtlMs, unresolved] = note.slice(fields.length)
     if (!generation) return undefined
     return {
       generation: Number(generation),
@@ -338,6 +336,8 @@ export class RequestLife {
       shared: shared ?? '',
       space: space ?? '',
       unresolved: unresolved === '1',
+      corpus: corpus ?? '',
+      resultTtlMs: Number(resultTtlMs),
     }
   }
 
@@ -386,7 +386,8 @@ export class RequestLife {
 
   /** Looks after a request again in a while; takes it off the list where there is no note any more. */
   async later(id: string, ms: number): Promise<void> {
-    await this.#redis.rankmillLater(this.#keys.open, this.#keys.request(id), id, ms)
+    const { open, request, load } = this.#keys
+    await this.#redis.rankmillLater(open, request(id), load, id, ms)
   }
 
   async #answer(

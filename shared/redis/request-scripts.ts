@@ -7,11 +7,12 @@
  *   generation                               raised whenever it is opened again; jobs, parts and answers carry it
  *   submittedAt, deadlineAt ('' for none), resultTtlMs
  *   queued                                   the generation whose jobs are all in the queue
- *   durable, waiters, shared                 who wants it: somebody who will come back, so many who wait, its key for joining
+ *   durable, waiters, shared                 who wants it: so many who will come back, so many who wait, its key for joining
  *   waitingJobs, waitingBytes                what of it still counts against the bounds of its lane
  *   taken:<part>, lost:<part>                which parts were begun in this generation, and how often their worker died
  *   unresolved                               '1' where it names no model and no worker had said yet which one is meant
  *   space                                    the score space of a split request: that of the worker that began it
+ *   corpus                                   the corpus whose version is pinned for it
  */
 
 const CLOCK = `
@@ -51,15 +52,16 @@ end
  * KEYS: request, result, parts, same, load, open, pools, fleet
  * ARGV: 1 id, 2 fingerprint, 3 what it shares or '', 4 model or '', 5 the pool's suffix, 6 the model where nobody says one,
  *   7 lane, 8 parts, 9 pairs, 10 bytes, 11 deadline in ms or '', 12 lifetime, 13 lifetime of the result, 14 bound of jobs,
- *   15 bound of bytes, 16 codes that a retry can help, 17 'durable', 'waits' or 'counted', 18 channel of the bell, 19 ms until it is looked after
+ *   15 bound of bytes, 16 codes that a retry can help, 17 'durable', 'waits' or 'counted', 18 channel of the bell, 19 ms until it is looked after,
+ *   20 the corpus that is pinned for it, or ''
  */
 const NOTE = `
 ${CLOCK}${CODE_OF}
 if ARGV[3] ~= '' then
-  local other = redis.call('HMGET', KEYS[4], 'id', 'queued')
+  local other = redis.call('HMGET', KEYS[4], 'id', 'queued', 'generation')
   if other[1] then
     redis.call('HINCRBY', KEYS[4], 'waiters', 1)
-    return {'shared', other[1], other[2] or '0'}
+    return {'shared', other[1], other[2] or '0', other[3] or '0'}
   end
 end
 local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'queued')
@@ -78,7 +80,7 @@ if known[1] then
       redis.call('HSET', KEYS[1], 'deadlineAt', deadline)
       known[7] = deadline
     end
-    if ARGV[17] == 'durable' then redis.call('HSET', KEYS[1], 'durable', '1') end
+    if ARGV[17] == 'durable' then redis.call('HINCRBY', KEYS[1], 'durable', 1) end
     if ARGV[17] == 'waits' then redis.call('HINCRBY', KEYS[1], 'waiters', 1) end
     local state = known[8] == known[2] and 'pending' or 'unqueued'
     return {state, known[2], known[3], known[4], known[5], known[6], known[7]}
@@ -120,10 +122,10 @@ if known[1] then
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'generation', generation, 'pool', pool, 'lane', ARGV[7], 'parts', parts,
   'pairs', ARGV[9], 'submittedAt', submitted, 'deadlineAt', deadline, 'resultTtlMs', ARGV[13], 'waitingJobs', jobs,
-  'waitingBytes', bytes)
+  'waitingBytes', bytes, 'corpus', ARGV[20])
 if unresolved then redis.call('HSET', KEYS[1], 'unresolved', '1') end
 if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[4], 'id', ARGV[1], 'waiters', 1)
+  redis.call('HSET', KEYS[4], 'id', ARGV[1], 'waiters', 1, 'generation', generation)
   redis.call('PEXPIRE', KEYS[4], ARGV[12])
   redis.call('HSET', KEYS[1], 'shared', ARGV[3])
 elseif ARGV[17] == 'durable' then
@@ -159,7 +161,7 @@ local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'waiting
 if note[1] ~= ARGV[1] or note[6] == note[1] or tonumber(note[4]) < tonumber(note[7]) then return 0 end
 local shared = note[9] and redis.call('HGET', KEYS[4], 'id') == ARGV[2]
 local waiters = tonumber(note[8] or 0) + (shared and tonumber(redis.call('HGET', KEYS[4], 'waiters')) or 0)
-if waiters + (note[10] == '1' and 1 or 0) > 1 then return 0 end
+if waiters + tonumber(note[10] or 0) > 1 then return 0 end
 release(KEYS[2], KEYS[1], note[2], note[3], tonumber(note[4]), tonumber(note[5]))
 redis.call('DEL', KEYS[1])
 if shared then redis.call('DEL', KEYS[4]) end
@@ -207,9 +209,11 @@ return {generation, pool}
 const TAKE = `
 ${CLOCK}${RELEASE}${CODE_OF}
 local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'waitingJobs', 'waitingBytes', 'space', 'shared')
+local answer = redis.call('GETRANGE', KEYS[2], 0, 99)
+-- What it does not go on with it does not hold: it may have been taken before, by a try that Redis ended.
+if note[1] ~= ARGV[1] or answer ~= '' then redis.call('HDEL', KEYS[5], ARGV[4]) end
 if not note[1] then return {'gone'} end
 if note[1] ~= ARGV[1] then return {'stale'} end
-local answer = redis.call('GETRANGE', KEYS[2], 0, 99)
 if answer ~= '' then return {'answered', 0, 0, '', '', '', codeOf(answer) or ''} end
 if redis.call('HSETNX', KEYS[1], 'taken:' .. ARGV[2], '1') == 1 then
   local jobs, bytes = tonumber(note[7]), tonumber(note[8])
@@ -227,7 +231,11 @@ if parts > 1 then
   end
 end
 if (outcome == 'score' or outcome == 'elsewhere') and note[6] ~= '' and now > tonumber(note[6]) then outcome = 'late' end
-if outcome == 'score' or outcome == 'merge' or outcome == 'late' then redis.call('HSET', KEYS[5], ARGV[4], ARGV[5]) end
+if outcome == 'score' or outcome == 'merge' or outcome == 'late' then
+  redis.call('HSET', KEYS[5], ARGV[4], ARGV[5])
+else
+  redis.call('HDEL', KEYS[5], ARGV[4])
+end
 return {outcome, string.format('%.0f', now), note[5], note[6], note[9] or '', note[10] or ''}
 `
 
@@ -262,6 +270,7 @@ return scored
  */
 const WRITE_PART = `
 local note = redis.call('HMGET', KEYS[1], 'generation', 'parts', 'space')
+if note[1] ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HDEL', KEYS[4], ARGV[5]) end
 if not note[1] then return {'gone'} end
 if note[1] ~= ARGV[1] then return {'stale'} end
 if redis.call('EXISTS', KEYS[2]) == 1 then return {'answered'} end
@@ -289,7 +298,7 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return {'answered'} end
 local shared = note[6] and redis.call('HGET', KEYS[6], 'id') == ARGV[5]
 if ARGV[7] == 'give up' then
   local own, others = tonumber(note[8] or 0), shared and tonumber(redis.call('HGET', KEYS[6], 'waiters')) or 0
-  if own + others + (note[9] == '1' and 1 or 0) > 1 then
+  if own + others + tonumber(note[9] or 0) > 1 then
     if shared then redis.call('HINCRBY', KEYS[6], 'waiters', -1) else redis.call('HINCRBY', KEYS[1], 'waiters', -1) end
     return {'wanted'}
   end
@@ -370,10 +379,18 @@ ${CLOCK}
 return {string.format('%.0f', now), redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])}
 `
 
-/** Looked after: again in a while, or never where there is no note any more. KEYS: open, request; ARGV: id, ms */
+/**
+ * Looked after: again in a while, or never where there is no note any more. What a note that ran out was promised is not
+ * known then; but where no request is open, nothing is promised.
+ * KEYS: open, request, load; ARGV: id, ms
+ */
 const LATER = `
 ${CLOCK}
-if redis.call('EXISTS', KEYS[2]) == 0 then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[3]) end
+  return 0
+end
 return redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
 `
 
@@ -392,5 +409,5 @@ export const REQUEST_SCRIPTS = {
   rankmillAdopt: { numberOfKeys: 1, lua: ADOPT },
   rankmillLose: { numberOfKeys: 1, lua: LOSE },
   rankmillDue: { numberOfKeys: 1, lua: DUE },
-  rankmillLater: { numberOfKeys: 2, lua: LATER },
+  rankmillLater: { numberOfKeys: 3, lua: LATER },
 } as const

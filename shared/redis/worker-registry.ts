@@ -107,6 +107,12 @@ export class WorkerRegistry {
     return this.#list('dead')
   }
 
+  /** What a worker last said of itself. */
+  async infoOf(worker: string): Promise<WorkerInfo | undefined> {
+    const text = await this.#redis.hget(this.#keys.workersInfo, worker)
+    return text === null ? undefined : (JSON.parse(text) as WorkerInfo)
+  }
+
   /** What a worker had in hand when it was last heard of. */
   async heldBy(worker: string): Promise<HeldJob[]> {
     return (await this.#redis.hvals(this.#keys.held(worker))).map((text) => JSON.parse(text) as HeldJob)

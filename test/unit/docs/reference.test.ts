@@ -16,12 +16,16 @@ it('README names only files, commands and npm scripts that exist', () => {
   for (const path of links) expect(() => readFileSync(path ?? ''), path).not.toThrow(/ENOENT/)
 })
 
-it('docs/batches.md names the options that belong to a run, and tests that exist', () => {
+it('docs/batches.md names the options that belong to a run', () => {
   const page = readFileSync('docs/batches.md', 'utf8')
   const listed = /options that shape results[^:]*: ([^;]+);/.exec(page)?.[1] ?? ''
   const names = [...listed.matchAll(/`(\w+)`/g)].map(([, name]) => name)
   expect(names.sort()).toEqual([...RESULT_OPTIONS].sort())
-  const promises = page.split('\n').filter((row) => /^\|.*\.test\.ts: `/.test(row))
+})
+
+it.each(['docs/batches.md', 'docs/guarantees.md'])('%s names tests that exist', (file) => {
+  const rows = readFileSync(file, 'utf8').split('\n')
+  const promises = rows.filter((row) => /^\|.*\.test\.ts: `/.test(row))
   expect(promises.length).toBeGreaterThan(10)
   for (const promise of promises) {
     const tests = promise.split('|').at(-2) ?? ''
