@@ -7,6 +7,7 @@ import type { Redis } from 'ioredis'
 import type { Logger } from '../shared/logger.js'
 import type { Answer } from '../shared/protocol/job.js'
 import type { Keys } from '../shared/protocol/keys.js'
+import { openSubscriber } from '../shared/redis/connection.js'
 
 interface Waiter {
   resolve(answer: Answer): void
@@ -95,14 +96,7 @@ export class Answers {
   /** Resolves once subscribed; while Redis is away, the connection and its subscription come back by themselves. */
   #subscribe(): Promise<unknown> {
     if (this.#subscribed) return this.#subscribed
-    const subscriber = this.#redis.duplicate({
-      enableOfflineQueue: true,
-      maxRetriesPerRequest: null,
-      commandTimeout: undefined,
-      connectionName: 'rankmill-answers',
-      lazyConnect: false,
-    })
-    subscriber.on('error', () => undefined)
+    const subscriber = openSubscriber(this.#redis, 'rankmill-answers')
     subscriber.on('message', (_channel: string, id: string) => {
       if (this.#waiters.has(id)) this.#readSoon([id])
     })

@@ -12,7 +12,7 @@ import { type Keys, keysOf } from '../shared/protocol/keys.js'
 import { LANES, type Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import { Caretaker } from '../shared/redis/caretaker.js'
-import { connectWorker } from '../shared/redis/connection.js'
+import { connectWorker, openSubscriber } from '../shared/redis/connection.js'
 import { OutageWatch } from '../shared/redis/outage-watch.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { RequestLife } from '../shared/redis/request-life.js'
@@ -205,8 +205,7 @@ export class RerankWorker {
   /** To cancellations, and to requests for pools that nobody watches without need. */
   async #listen(): Promise<void> {
     const { cancelChannel, bellChannel } = this.#keys
-    this.#subscriber = this.#redis.duplicate({ connectionName: 'rankmill-listener' })
-    this.#subscriber.on('error', () => undefined)
+    this.#subscriber = openSubscriber(this.#redis, 'rankmill-listener')
     this.#subscriber.on('message', (channel: string, text: string) => {
       if (channel === bellChannel) {
         this.#pools.notice(text).catch((error) => this.#log.warn({ err: error, pool: text }, 'cannot watch a pool'))
