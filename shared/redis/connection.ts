@@ -181,7 +181,7 @@ export function withoutPassword(url: string): string {
 }
 
 function explain(error: unknown, lastError: unknown, url: string): RankmillError {
-  if (error instanceof RankmillError) return error
+  for (const known of [error, lastError]) if (known instanceof RankmillError) return known
   // That the connection is closed says less than why it was.
   const fault = redisFault(lastError) ?? redisFault(error)
   if (!fault) return redisError(lastError ?? error)

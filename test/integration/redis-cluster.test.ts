@@ -30,13 +30,20 @@ beforeEach(async () => {
 })
 afterEach(() => rm(folder, { recursive: true }))
 
+/** Connections to all of its nodes, but for the test's own. */
+async function connectionsTo({ nodes }: OwnCluster): Promise<number> {
+  const lists = await Promise.all(nodes.map(({ admin }) => admin.client('LIST')))
+  return lists.reduce<number>((sum, list) => sum + String(list).trimEnd().split('\n').length - 1, 0)
+}
+
 async function linesOfOutput(): Promise<string[]> {
   return (await readFile(output, 'utf8')).trimEnd().split('\n').sort()
 }
 
 describe('a Redis Cluster', () => {
   it('serves all of a request’s life, a corpus, caches and a batch', async () => {
-    const { url: redis } = await OwnCluster.start(ownRedis)
+    const cluster = await OwnCluster.start(ownRedis)
+    const { url: redis } = cluster
     const client = stage().client({ redis })
     const waiting = await client.submit({ id: 'cancelled', query: 'x', documents: DOCUMENTS })
     expect(await client.cancel(waiting)).toBe(true)
@@ -50,6 +57,8 @@ describe('a Redis Cluster', () => {
     const id = await client.submit({ query: 'dogs', documents: DOCUMENTS })
     expect((await client.result(id)).results).toHaveLength(4)
     await expect(client.result('cancelled')).rejects.toMatchObject({ code: 'cancelled' })
+    // A worker of one model: commands, messages, and one that blocks for each lane; a producer: commands and messages.
+    expect(await connectionsTo(cluster)).toBe(4 + 2)
     const split = stage().client({ redis, maxJobPairs: 2 })
     expect((await split.rerank({ query: 'rivers', documents: DOCUMENTS })).results).toHaveLength(4)
 
@@ -96,6 +105,20 @@ describe('a Redis Cluster', () => {
     await until('the replica took over', async () => /role:master/.test(await replica.admin.info('replication')))
     expect(await running).toMatchObject({ status: 'finished', totals: { requests: LINES, failed: 0 } })
     expect(await linesOfOutput()).toEqual(expected)
+  })
+
+  it('needs no more rights than docs/redis.md lists', async () => {
+    const cluster = await OwnCluster.start(ownRedis)
+    const { prefix } = stage()
+    const documented =
+      /^ACL SETUSER rankmill (.*)$/m.exec(await readFile('docs/redis.md', 'utf8'))?.[1]?.split(' ') ?? []
+    const rules = documented.map((rule) => rule.replace('>PASSWORD', '>secret').replace('{rankmill}', prefix))
+    for (const { admin } of cluster.nodes) await admin.acl('SETUSER', 'rankmill', ...rules)
+    const redis = cluster.url.replace('//', '//rankmill:secret@')
+    await stage().worker({ redis })
+    const client = stage().client({ redis })
+    expect((await client.rerank({ query: 'cats', documents: DOCUMENTS })).results).toHaveLength(4)
+    for (const { admin } of cluster.nodes) expect(await admin.call('ACL', 'LOG')).toEqual([])
   })
 
   it('lets calls wait while the slot is half moved, and answers them after', async () => {

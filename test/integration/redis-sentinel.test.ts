@@ -11,6 +11,8 @@ const stage = useStage()
 const ownRedis = useOwnRedis()
 const LINES = 200
 const SENTINELS = 3
+/** As docs/redis.md has them. */
+const RIGHTS = ['+sentinel|get-master-addr-by-name', '+sentinel|sentinels']
 
 let folder: string
 beforeEach(async () => {
@@ -110,10 +112,20 @@ describe('a primary named by sentinels', () => {
     expect((await client.workers()).length).toBe(1)
   })
 
-  it('is said to be away where no sentinel answers, or none knows the name', async () => {
-    const { url } = await watched()
+  it('is told apart: no sentinel answers, none knows the name, one wants a password', async () => {
+    const { url, sentinels } = await watched()
     const unknown = stage().client({ redis: url.replace('mymaster', 'other') })
-    await expect(unknown.workers()).rejects.toMatchObject({ code: 'redis_unavailable' })
+    await expect(unknown.workers()).rejects.toMatchObject({
+      code: 'redis_misconfigured',
+      message: expect.stringContaining('"other"'),
+    })
+    for (const { admin } of sentinels) {
+      await admin.acl('SETUSER', 'finder', 'on', '>secret', '-@all', ...RIGHTS)
+      await admin.acl('SETUSER', 'default', 'resetpass')
+    }
+    await expect(stage().client({ redis: url }).workers()).rejects.toMatchObject({ code: 'redis_denied' })
+    const named = stage().client({ redis: `${url}?sentinelUsername=finder&sentinelPassword=secret` })
+    expect(await named.workers()).toEqual([])
     const nobody = stage().client({ redis: `redis+sentinel://127.0.0.1:${await freePort()}/mymaster` })
     await expect(nobody.workers()).rejects.toMatchObject({ code: 'redis_unavailable' })
   })
