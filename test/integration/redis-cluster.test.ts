@@ -131,9 +131,13 @@ describe('a Redis Cluster', () => {
     const source = await cluster.ownerOf(prefix)
     const target = cluster.other([source])
     let answered = false
-    let asked: Promise<unknown> | undefined
+    let asked: Promise<unknown[]> | undefined
     await cluster.moveSlot(prefix, target, async () => {
-      asked = client.rerank({ query: 'dogs', documents: DOCUMENTS }).finally(() => {
+      const calls = [
+        client.rerank({ query: 'dogs', documents: DOCUMENTS }),
+        client.putCorpus('moving', [{ id: 'a', text: 'one' }]),
+      ]
+      asked = Promise.all(calls).finally(() => {
         answered = true
       })
       asked.catch(() => undefined)
@@ -141,7 +145,8 @@ describe('a Redis Cluster', () => {
       await until('some command met the move', redirected)
       expect(answered).toBe(false)
     })
-    expect(await asked).toMatchObject({ results: { length: 4 } })
+    expect(await asked).toMatchObject([{ results: { length: 4 } }, { passages: 1 }])
+    expect(await client.pinCorpus('moving', 'holder', 60_000)).toBe('1')
   })
 })
 
