@@ -11,6 +11,7 @@ import type { SlotOwner } from './slot-owner.js'
 import { backoffMs } from './until-passes.js'
 
 const MOVING = /^(ASK|TRYAGAIN|CLUSTERDOWN) /
+const REFUSED = /^(MOVED|ASK|TRYAGAIN|CLUSTERDOWN) /
 /** A node that is down by its own account is left for what others say, so often at most. */
 const LEAVE_AGAIN_MS = 1000
 
@@ -41,15 +42,23 @@ export class ClusterConnection extends Redis {
 
   override sendCommand(command: Command, stream?: Writable): unknown {
     // The constructor of Redis may send before there are fields here; it sends nothing that could be refused so.
-    if (!command.inTransaction && !this.#followed.has(command)) {
+    if (!this.#followed.has(command)) {
       this.#followed.add(command)
       const reject = command.reject
       let refusals = 0
       command.reject = (error) => {
-        if (!this.#mayCome(command, error, ++refusals)) reject.call(command, error)
+        if (command.inTransaction) reject.call(command, this.#discarded(error))
+        else if (!this.#mayCome(command, error, ++refusals)) reject.call(command, error)
       }
     }
     return super.sendCommand(command, stream)
+  }
+
+  /** A transaction is made again as a whole, by its caller, or not at all. @returns what is said of it */
+  #discarded(error: Error): Error {
+    if (!REFUSED.test(error.message)) return error
+    if (error.message.startsWith('MOVED ')) this.#leave()
+    return new Error('TRYAGAIN The slot moved while a transaction was made')
   }
 
   /** @returns whether the command goes on after all */

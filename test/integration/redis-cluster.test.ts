@@ -4,6 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openBatch } from '../../producer/batch/batch-file.js'
+import { Corpora } from '../../shared/corpus/corpora.js'
+import { keysOf } from '../../shared/protocol/keys.js'
+import { connectProducer } from '../../shared/redis/connection.js'
+import { untilPasses } from '../../shared/redis/until-passes.js'
 import { OwnCluster } from './own-cluster.js'
 import { kill, useOwnRedis } from './own-redis.js'
 import { Stage, until, useStage } from './stage.js'
@@ -128,6 +132,13 @@ describe('a Redis Cluster', () => {
     await stage().worker({ redis, lockMs: 2000 })
     await client.rerank({ query: 'cats', documents: DOCUMENTS })
     const { prefix } = stage()
+    await client.putCorpus('kept', [{ id: 'a', text: 'one' }])
+    const redisOfCorpora = await connectProducer(stage().options({ redis }))
+    stage().onEnd(() => redisOfCorpora.disconnect())
+    // Reads in transactions, and does nothing else.
+    const corpora = new Corpora(redisOfCorpora, keysOf(prefix, 'rerank'))
+    const read = () => untilPasses(() => corpora.read('kept', null, ['a']), { limitMs: 20_000 })
+    expect(await read()).toMatchObject({ texts: ['one'] })
     const source = await cluster.ownerOf(prefix)
     const target = cluster.other([source])
     let answered = false
@@ -136,6 +147,7 @@ describe('a Redis Cluster', () => {
       const calls = [
         client.rerank({ query: 'dogs', documents: DOCUMENTS }),
         client.putCorpus('moving', [{ id: 'a', text: 'one' }]),
+        read(),
       ]
       asked = Promise.all(calls).finally(() => {
         answered = true
@@ -145,7 +157,8 @@ describe('a Redis Cluster', () => {
       await until('some command met the move', redirected)
       expect(answered).toBe(false)
     })
-    expect(await asked).toMatchObject([{ results: { length: 4 } }, { passages: 1 }])
+    expect(await asked).toMatchObject([{ results: { length: 4 } }, { passages: 1 }, { texts: ['one'] }])
+    expect(await read()).toMatchObject({ texts: ['one'] })
     expect(await client.pinCorpus('moving', 'holder', 60_000)).toBe('1')
   })
 })
