@@ -94,7 +94,7 @@ if (process.send) {
     const pairs = count * CANDIDATES
     const busiest = Math.max(...used)
     console.log(
-      `${fleets} primaries: ${Math.round((fleets * pairs) / seconds).toLocaleString('en')} pairs/s in all; of Redis' CPU ` +
+      `primaries: ${fleets}; ${Math.round((fleets * pairs) / seconds).toLocaleString('en')} pairs/s in all; of Redis' CPU ` +
         `${used.map((cpu) => ((1e6 * cpu) / count).toFixed(0)).join(', ')} µs a request, so a primary alone on a core ` +
         `carries ${Math.round(pairs / busiest).toLocaleString('en')} pairs/s`,
     )
