@@ -8,8 +8,9 @@ import { connectWorker } from '../shared/redis/connection.js'
 
 /** Pairs a second of the same jobs through BullMQ alone: addBulk in, an empty processor out. */
 export async function bareQueue(url: string, requests: readonly RerankInput[]): Promise<number> {
-  const [forQueue, forWorker] = await Promise.all([connectWorker(url), connectWorker(url)])
-  const queue = new Queue('bare', { connection: forQueue, prefix: '{bench-bare}' })
+  const target = { redis: url, prefix: '{bench-bare}' }
+  const [forQueue, forWorker] = await Promise.all([connectWorker(target), connectWorker(target)])
+  const queue = new Queue('bare', { connection: forQueue, prefix: target.prefix })
   const schema = requestSchema(resolveOptions({}, {}))
   const opened = {
     generation: 1,
@@ -29,7 +30,7 @@ export async function bareQueue(url: string, requests: readonly RerankInput[]): 
   let done = 0
   const worker = new Worker('bare', async () => void done++, {
     connection: forWorker,
-    prefix: '{bench-bare}',
+    prefix: target.prefix,
     concurrency: 64,
     removeOnComplete: { count: 0 },
   })

@@ -395,8 +395,8 @@ export class RerankClient {
   }
 
   async #open(): Promise<Connected> {
-    const { redis: url, pollIntervalMs, commandTimeoutMs } = this.options
-    const redis = await connectProducer(url, commandTimeoutMs)
+    const { pollIntervalMs } = this.options
+    const redis = await connectProducer(this.options)
     const queues = new PoolQueues(redis, this.#keys)
     const life = new RequestLife(redis, this.#keys)
     const registry = new WorkerRegistry(redis, this.#keys)

@@ -70,10 +70,8 @@ export class ApiServer {
     try {
       const models = new ModelNames(options.modelAliases)
       const keys = serverKeysOf(options.prefix, options.queue)
-      const redis = closing('redis', await connectProducer(options.redis, options.commandTimeoutMs), (it) =>
-        it.disconnect(),
-      )
-      const workerRedis = closing('redis of webhooks', await connectWorker(options.redis, 'rankmill-server'), (it) =>
+      const redis = closing('redis', await connectProducer(options), (it) => it.disconnect())
+      const workerRedis = closing('redis of webhooks', await connectWorker(options, 'rankmill-server'), (it) =>
         it.disconnect(),
       )
       const scripts = new ServerScripts(redis, keys)

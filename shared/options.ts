@@ -45,7 +45,7 @@ export const OPTIONS = {
     default: 'redis://127.0.0.1:6379',
     value: '<url>',
     env: 'REDIS_URL',
-    help: 'where Redis is: redis://[user:password@]host[:port][/database], or rediss:// for TLS',
+    help: 'where Redis is: redis://[user:password@]host[:port][/database], redis+cluster://host:port,host:port, or redis+sentinel://host:port,host:port/name; rediss… for TLS',
   }),
   prefix: define({
     group: 'redis',

@@ -59,7 +59,7 @@ export class RerankWorker {
     source: ScorerSource,
     parts: { now?: () => number; log?: Logger; metricsPortOrNext?: boolean } = {},
   ): Promise<RerankWorker> {
-    const redis = await connectWorker(options.redis)
+    const redis = await connectWorker(options)
     const worker = new RerankWorker(
       options,
       source,

@@ -167,7 +167,7 @@ async function withRedis<T>(command: Command, options: Options, run: (connected:
   })
   try {
     if (found.started) note(`rankmill: ${found.description}`)
-    const redis = await connectProducer(found.url, options.commandTimeoutMs)
+    const redis = await connectProducer({ ...options, redis: found.url })
     try {
       return await reaching(() => run({ redis, keys: keysOf(options.prefix, options.queue) }))
     } finally {

@@ -186,7 +186,7 @@ async function sumUp(
 }
 
 async function forgetScores(options: Options): Promise<void> {
-  const redis = await connectProducer(options.redis, options.commandTimeoutMs)
+  const redis = await connectProducer(options)
   try {
     const pattern = `${options.prefix.replace(/[[\]?*\\]/g, '\\$&')}:scores:*`
     for await (const keys of redis.scanStream({ match: pattern, count: 1000 })) {

@@ -64,7 +64,7 @@ function checkNode(): Finding {
 async function checkRedis(options: Options): Promise<Finding[]> {
   let redis: Awaited<ReturnType<typeof connectWorker>>
   try {
-    redis = await connectWorker(options.redis, 'rankmill-doctor')
+    redis = await connectWorker(options, 'rankmill-doctor')
   } catch (error) {
     const { message, advice } = RankmillError.from(error)
     const fix = `${advice} Commands like \`rankmill rerank\` start a private Redis where none is named.`

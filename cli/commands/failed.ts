@@ -53,9 +53,9 @@ export function failedCommand(): Command {
 
 async function withQueues(command: Command, run: (failed: Failed) => Promise<void>): Promise<void> {
   const options = optionsOf(command)
-  const { redis: url, prefix, queue, commandTimeoutMs } = options
+  const { prefix, queue } = options
   const keys = keysOf(prefix, queue)
-  const redis = await connectProducer(url, commandTimeoutMs)
+  const redis = await connectProducer(options)
   const queues = new PoolQueues(redis, keys)
   try {
     const life = new RequestLife(redis, keys)

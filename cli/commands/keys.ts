@@ -130,7 +130,7 @@ function shown({ id, name, scopes, createdAt, expiresAt, lastUsedAt, ...key }: A
 
 async function withKeys<T>(command: Command, use: (keys: ApiKeys) => Promise<T>): Promise<T> {
   const options = optionsOf(command)
-  const redis = await connectProducer(options.redis, options.commandTimeoutMs)
+  const redis = await connectProducer(options)
   try {
     return await reaching(() => use(new ApiKeys(redis, serverKeysOf(options.prefix, options.queue))))
   } finally {

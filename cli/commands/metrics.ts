@@ -38,7 +38,7 @@ export function metricsCommand(): Command {
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
   const keys = keysOf(options.prefix, options.queue)
-  const redis = await connectWorker(options.redis, 'rankmill-metrics')
+  const redis = await connectWorker(options, 'rankmill-metrics')
   const registry = new Registry()
   collectQueues(registry, redis, keys, () => true)
   if (command.opts<{ once?: true }>().once) {

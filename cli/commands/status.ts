@@ -23,9 +23,9 @@ export function statusCommand(): Command {
 }
 
 async function run(command: Command): Promise<void> {
-  const { redis: url, prefix, queue, commandTimeoutMs } = optionsOf(command)
-  const keys = keysOf(prefix, queue)
-  const redis = await connectProducer(url, commandTimeoutMs)
+  const options = optionsOf(command)
+  const keys = keysOf(options.prefix, options.queue)
+  const redis = await connectProducer(options)
   try {
     const workers = await reaching(() => new WorkerRegistry(redis, keys).workers())
     const queues = await reaching(() => queueStates(redis, keys, workers))

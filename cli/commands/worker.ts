@@ -54,7 +54,7 @@ async function run(command: Command): Promise<void> {
 async function endWithRedis(options: Options): Promise<void> {
   const leave = () => process.exit(EXIT.interrupted)
   try {
-    const redis = await connectProducer(options.redis, options.commandTimeoutMs)
+    const redis = await connectProducer(options)
     redis.once('close', leave)
     if (redis.status !== 'ready') leave()
   } catch {

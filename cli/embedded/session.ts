@@ -76,7 +76,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const found = await unlessAborted(redisFor(options, session), signal, (redis) => redis.stop())
     steps.push({ name: 'redis', close: () => found.stop() })
     const filled: Options = { ...options, redis: found.url }
-    const connecting = connectProducer(filled.redis, filled.commandTimeoutMs)
+    const connecting = connectProducer(filled)
     const redis = await unlessAborted(connecting, signal, (opened) => opened.disconnect())
     steps.push({ name: 'connection', close: () => redis.disconnect() })
     new OutageWatch(redis, (line) => note(`rankmill: ${line}`))

@@ -33,7 +33,7 @@ export class ManifestStore {
   }
 
   async load(name: string): Promise<StoredManifest> {
-    const replies = await this.#redis.multi().time().get(this.#keys.corpusManifest(name)).exec()
+    const replies = await this.#redis.pipeline().time().get(this.#keys.corpusManifest(name)).exec()
     const [time, text] = (replies ?? []).map(([error, reply]) => {
       if (error) throw error
       return reply

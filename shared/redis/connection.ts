@@ -1,8 +1,13 @@
 /** Redis connections, and the checks without which nothing starts. */
 import { Redis, type RedisOptions } from 'ioredis'
 import { RankmillError } from '../errors.js'
+import type { Options } from '../options.js'
+import { ClusterConnection, type RedisSettings } from './cluster-connection.js'
 import { ConnectionWatch } from './connection-watch.js'
 import { redisError, redisFault } from './redis-errors.js'
+import { parseRedisUrl, type RedisAddress, type RedisNode } from './redis-url.js'
+import { PrimaryConnector } from './sentinel-connector.js'
+import { SlotOwner } from './slot-owner.js'
 import { backoffMs } from './until-passes.js'
 
 /**
@@ -13,20 +18,26 @@ const SILENCE_MS = 12_000
 /** However short a command's own limit is: a slow answer is no reason to reconnect. */
 const SHORTEST_SILENCE_MS = 1000
 const SUBSCRIBER_BEAT_MS = 5000
+/** Where to connect, and for which keys: on a cluster these decide on the node. */
+export type Target = Pick<Options, 'redis' | 'prefix'>
+
 const QUOTED = /, with args beginning with: .*/
 
 /** BullMQ's recommended minimum; older servers lack commands that its scripts call. */
 const MINIMUM_VERSION = '6.2.0'
 
 /**
- * Connects a producer: commands fail at once while Redis is away, so that callers learn of it and can decide.
+ * Connects a producer: commands fail at once while Redis is away, so that callers learn of it and can decide. Where a
+ * failover is nothing special, on a cluster or by sentinels, they wait for it, for `commandTimeoutMs`.
  *
  * @throws RankmillError `redis_unavailable`, `redis_denied`, `redis_read_only`, `redis_misconfigured`
  */
-export async function connectProducer(url: string, commandTimeoutMs: number): Promise<Redis> {
-  return connect(url, {
-    enableOfflineQueue: false,
-    maxRetriesPerRequest: 1,
+export async function connectProducer(options: Target & Pick<Options, 'commandTimeoutMs'>): Promise<Redis> {
+  const { commandTimeoutMs } = options
+  const fails = parseRedisUrl(options.redis).kind === 'server'
+  return connect(options, {
+    enableOfflineQueue: !fails,
+    maxRetriesPerRequest: fails ? 1 : null,
     commandTimeout: commandTimeoutMs,
     socketTimeout: Math.max(commandTimeoutMs, SHORTEST_SILENCE_MS),
     connectionName: 'rankmill-producer',
@@ -38,8 +49,8 @@ export async function connectProducer(url: string, commandTimeoutMs: number): Pr
  *
  * @throws RankmillError `redis_unavailable`, `redis_denied`, `redis_read_only`, `redis_misconfigured`
  */
-export async function connectWorker(url: string, name = 'rankmill-worker', silenceMs = SILENCE_MS): Promise<Redis> {
-  return connect(url, { maxRetriesPerRequest: null, socketTimeout: silenceMs, connectionName: name })
+export async function connectWorker(target: Target, name = 'rankmill-worker', silenceMs = SILENCE_MS): Promise<Redis> {
+  return connect(target, { maxRetriesPerRequest: null, socketTimeout: silenceMs, connectionName: name })
 }
 
 /**
@@ -73,8 +84,9 @@ type ConnectionSettings = Pick<
 >
 
 /** The one place where a connection is made from a URL. BullMQ's and all others are duplicates of it. */
-async function connect(url: string, settings: ConnectionSettings): Promise<Redis> {
-  const redis = new Redis(parseUrl(url).href, {
+async function connect({ redis: url, prefix }: Target, settings: ConnectionSettings): Promise<Redis> {
+  const address = parseRedisUrl(url)
+  const redis = open(address, prefix, {
     ...settings,
     lazyConnect: true,
     connectTimeout: 5000,
@@ -97,6 +109,42 @@ async function connect(url: string, settings: ConnectionSettings): Promise<Redis
     throw explain(error, lastError, url)
   }
 }
+
+function open({ kind, url, nodes, primary, tls }: RedisAddress, prefix: string, settings: RedisSettings): Redis {
+  if (kind === 'server') return new Redis(url.href, settings)
+  // What the URL says of user, password, database and TLS.
+  const {
+    host: _,
+    port: __,
+    replyMapping: ___,
+    ...common
+  } = new Redis(url.href, { ...settings, lazyConnect: true }).options
+  if (kind === 'cluster') {
+    const ask = (node: RedisNode) => new Redis({ ...common, ...ASKING, ...node })
+    return new ClusterConnection(new SlotOwner(prefix, nodes, ask), common)
+  }
+  const sentinelTls = tls ? { enableTLSForSentinelMode: true, sentinelTLS: {} } : {}
+  return new Redis({
+    ...common,
+    ...sentinelTls,
+    sentinels: [...nodes],
+    name: primary,
+    sentinelCommandTimeout: ASKING.commandTimeout,
+    Connector: PrimaryConnector,
+  })
+}
+
+/** For a question about where to go: nodes that do not answer soon are passed over. */
+const ASKING = {
+  lazyConnect: true,
+  enableReadyCheck: false,
+  enableOfflineQueue: true,
+  maxRetriesPerRequest: 0,
+  retryStrategy: null,
+  connectTimeout: 2000,
+  commandTimeout: 2000,
+  connectionName: 'rankmill-finder',
+} as const
 
 /** By the options of a connection, which no two share: when it was last opened anew. */
 const movedAt = new WeakMap<object, number>()
@@ -127,36 +175,13 @@ function forgetCommand(error: Error & { command?: unknown }): void {
   error.stack = error.stack?.replace(QUOTED, '') ?? ''
 }
 
-/** Refuses a URL that would be taken apart otherwise than it was meant, as a password with a bare # or / is. */
-function parseUrl(url: string): URL {
-  const refuse = (why: string) => new RankmillError('invalid_configuration', `--redis: ${why}`, { param: 'redis' })
-  let parsed: URL
-  try {
-    parsed = new URL(url)
-    decodeURIComponent(parsed.username + parsed.password)
-  } catch {
-    throw refuse('must be a URL like redis://127.0.0.1:6379, with %23 for # and the like in a password')
-  }
-  if (!['redis:', 'rediss:'].includes(parsed.protocol)) {
-    throw refuse(`must begin with redis:// or rediss://, got ${parsed.protocol}//`)
-  }
-  if (parsed.hash || !/^(\/\d*)?$/.test(parsed.pathname)) {
-    throw refuse('only the number of a database may follow the host; write / # ? @ in a password as %2F %23 %3F %40')
-  }
-  return parsed
-}
-
 /** A Redis URL without its password, for logs and messages. */
 export function withoutPassword(url: string): string {
-  const parsed = parseUrl(url)
-  if (parsed.password) parsed.password = '***'
-  // ioredis takes any option from here, a password too.
-  if (parsed.search) parsed.search = '?***'
-  return parsed.href
+  return parseRedisUrl(url).shown
 }
 
 function explain(error: unknown, lastError: unknown, url: string): RankmillError {
-  if (error instanceof RankmillError) return error
+  for (const known of [error, lastError]) if (known instanceof RankmillError) return known
   // That the connection is closed says less than why it was.
   const fault = redisFault(lastError) ?? redisFault(error)
   if (!fault) return redisError(lastError ?? error)

@@ -28,7 +28,7 @@ const fault = (code: ErrorCode, says: string, advice: string): RedisFault => ({
 })
 
 const AGAIN = 'this passes by itself'
-const CLUSTER_ADVICE = 'name the primary of a Redis that is no cluster'
+const CLUSTER_ADVICE = 'name the cluster: redis+cluster://host:port'
 
 /** By the first word of an error reply. */
 const REPLIES: Readonly<Record<string, RedisFault>> = {
@@ -98,6 +98,10 @@ const ERR_REPLIES: readonly (readonly [RegExp, RedisFault])[] = [
     fault('redis_misconfigured', 'Redis has no database of that number', 'correct the URL'),
   ],
   [
+    /cluster support disabled/i,
+    fault('redis_misconfigured', 'Redis is no cluster', 'name it without +cluster: redis://host:port'),
+  ],
+  [
     /SELECT is not allowed in cluster mode/i,
     fault('redis_misconfigured', 'a Redis Cluster has one database only', 'take the number off the URL'),
   ],
@@ -118,10 +122,7 @@ const CONNECTION: readonly (readonly [RegExp, RedisFault])[] = [
     away('the connection to Redis is gone'),
   ],
   [/^Reached the max retries per request limit/, away('Redis cannot be reached')],
-  [
-    /^All sentinels are unreachable|^None of the sentinels|^Failed to refresh slots cache|startup nodes/,
-    away('no Redis node can be reached'),
-  ],
+  [/^All sentinels are unreachable/, away('no Redis node can be reached')],
   [/Please report this\.$|^Protocol error/, away('what answers is no Redis')],
 ]
 

@@ -39,7 +39,7 @@ class Gate {
 
 it('is one line when it goes and one when it is back; complaints meanwhile are none', async () => {
   const gate = new Gate()
-  const redis = await connectWorker(`redis://127.0.0.1:${await gate.open()}`)
+  const redis = await connectWorker({ redis: `redis://127.0.0.1:${await gate.open()}`, prefix: '{test}' })
   stage().onEnd(() => redis.disconnect())
   const said: string[] = []
   const outage = new OutageWatch(redis, (line) => said.push(line))

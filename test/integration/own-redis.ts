@@ -48,17 +48,25 @@ export function useOwnRedis(): (flags?: readonly string[], port?: number) => Pro
     // A replica writes what it gets from its primary, whatever is configured.
     const folder = await mkdtemp(join(tmpdir(), 'rankmill-own-redis-'))
     folders.push(folder)
-    const args = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', '--dir', folder, ...flags]
+    const own = ['--port', String(port), '--save', '', '--bind', '127.0.0.1', '--dir', folder]
+    // A configuration file comes before all flags.
+    const file = flags[0]?.startsWith('--') === false ? flags.slice(0, 1) : []
+    const args = [...file, ...own, ...flags.slice(file.length)]
     const process = spawn('redis-server', args, { stdio: 'ignore' })
     const admin = new Redis(port, { retryStrategy: () => 20, maxRetriesPerRequest: null })
     admin.on('error', () => undefined)
     started.push({ port, url: `redis://127.0.0.1:${port}`, process, admin })
-    await until('the server answers', async () =>
+    const answers = until('the server answers', () =>
       admin.ping().then(
         () => true,
         (error) => /NOAUTH/.test(error.message),
       ),
     )
+    // A connection that never gives up waits for a server that never comes.
+    const ended = once(process, 'exit').then(() => {
+      throw new Error(`redis-server ended: ${args.join(' ')}`)
+    })
+    await Promise.race([answers, ended])
     return { port, url: `redis://127.0.0.1:${port}`, process, admin }
   }
 }

@@ -27,7 +27,7 @@ describe('a half-open connection', () => {
   it('is given up after two beats, and not answering until its successor does', async () => {
     const { port } = await ownRedis()
     const { proxy, url } = await proxied(port)
-    const redis = await connectWorker(url)
+    const redis = await connectWorker({ redis: url, prefix: '{test}' })
     stage().onEnd(() => redis.disconnect())
     let silences = 0
     const watch = new ConnectionWatch(redis, { beatMs: 50, onSilent: () => silences++ })
@@ -43,7 +43,7 @@ describe('a half-open connection', () => {
 
   it('is not answering while Redis refuses the beat, and stays', async () => {
     const { url, admin } = await ownRedis()
-    const redis = await connectWorker(url)
+    const redis = await connectWorker({ redis: url, prefix: '{test}' })
     stage().onEnd(() => redis.disconnect())
     let silences = 0
     const beat = () => redis.set('beat', '1')
@@ -60,13 +60,13 @@ describe('a half-open connection', () => {
     const { port } = await ownRedis()
     const { proxy, url } = await proxied(port)
     proxy.mode = 'stall'
-    const started = connectWorker(url, 'x', 200)
+    const started = connectWorker({ redis: url, prefix: '{test}' }, 'x', 200)
     await expect(started).rejects.toMatchObject({
       code: 'redis_unavailable',
       message: expect.stringContaining('silent'),
     })
     proxy.mode = 'pass'
-    const redis = await connectWorker(url, 'x', 200)
+    const redis = await connectWorker({ redis: url, prefix: '{test}' }, 'x', 200)
     stage().onEnd(() => redis.disconnect())
     proxy.mode = 'stall'
     const answer = redis.get('key')
@@ -79,7 +79,7 @@ describe('a half-open connection', () => {
   it('of a subscriber is opened again, with its subscriptions', async () => {
     const { port, admin } = await ownRedis()
     const { proxy, url } = await proxied(port)
-    const redis = await connectWorker(url)
+    const redis = await connectWorker({ redis: url, prefix: '{test}' })
     stage().onEnd(() => redis.disconnect())
     const subscriber = openSubscriber(redis, 'subscriber', 50)
     stage().onEnd(() => subscriber.disconnect())
@@ -129,7 +129,7 @@ it('a worker and a client follow a failover, away from the primary that became a
   const answer = await untilPasses(() => client.rerank(after), { limitMs: 20_000 })
   expect(answer.results).toHaveLength(2)
   expect(await second.admin.client('LIST')).toContain('name=rankmill-worker')
-  const redis = await connectWorker(url)
+  const redis = await connectWorker({ redis: url, prefix: '{test}' })
   stage().onEnd(() => redis.disconnect())
   const subscriber = openSubscriber(redis, 'rankmill-news', 50)
   stage().onEnd(() => subscriber.disconnect())

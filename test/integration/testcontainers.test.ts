@@ -36,7 +36,7 @@ describe.skipIf(reason !== undefined)(`Redis in a container${reason ? ` (skipped
   })
 
   test('is one that Rankmill accepts', async () => {
-    const redis = await connectProducer(url, 10_000)
+    const redis = await connectProducer({ redis: url, prefix: '{test}', commandTimeoutMs: 10_000 })
     try {
       expect(await redis.ping()).toBe('PONG')
       expect(await redis.config('GET', 'maxmemory-policy')).toEqual(['maxmemory-policy', 'noeviction'])

@@ -34,17 +34,21 @@ export interface SharedCacheSettings<V> {
   readonly unpack: (packed: Buffer) => V | undefined
 }
 
-/** Writes into a hash and its ledger; KEYS: hash, byAge, sizes; ARGV: lifetime in ms, bound, then fields and values. */
+/**
+ * Writes into a hash and its ledger, and takes off the ledger what is to be dropped, which the caller drops: a script touches
+ * only the keys that it declares. What nobody drops because the caller died ends with its lifetime.
+ * KEYS: hash, byAge, sizes; ARGV: lifetime in ms, bound, then fields and values. Returns the names of the hashes to drop.
+ */
 const WRITE_WITHIN = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local dropped = {}
 local function drop(name)
-  redis.call('UNLINK', name)
   redis.call('ZREM', KEYS[2], name)
   redis.call('HINCRBY', KEYS[3], '', -(tonumber(redis.call('HGET', KEYS[3], name)) or 0))
   redis.call('HDEL', KEYS[3], name)
+  table.insert(dropped, name)
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, 100)) do drop(name) end
 for i = 3, #ARGV, 1000 do redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV))) end
 local size = redis.call('HLEN', KEYS[1])
 local before = tonumber(redis.call('HGET', KEYS[3], KEYS[1])) or 0
@@ -52,17 +56,19 @@ local total = redis.call('HINCRBY', KEYS[3], '', size - before)
 redis.call('HSET', KEYS[3], KEYS[1], size)
 redis.call('ZADD', KEYS[2], now, KEYS[1])
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, 100)) do drop(name) end
+total = tonumber(redis.call('HGET', KEYS[3], '')) or 0
 while total > tonumber(ARGV[2]) do
   local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
   if not oldest then break end
   drop(oldest)
   total = tonumber(redis.call('HGET', KEYS[3], '')) or 0
 end
-return total
+return dropped
 `
 
 interface LedgerCommands {
-  rankmillWriteWithin(...args: (string | number | Buffer)[]): Promise<number>
+  rankmillWriteWithin(...args: (string | number | Buffer)[]): Promise<string[]>
 }
 
 export class SharedCache<V extends object> {
@@ -114,7 +120,9 @@ export class SharedCache<V extends object> {
     if (key === undefined || values.size === 0) return
     const packed = [...values].flatMap(([field, value]) => [Buffer.from(field, 'latin1'), this.#settings.pack(value)])
     if (ledger) {
-      await this.#redis.rankmillWriteWithin(key, ledger.byAge, ledger.sizes, ttlMs, ledger.maxFields, ...packed)
+      const { byAge, sizes, maxFields: bound } = ledger
+      const dropped = await this.#redis.rankmillWriteWithin(key, byAge, sizes, ttlMs, bound, ...packed)
+      if (dropped.length > 0) await this.#redis.unlink(dropped)
       return
     }
     const room = maxFields === undefined ? values.size : maxFields - (await this.#redis.hlen(key))
