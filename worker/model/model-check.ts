@@ -159,11 +159,20 @@ async function checkGraph({
   saved,
 }: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
-    await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
-      const { logits, usesTokenTypes } = files.headOf(path, graph, config)
-      const activation = files.activationOf(folder, config, logits, saved)
-      return [undefined, `${logits} logit(s), ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`]
-    })
+    await look(
+      `head of ${name}`,
+      'Export with --task text-classification; of more than two labels, name one: `rankmill models add … --label`.',
+      async () => {
+        const { logits, label, usesTokenTypes } = files.headOf(path, graph, config, manifest?.label)
+        const activation = files.activationOf(folder, config, logits, saved)
+        const counted =
+          label === undefined ? '' : `, of which ${label} (${files.labelsOf(config)?.[label] ?? '?'}) counts`
+        return [
+          undefined,
+          `${logits} logit(s)${counted}, ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`,
+        ]
+      },
+    )
   }
   if (facts) {
     await look(`vocabulary of ${name}`, 'Take the tokeniser and the ONNX file from the same model.', async () => {
