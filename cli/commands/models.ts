@@ -7,11 +7,12 @@ import { type ListedModel, listModels, showModel } from '../../worker/model/mode
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 import { plainTable } from '../table.js'
+import { addCommand } from './models-add.js'
 import { quantizeCommand } from './models-quantize.js'
 
 export function modelsCommand(): Command {
   const command = new Command('models').description(
-    'Models: list those at hand, show one, check a folder, quantise one.',
+    'Models: add one from a hub or a folder, list those at hand, show one, check one, quantise one.',
   )
   command.addCommand(
     subcommand('ls', 'Shipped models and those in the cache: formats, exits, sizes, licences.').action(list),
@@ -24,6 +25,7 @@ export function modelsCommand(): Command {
       .argument('<path>', 'the folder')
       .action(check),
   )
+  command.addCommand(addCommand())
   command.addCommand(quantizeCommand())
   return command
 }

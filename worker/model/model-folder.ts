@@ -29,6 +29,7 @@ const configSchema = z
       .nullish()
       .transform((type) => type ?? ''),
     max_position_embeddings: count,
+    architectures: z.array(z.string()).nullish(),
     /** What GPT-2 and NomicBERT call it. */
     n_positions: count,
     pad_token_id: count,
