@@ -116,7 +116,7 @@ async function lock(folder: string): Promise<() => void> {
   mkdirSync(folder, { recursive: true })
   const held = await takeLock(join(folder, 'lock'), LOCK_PATIENCE_MS)
   if (held === undefined)
-    throw new RankmillError('conflict', `another \`rankmill models add\` is at work in ${folder}: wait for it`)
+    throw new RankmillError('output_in_use', `another \`rankmill models add\` is at work in ${folder}: wait for it`)
   return () => closeSync(held)
 }
 

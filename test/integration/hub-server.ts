@@ -44,6 +44,7 @@ export class HubServer {
   }
   readonly #server: Server
   readonly #folders: Readonly<Record<string, string>>
+  #port = 0
 
   private constructor(folders: Readonly<Record<string, string>>) {
     this.#folders = folders
@@ -54,15 +55,12 @@ export class HubServer {
   static async start(folders: Readonly<Record<string, string>>): Promise<HubServer> {
     const hub = new HubServer(folders)
     await new Promise<void>((resolve) => hub.#server.listen(0, '127.0.0.1', resolve))
+    hub.#port = (hub.#server.address() as AddressInfo).port
     return hub
   }
 
   get url(): string {
     return `http://127.0.0.1:${this.#port}`
-  }
-
-  get #port(): number {
-    return (this.#server.address() as AddressInfo).port
   }
 
   async close(): Promise<void> {

@@ -49,7 +49,7 @@ const FIRST_WAIT_MS = 500
 /** A hub that asks for more patience is told of instead. */
 const MOST_WAIT_MS = 60_000
 
-export function hubEndpoint(): string {
+function hubEndpoint(): string {
   return (process.env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '')
 }
 

@@ -41,6 +41,8 @@ for line in open(sys.argv[1]):
     except m.PackageNotFoundError:
         print(name)
 `
+/** Written when everything is installed. */
+const COMPLETE = 'complete'
 const IN_ENVIRONMENT = process.platform === 'win32' ? ['Scripts', 'python.exe'] : ['bin', 'python']
 
 /**
@@ -53,13 +55,15 @@ export async function pythonWith(requirements: Requirements, options: PythonOpti
   const given = await output(python, ['-c', LACKING, file], signal)
   if (given.code !== 0) throw broken(python, given)
   if (given.stdout.trim() === '') return python
-  const key = createHash('sha256')
-    .update(JSON.stringify([python, await readFile(file, 'utf8')]))
-    .digest('hex')
-  const folder = join(cacheDir, 'python', key.slice(0, 12))
+  // What exports can quantise, too.
+  const able =
+    requirements === 'export-requirements.txt' ? [requirements] : (['export-requirements.txt', requirements] as const)
+  for (const other of able) {
+    const made = await environmentFor(python, other, cacheDir)
+    if (await isFile(join(made, COMPLETE))) return join(made, ...IN_ENVIRONMENT)
+  }
+  const folder = await environmentFor(python, requirements, cacheDir)
   const own = join(folder, ...IN_ENVIRONMENT)
-  const done = join(folder, 'complete')
-  if (await isFile(done)) return own
   const missing = given.stdout.trim().split(/\s+/).join(', ')
   say(`${python} lacks ${missing}: making a virtual environment in ${folder}, once`)
   if (missing.includes('torch'))
@@ -71,8 +75,15 @@ export async function pythonWith(requirements: Requirements, options: PythonOpti
   // What pip finished before an interruption it does not fetch again.
   const installed = await output(own, ['-m', 'pip', 'install', '--disable-pip-version-check', '-r', file], signal)
   if (installed.code !== 0) throw broken(own, installed)
-  await writeFile(done, '')
+  await writeFile(join(folder, COMPLETE), '')
   return own
+}
+
+async function environmentFor(python: string, requirements: Requirements, cacheDir: string): Promise<string> {
+  const key = createHash('sha256').update(
+    JSON.stringify([python, await readFile(join(TRAINING, requirements), 'utf8')]),
+  )
+  return join(cacheDir, 'python', key.digest('hex').slice(0, 12))
 }
 
 /**

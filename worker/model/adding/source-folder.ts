@@ -197,7 +197,8 @@ export async function headOfSource(
   return { label: index, labels, architecture, config }
 }
 
-function labelIndex(label: string, labels: readonly string[]): number {
+/** @throws RankmillError `invalid_request`, with the labels that there are */
+export function labelIndex(label: string, labels: readonly string[]): number {
   const named = labels.findIndex((name) => name.toLowerCase() === label.toLowerCase())
   const index = named >= 0 ? named : /^\d+$/.test(label) ? Number(label) : -1
   if (index >= 0 && index < labels.length) return index
