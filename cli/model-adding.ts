@@ -189,12 +189,14 @@ async function compare(source: Source, made: string, given: Building, options: O
   const own: readonly ReferencePair[] = given.isOwnData
     ? given.lists.flatMap(({ query, documents }) => documents.map(({ text }) => [query, text] as const))
     : []
-  const reference = await compareWithReference(source.folder, made, {
-    python,
-    options,
-    pairs: own,
-    signal: given.signal,
-  })
+  const { signal } = given
+  const reference = await compareWithReference(source.folder, made, { python, options, pairs: own, signal }).catch(
+    (error: unknown) => {
+      if (!(error instanceof RankmillError) || error.code !== 'export_failed') throw error
+      const message = `the reference does not load it: ${error.message}; --no-reference adds it all the same`
+      throw new RankmillError('export_failed', message, {}, { cause: error })
+    },
+  )
   await noteAdded(made, (now) => ({ ...now, reference }))
   const versions = Object.entries(reference.versions).map(([name, version]) => `${name} ${version}`)
   given.say(

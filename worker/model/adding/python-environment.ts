@@ -65,7 +65,7 @@ export async function pythonWith(requirements: Requirements, options: PythonOpti
   const folder = await environmentFor(python, requirements, cacheDir)
   const own = join(folder, ...IN_ENVIRONMENT)
   const missing = given.stdout.trim().split(/\s+/).join(', ')
-  say(`${python} lacks ${missing}: making a virtual environment in ${folder}, once`)
+  say(`${python} lacks ${missing}: making a virtual environment in ${folder}, once; this takes minutes`)
   if (missing.includes('torch'))
     say(
       'torch is large (6 GB on Linux, with its libraries for GPUs); PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has a small one',
