@@ -12,6 +12,7 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'unknown_model',
   'invalid_model',
   'python_unavailable',
+  'hub_denied',
   'unknown_corpus',
   'invalid_corpus',
   'input_unreadable',

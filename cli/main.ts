@@ -80,7 +80,7 @@ const GROUPS: Readonly<Record<string, readonly ListedCommand[]>> = {
   'Models and speed:': [
     {
       name: 'models',
-      summary: 'list, show, check, quantise',
+      summary: 'add, list, show, check, quantise',
       load: async () => (await import('./commands/models.js')).modelsCommand(),
     },
     {

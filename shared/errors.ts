@@ -105,6 +105,28 @@ export const ERRORS = {
     advice:
       'Take the fp32 file of a cross-encoder as `optimum-cli export onnx` writes it; the message says what is wrong.',
   },
+  export_failed: {
+    status: 422,
+    retryable: false,
+    advice:
+      'Export the model with another tool (`optimum-cli export onnx --task text-classification`) and add the folder that it writes.',
+  },
+  reference_differs: {
+    status: 422,
+    retryable: false,
+    advice: 'Nothing was put in place: report the model, with the pair that the message names.',
+  },
+  hub_denied: {
+    status: 403,
+    retryable: false,
+    advice: "Accept the model's terms on its page, and set HF_TOKEN to a token that may read it.",
+  },
+  hub_unavailable: {
+    status: 503,
+    retryable: true,
+    advice:
+      'Run the same command again later: it goes on where it stopped. HF_ENDPOINT names a mirror; a folder needs no hub.',
+  },
   too_many_errors: {
     status: 422,
     retryable: false,

@@ -603,7 +603,7 @@ export const OPTIONS = {
     schema: text(),
     default: 'python3',
     value: '<path>',
-    help: 'the Python that `models quantize` runs; it needs numpy and onnx (training/quantize-requirements.txt)',
+    help: 'the Python that `models quantize` and `models add` run; quantising needs numpy and onnx (training/quantize-requirements.txt)',
   }),
 
   metricsPort: define({

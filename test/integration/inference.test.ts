@@ -9,7 +9,15 @@ import type { EngineOptions, InferenceEngine } from '../../worker/inference/engi
 import { createEngine } from '../../worker/inference/session-pool.js'
 import { SessionProcess } from '../../worker/inference/session-process.js'
 import { type Dtype, type Model, openModel } from '../../worker/model/model.js'
-import { batchOf, copyOf, golden, type TinyModel, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+import {
+  batchOf,
+  copyOf,
+  golden,
+  goldenLabels,
+  type TinyModel,
+  temporaryFolder,
+  tinyModel,
+} from '../fixtures/models/tiny-models.js'
 import { until } from './stage.js'
 
 const SETTINGS = { device: 'cpu', threads: 1, callTimeoutMs: 60_000 } as const
@@ -59,6 +67,23 @@ describe('scores', () => {
     const outputs = await Promise.all(pairs.map((pair) => engine.run(batchOf([pair], model.padId))))
     const far = outputs.map((output, i) => Math.abs((output.logits[0] ?? Number.NaN) - (logits[dtype][i] ?? 0)))
     expect(Math.max(...far)).toBeLessThan(tolerance)
+  })
+
+  test('of a head with three outputs are the logits of the label that rankmill.json names', async () => {
+    const folder = await copyOf('three-label')
+    const { pairs, logits } = goldenLabels()
+    const fingerprints = new Set<string>()
+    for (const label of [0, 1, 2]) {
+      const manifest = { name: 'nli', dtypes: { fp32: 'onnx/model.onnx' }, label }
+      await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest))
+      const model = await open(folder)
+      expect(model).toMatchObject({ logits: 3, label, activation: 'identity' })
+      fingerprints.add(model.fingerprint)
+      const engine = await start(model)
+      const { logits: got } = await engine.run(batchOf(pairs, model.padId))
+      for (const [i, row] of logits.entries()) expect(got[i]).toBeCloseTo(row[label] ?? Number.NaN, 4)
+    }
+    expect(fingerprints.size).toBe(3)
   })
 
   test('of a graph with 32-bit ids, positions from outside and hidden states before its score are the same', async () => {

@@ -49,7 +49,8 @@ export class ScoringSession {
   }
 
   /**
-   * @returns [size] logits; of a head with two, logit 1 minus logit 0 (a softmax over two is the sigmoid of the difference);
+   * @returns [size] logits: that of the model's label; without one, of a head with two, logit 1 minus logit 0 (a softmax over
+   *   two is the sigmoid of the difference);
    *   of a bi-encoder [size, dimensions] embeddings
    * @throws RankmillError `inference_failed`, `out_of_memory`, `invalid_model` (a stage that cannot be opened)
    */
@@ -129,15 +130,17 @@ export class ScoringSession {
   }
 
   #logitsOf(values: Float32Array, size: number): Float32Array {
-    const width = this.#model.kind === 'cross-encoder' ? this.#model.logits : 1
+    const { logits: width, label } =
+      this.#model.kind === 'cross-encoder' ? this.#model : { logits: 1, label: undefined }
     if (values.length !== size * width) {
       const shape = `${values.length} numbers for ${size} pairs`
       throw new RankmillError('inference_failed', `the model gave ${shape}, where ${width} each were expected`)
     }
-    const logits =
-      width === 1
-        ? values
-        : Float32Array.from({ length: size }, (_, i) => (values[2 * i + 1] ?? 0) - (values[2 * i] ?? 0))
+    const logitOf = (row: number) =>
+      label === undefined
+        ? (values[2 * row + 1] ?? 0) - (values[2 * row] ?? 0)
+        : (values[width * row + label] ?? Number.NaN)
+    const logits = width === 1 ? values : Float32Array.from({ length: size }, (_, row) => logitOf(row))
     // A score that is no number cannot be ranked, and would spoil the order of all others.
     if (!logits.every(Number.isFinite))
       throw new RankmillError('inference_failed', 'the model gave a score that is not a finite number')

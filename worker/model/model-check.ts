@@ -1,7 +1,8 @@
 /** Whether a folder will load, and what to do if not: the work behind `rankmill models check`. */
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { pipeline } from 'node:stream/promises'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
 import { throughLinks } from './linked-weights.js'
@@ -27,8 +28,18 @@ export interface ModelCheck {
   readonly findings: readonly Finding[]
 }
 
+export interface CheckOptions {
+  /** The output that is the score, where rankmill.json does not say it (yet). */
+  readonly label?: number | undefined
+  /** Whether to look at the ONNX files and what belongs to them. */
+  readonly graphs?: boolean
+}
+
 /** Looks at everything in a model folder, and goes on after each fault. Never throws for what is wrong with the folder. */
-export async function checkModel(path: string): Promise<ModelCheck> {
+export async function checkModel(
+  path: string,
+  { label: given, graphs = true }: CheckOptions = {},
+): Promise<ModelCheck> {
   const folder = resolve(path)
   const findings: Finding[] = []
   const look = async <T>(what: string, fix: string, run: () => Promise<[T, string]>): Promise<T | undefined> => {
@@ -83,9 +94,11 @@ export async function checkModel(path: string): Promise<ModelCheck> {
       return [undefined, `${count} around a pair`]
     })
   }
+  if (!graphs) return { folder, ok: findings.every(({ ok }) => ok), findings }
+  const label = manifest?.label ?? given
   const dtypes = await look(
     'ONNX files',
-    'Export the model: optimum-cli export onnx --task text-classification.',
+    '`rankmill models add FOLDER` exports it; so does optimum-cli export onnx --task text-classification.',
     async () => {
       const found = await files.findDtypes(folder, manifest)
       const missing = Object.entries(manifest?.dtypes ?? {}).filter(
@@ -115,7 +128,7 @@ export async function checkModel(path: string): Promise<ModelCheck> {
         `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
       ]
     })
-    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved })
+    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved, label })
   }
   if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
     await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {
@@ -146,6 +159,7 @@ interface GraphCheck {
   facts: files.TokenizerFacts | undefined
   manifest: files.Manifest | undefined
   saved: SavedSettings | undefined
+  label: number | undefined
 }
 
 async function checkGraph({
@@ -158,13 +172,23 @@ async function checkGraph({
   facts,
   manifest,
   saved,
+  label: given,
 }: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
-    await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
-      const { logits, usesTokenTypes } = files.headOf(path, graph, config)
-      const activation = files.activationOf(folder, config, logits, saved)
-      return [undefined, `${logits} logit(s), ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`]
-    })
+    await look(
+      `head of ${name}`,
+      'Export with --task text-classification; of more than two labels, name one: `rankmill models add … --label`.',
+      async () => {
+        const { logits, label, usesTokenTypes } = files.headOf(path, graph, config, given)
+        const activation = files.activationOf(folder, config, logits, saved)
+        const counted =
+          label === undefined ? '' : `, of which ${label} (${files.labelsOf(config)?.[label] ?? '?'}) counts`
+        return [
+          undefined,
+          `${logits} logit(s)${counted}, ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`,
+        ]
+      },
+    )
   }
   if (facts) {
     await look(`vocabulary of ${name}`, 'Take the tokeniser and the ONNX file from the same model.', async () => {
@@ -189,8 +213,10 @@ function inWords({ maxTokens, lowercase, activation }: SavedSettings, prompt: st
 }
 
 async function digestOf(path: string): Promise<string | null> {
-  const content = await readFile(path).catch(() => null)
-  return content && createHash('sha256').update(content).digest('hex')
+  const hash = createHash('sha256')
+  // In pieces: weights may be larger than what fits into one buffer.
+  const read = await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash).catch(() => null)
+  return read === null ? null : hash.digest('hex')
 }
 
 /** TensorProto.DataType */

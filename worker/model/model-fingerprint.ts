@@ -21,6 +21,7 @@ export interface Fingerprint {
  *
  * @param externalFiles names beside the graph
  * @param digests hex SHA-256 by names in the folder, as far as rankmill.json gives them
+ * @param label the output that is the score, where that is said
  * @throws RankmillError `invalid_model` for a file that is not the one that rankmill.json describes
  */
 export async function fingerprintOf(
@@ -30,6 +31,7 @@ export async function fingerprintOf(
   dtype: string,
   cacheDir: string,
   digests: Readonly<Record<string, string>> = {},
+  label?: number,
 ): Promise<Fingerprint> {
   const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES]
   const paths = [
@@ -45,7 +47,14 @@ export async function fingerprintOf(
       throw fault(path, 'not the file that rankmill.json describes (sha256): copy all ONNX files again, of one version')
   }
   const fingerprint = createHash('sha256')
-    .update(JSON.stringify([READING, dtype, bound.map((file) => file?.sha256 ?? null)]))
+    .update(
+      JSON.stringify([
+        READING,
+        dtype,
+        bound.map((file) => file?.sha256 ?? null),
+        ...(label === undefined ? [] : [label]),
+      ]),
+    )
     .digest('hex')
     .slice(0, 32)
   return Object.freeze({ fingerprint, files: Object.freeze(files) })

@@ -29,6 +29,7 @@ const configSchema = z
       .nullish()
       .transform((type) => type ?? ''),
     max_position_embeddings: count,
+    architectures: z.array(z.string()).nullish(),
     /** What GPT-2 and NomicBERT call it. */
     n_positions: count,
     pad_token_id: count,
@@ -65,6 +66,8 @@ const manifestSchema = z.looseObject({
   max_tokens: z.int().positive().optional(),
   exits: z.array(z.unknown()).default([]),
   licence: z.string().optional(),
+  /** Of a head with several outputs, the one that is the score, counted from 0. */
+  label: z.int().nonnegative().optional(),
   batch_invariant: z.union([z.boolean(), z.partialRecord(z.enum(DTYPES), z.unknown())]).optional(),
   /** Of a bi-encoder: the output that holds one vector a text, and what it is. */
   embedding: z.looseObject({ output: z.string(), dimensions: z.int().positive(), normalised: z.boolean() }).optional(),
@@ -187,7 +190,10 @@ export function firstPositionOf({ model_type: type, pad_token_id: padId }: Model
 }
 
 interface Head {
-  readonly logits: 1 | 2
+  /** Outputs for a pair. */
+  readonly logits: number
+  /** The one that is the score, where that is said. */
+  readonly label?: number
   readonly usesTokenTypes: boolean
   /** Name of the graph's output that holds the logits. */
   readonly output: string
@@ -238,8 +244,12 @@ export function inputsOf(
 
 const FLOATS = new Set([1, 10])
 
-/** The inputs and the head of a cross-encoder's graph, checked against config.json. */
-export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head {
+/**
+ * The inputs and the head of a cross-encoder's graph, checked against config.json.
+ *
+ * @param label the output that is the score, counted from 0; of heads with one output or two it need not be said
+ */
+export function headOf(path: string, graph: OnnxFile, config: ModelConfig, label?: number): Head {
   const inputs = inputsOf(path, graph)
   // Where none is called so, the score is the first output that may be one: hidden states may stand before it.
   const flat = graph.outputs.filter(({ shape, type }) => {
@@ -264,9 +274,32 @@ export function headOf(path: string, graph: OnnxFile, config: ModelConfig): Head
   if (declared !== undefined && width !== declared) {
     throw fault(path, `the head has ${width} outputs, config.json says ${declared} labels`)
   }
-  if (width !== 1 && width !== 2)
-    throw fault(path, `the head has ${width} outputs; a cross-encoder has 1, or 2 for no and yes`)
-  return { logits: width, output: output.name, ...inputs }
+  checkLabel(path, config, width, label)
+  return { logits: width, ...(label === undefined ? {} : { label }), output: output.name, ...inputs }
+}
+
+/**
+ * What config.json calls the outputs of the head, in their order.
+ *
+ * @returns undefined where config.json does not say how many there are
+ */
+export function labelsOf({ id2label, num_labels: count }: ModelConfig): string[] | undefined {
+  const length = id2label ? Object.keys(id2label).length : count
+  if (length === undefined) return undefined
+  return Array.from({ length }, (_, i) => String(id2label?.[String(i)] ?? `LABEL_${i}`))
+}
+
+/** @throws RankmillError `invalid_model`, with the labels, where the score is one of several outputs and nobody says which */
+export function checkLabel(path: string, config: ModelConfig, width: number, label: number | undefined): void {
+  if (label === undefined ? width <= 2 : label < width) return
+  const listed = (labelsOf(config) ?? Array.from({ length: width }, (_, i) => `LABEL_${i}`))
+    .map((name, i) => `${i} ${name}`)
+    .join(', ')
+  const what =
+    label === undefined
+      ? 'one of them is the score, and nobody says which: `rankmill models add … --label NAME` does'
+      : `there is no label ${label}`
+  throw fault(path, `the head has ${width} outputs (${listed}); ${what}`)
 }
 
 /** How many token ids the graph knows, where its token embedding can be recognised. */

@@ -79,7 +79,7 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
     await copySideFiles(folder, staging)
     await mkdir(join(staging, 'onnx'))
     const done = await runScript(join(folder, fp32), join(staging, name), options)
-    await refuseBroken(staging)
+    await refuseBroken(staging, manifest?.label)
     if (out !== folder) await placeSideFiles(staging, out, options.force)
     const written = (await readdir(join(staging, 'onnx'))).sort((a, b) => b.length - a.length)
     await mkdir(join(out, 'onnx'), { recursive: true })
@@ -190,8 +190,8 @@ function quoted(path: string): string {
   return /\s/.test(path) ? JSON.stringify(path) : path
 }
 
-async function refuseBroken(staging: string): Promise<void> {
-  const { findings } = await checkModel(staging)
+async function refuseBroken(staging: string, label: number | undefined): Promise<void> {
+  const { findings } = await checkModel(staging, { label })
   const broken = findings.find(({ ok }) => !ok)
   if (!broken) return
   const message = `what came out does not load: ${broken.what}: ${broken.detail.replaceAll(`${staging}/`, '')}`

@@ -43,8 +43,13 @@ export interface ModelFiles {
 /** Scores pairs. Frozen plain data: it is sent to threads as it is. */
 export interface Model extends ModelFiles {
   readonly kind: 'cross-encoder'
-  /** Width of the head; with 2 the score is logit 1 - logit 0, because a softmax over two is the sigmoid of the difference. */
-  readonly logits: 1 | 2
+  /**
+   * Width of the head. The score is the logit of `label`; where that is absent, of a head of 2 it is logit 1 - logit 0,
+   * because a softmax over two is the sigmoid of the difference.
+   */
+  readonly logits: number
+  /** From 0. */
+  readonly label?: number
   /** What sentence-transformers' CrossEncoder puts on top of the logit. */
   readonly activation: 'sigmoid' | 'identity'
   /** Places where scoring may stop, the last being the whole model; empty where there are none in this number format. */
@@ -91,7 +96,9 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   const saved = await readSavedSettings(folder, 'CrossEncoder')
   refuseModules(folder, saved)
   await refuseConversations(folder, saved)
-  const { usesPositions, ...head } = files.headOf(modelPath, graph, config)
+  const { usesPositions, ...head } = files.headOf(modelPath, graph, config, manifest?.label)
+  if (head.label !== undefined && manifest && manifest.exits.length > 0)
+    throw new RankmillError('invalid_model', `${join(folder, 'rankmill.json')}: label and exits do not go together`)
   const digests = manifest?.sha256 ?? {}
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
   return Object.freeze({
@@ -108,7 +115,7 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     fusion: manifest?.fusion?.weights ?? {},
     calibrations: manifest?.calibrations ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
-    ...(await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir, digests)),
+    ...(await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir, digests, head.label)),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),
     exits: await openExits(folder, manifest?.exits ?? [], dtype, options.cacheDir, digests),
   })

@@ -55,6 +55,14 @@ export class ListScorer {
     return { scores, ms: performance.now() - startedAt }
   }
 
+  /** What a score is before the activation, one a document. Throws as `score` does. */
+  logits(query: string, documents: readonly string[]): Promise<number[]> {
+    return this.#logits(
+      this.#engine,
+      documents.map((document) => this.#encoder.encode(query, document)),
+    )
+  }
+
   /**
    * How far a pair's logit moves with its neighbours: the greatest difference between each document alone, unpadded, and
    * all of them in one call, padded to the longest.

@@ -246,6 +246,14 @@ describe('what is refused', () => {
     await refused(folder, /the head has 1 outputs, config.json says 3 labels/)
   })
 
+  test('a head of several labels where nobody says which one counts, with the labels', async () => {
+    const folder = await copyOf('three-label')
+    await refused(folder, /3 outputs \(0 contradiction, 1 entailment, 2 neutral\); .*--label NAME/)
+    const manifest = { name: 'nli', dtypes: { fp32: 'onnx/model.onnx' }, label: 3 }
+    await writeFile(join(folder, 'rankmill.json'), JSON.stringify(manifest))
+    await refused(folder, /0 contradiction, 1 entailment, 2 neutral\); there is no label 3/)
+  })
+
   test('a vocabulary that is larger than the embedding', async () => {
     const folder = await copyOf('one-logit')
     await edit(folder, 'tokenizer.json', (value) => {
