@@ -4,10 +4,12 @@ import { readFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
+import { type Answers, causalHeadOf, readAnswers } from './causal-head.js'
 import { throughLinks } from './linked-weights.js'
-import { queryPromptOf, refuseModules } from './model.js'
+import { queryPromptOf } from './model.js'
 import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
+import { readPrompt } from './model-prompt.js'
 import type { OnnxFile } from './onnx-file.js'
 import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
@@ -68,12 +70,25 @@ export async function checkModel(path: string): Promise<ModelCheck> {
     'Save the model again with sentence-transformers, or remove modules.json if it is not of this model.',
     async () => {
       const read = await readSavedSettings(folder, kind)
-      if (kind === 'CrossEncoder') refuseModules(folder, read)
       const prompt = kind === 'CrossEncoder' ? queryPromptOf(folder, read) : ''
       return [read, read.modules ? inWords(read, prompt) : 'not saved as such (not needed)']
     },
   )
-  if (facts) {
+  const answers =
+    config && facts && saved && kind === 'CrossEncoder'
+      ? await look('answers', 'Save the model again with sentence-transformers.', async () => {
+          const read = await readAnswers(folder, config, facts, saved)
+          return [read, read ? `tokens ${read.falseId ?? 'none'} (no) and ${read.trueId} (yes)` : 'a head of its own']
+        })
+      : undefined
+  const prompt =
+    config && saved && kind === 'CrossEncoder'
+      ? await look('prompt', `Put a chat template into it that renders the roles "query" and "document".`, async () => {
+          const read = await readPrompt(folder, config, saved)
+          return [read, read ? `pairs are read in a chat template (${read.origin})` : 'plain pairs']
+        })
+      : undefined
+  if (facts && !prompt && !answers) {
     await look('special tokens', 'Save the tokeniser again with its post-processor and pad token.', async () => {
       const { template } = await loadTokenizer(folder, kind)
       const count = template.before.length + template.between.length + template.after.length
@@ -114,7 +129,7 @@ export async function checkModel(path: string): Promise<ModelCheck> {
         `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
       ]
     })
-    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved })
+    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved, answers })
   }
   if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
     await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {
@@ -145,6 +160,7 @@ interface GraphCheck {
   facts: files.TokenizerFacts | undefined
   manifest: files.Manifest | undefined
   saved: SavedSettings | undefined
+  answers: Answers | undefined
 }
 
 async function checkGraph({
@@ -157,9 +173,18 @@ async function checkGraph({
   facts,
   manifest,
   saved,
+  answers,
 }: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
     await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
+      if (answers) {
+        const { causal } = causalHeadOf(path, graph, answers, manifest)
+        const past = causal.past.length > 0 ? 'what is read before is kept' : 'without past keys and values'
+        return [
+          undefined,
+          `columns ${causal.minus ?? 'none'} (no) and ${causal.plus} (yes), ${past}, ${files.activationOf(folder, config, 1, saved)}`,
+        ]
+      }
       const { logits, usesTokenTypes } = files.headOf(path, graph, config)
       const activation = files.activationOf(folder, config, logits, saved)
       return [undefined, `${logits} logit(s), ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`]
@@ -194,6 +219,7 @@ async function digestOf(path: string): Promise<string | null> {
 
 /** TensorProto.DataType */
 const INT32 = 6
+const FLOAT16 = 10
 
 /** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */
 async function trialRun(path: string, graph: OnnxFile, highestId: number): Promise<string> {
@@ -207,7 +233,18 @@ async function trialRun(path: string, graph: OnnxFile, highestId: number): Promi
     })
     const values = (name: string) =>
       name === 'input_ids' ? [0n, BigInt(highestId)] : name === 'attention_mask' ? [1n, 1n] : [0n, 0n]
-    const feeds = graph.inputs.map(({ name, type }) => {
+    const feeds = graph.inputs.map(({ name, type, shape }) => {
+      if (name.startsWith('past_key_values.')) {
+        const dims = [1, shape[1] ?? 0, 0, shape[3] ?? 0]
+        return [
+          name,
+          type === FLOAT16
+            ? new Tensor('float16', new Uint16Array(), dims)
+            : new Tensor('float32', new Float32Array(), dims),
+        ]
+      }
+      if (name === 'num_logits_to_keep')
+        return [name, new Tensor('int64', BigInt64Array.of(1n), shape.length === 0 ? [] : [1])]
       const [first = 0n, second = 0n] = values(name)
       const narrow = () => new Tensor('int32', Int32Array.of(Number(first), Number(second)), [1, 2])
       return [name, type === INT32 ? narrow() : new Tensor('int64', BigInt64Array.of(first, second), [1, 2])]

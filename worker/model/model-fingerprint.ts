@@ -21,6 +21,7 @@ export interface Fingerprint {
  *
  * @param externalFiles names beside the graph
  * @param digests hex SHA-256 by names in the folder, as far as rankmill.json gives them
+ * @param more names in the folder of what else scores depend on
  * @throws RankmillError `invalid_model` for a file that is not the one that rankmill.json describes
  */
 export async function fingerprintOf(
@@ -30,8 +31,9 @@ export async function fingerprintOf(
   dtype: string,
   cacheDir: string,
   digests: Readonly<Record<string, string>> = {},
+  more: readonly string[] = [],
 ): Promise<Fingerprint> {
-  const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES]
+  const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES, ...more]
   const paths = [
     modelPath,
     ...externalFiles.map((name) => join(dirname(modelPath), name)),

@@ -39,6 +39,9 @@ const transformerSchema = z.looseObject({
   tokenizer_args: settings.nullish(),
   processor_kwargs: settings.nullish(),
   processing_kwargs: z.record(z.string(), settings).nullish(),
+  modality_config: z
+    .looseObject({ message: z.looseObject({ format: z.enum(['flat', 'structured']).nullish() }).nullish() })
+    .nullish(),
   query_length: z.int().nullish(),
   document_length: z.int().nullish(),
   query_expansion: z.unknown().nullish(),
@@ -72,6 +75,10 @@ export interface SavedSettings {
   readonly maxTokens: number | undefined
   /** Texts are put into lower case before anything else. */
   readonly lowercase: boolean
+  /** How a chat template is given a text; null where pairs are no messages, undefined where nothing is said. */
+  readonly messageFormat?: 'flat' | 'structured' | null | undefined
+  /** What a chat template is given beside the messages. */
+  readonly templateVariables?: Readonly<Record<string, unknown>>
   /** What is laid over tokenizer_config.json. */
   readonly tokenizer: Readonly<Record<string, unknown>>
 }
@@ -133,6 +140,14 @@ export async function readSavedSettings(folder: string, kind: SavedKind): Promis
     similarity: saved?.similarity_fn_name ?? null,
     maxTokens: known.length > 0 ? Math.min(...known) : undefined,
     lowercase: transformer.do_lower_case ?? false,
+    ...(transformer.modality_config
+      ? {
+          messageFormat: transformer.modality_config.message
+            ? (transformer.modality_config.message.format ?? 'structured')
+            : null,
+        }
+      : {}),
+    templateVariables: templateVariables(file, transformer),
     tokenizer,
   })
 }
@@ -150,17 +165,29 @@ function processingLimit(
   file: string,
   { processing_kwargs: passed }: z.output<typeof transformerSchema>,
 ): number | undefined {
-  const { text, common, ...others } = passed ?? {}
-  for (const [name, values] of Object.entries(others)) {
-    // Images and sounds are nobody's here; a template of a conversation would change every text.
-    if (name === 'chat_template' && Object.keys(values).length > 0)
-      throw fault(file, `processing_kwargs.${name}: is not known`)
-  }
+  // Images and sounds are nobody's here.
+  const { text, common } = passed ?? {}
   const { data, error } = processingSchema.safeParse({ ...text, ...common })
   const [issue] = error?.issues ?? []
   const field = issue?.path.join('.') || (issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : '')
   if (!data) throw fault(file, `processing_kwargs.text: ${field}: is not known so`)
   return data.max_length ?? undefined
+}
+
+/** Of what may be passed to a chat template, that which says how the result is tokenised (`_APPLY_CHAT_TEMPLATE_TOP_LEVEL_KWARGS`). */
+const TEMPLATE_SETTINGS = new Set([
+  ...['padding', 'truncation', 'max_length', 'return_tensors', 'padding_side', 'tokenizer_kwargs', 'restore_suffix'],
+  ...['continue_final_message', 'return_assistant_tokens_mask', 'chat_template', 'tokenize', 'return_dict'],
+])
+
+function templateVariables(
+  file: string,
+  { processing_kwargs: passed }: z.output<typeof transformerSchema>,
+): Record<string, unknown> {
+  const variables = passed?.['chat_template'] ?? {}
+  for (const name of Object.keys(variables))
+    if (TEMPLATE_SETTINGS.has(name)) throw fault(file, `processing_kwargs.chat_template.${name}: is not known`)
+  return variables
 }
 
 /** Reads a module's own configuration. */
