@@ -53,6 +53,7 @@ export async function openBiEncoder(reference: string, options: OpenModelOptions
   const graph = await files.readGraph(modelPath)
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
   const saved = await readSavedSettings(folder, 'SentenceTransformer')
+  refuseMessages(folder, saved)
   const prompts = promptsOf(saved)
   const { name: output, isPooled } = outputOf(modelPath, graph)
   refuseSimilarity(folder, saved)
@@ -89,6 +90,13 @@ function outputOf(path: string, { outputs }: OnnxFile): { name: string; isPooled
 /** As `encode_query` and `encode_document` choose them, and what folders of before those had in their place. */
 function promptsOf({ prompts }: SavedSettings): BiEncoderModel['prompts'] {
   return { query: prompts.query ?? '', passage: prompts.document ?? prompts.passage ?? prompts.corpus ?? '' }
+}
+
+/** Of a model that was saved to read texts in a chat template, every text is put into one there. */
+function refuseMessages(folder: string, { messageFormat }: SavedSettings): void {
+  if (messageFormat === undefined || messageFormat === null) return
+  const file = join(folder, 'sentence_bert_config.json')
+  throw fault(file, 'modality_config.message: texts in a chat template are not known of a bi-encoder')
 }
 
 /** Embeddings are compared by their cosine here. */

@@ -52,7 +52,7 @@ const REQUIREMENTS = join(TRAINING, 'quantize-requirements.txt')
 const SCRIPT_UNSUITABLE = 3
 const SCRIPT_LACKS_PACKAGES = 4
 /** Besides the graph, what a folder needs to load. */
-const SIDE_FILES = /\.(json|txt|model)$/
+const SIDE_FILES = /\.(json|txt|model|jinja)$/
 
 /**
  * Writes `onnx/model_<dtype>.onnx`. Nothing of the folder changes before the new file has been loaded and run once.
