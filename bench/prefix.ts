@@ -28,7 +28,7 @@ const SHAPES = [
   [250, 120],
   [250, 400],
 ] as const
-const ROUNDS = 3
+const ROUNDS = 5
 
 printConditions('a causal model with and without a kept prefix', { model: folder, dtype: model.dtype, pairs: PAIRS })
 const reading = (mb: number) => modelSource(resolveOptions({ ...given, prefixCacheMb: mb })).createEngine(model)
