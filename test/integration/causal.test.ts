@@ -69,6 +69,11 @@ describe.each(CAUSAL_FIXTURES)('%s', (name) => {
 test.each([
   ['a head of the two answers alone', 'model_fp16.onnx', { company: 'any', behindPrefix: 'any' }],
   ['neither positions nor past keys', 'model_int8.onnx', { company: 'any', behindPrefix: undefined }],
+  [
+    'one operator for attention, which takes past keys of one row',
+    'model_q4.onnx',
+    { company: 'any', behindPrefix: 'alone' },
+  ],
   ['num_logits_to_keep', 'model_int4.onnx', { company: 'equal', behindPrefix: undefined }],
 ])('a graph with %s gives the same scores', async (_, file, abilities) => {
   const folder = await copyOfCausal('qwen3-plain')
@@ -88,7 +93,7 @@ test.each([
 test('with less room than one prefix needs, and with none, prompts are read whole', async () => {
   const model = await opened(causalModel('qwen3-plain'))
   const { pairs, logits } = await goldenPairs(model, 'qwen3-plain')
-  for (const prefixCacheBytes of [0, 1000, 60_000]) {
+  for (const prefixCacheBytes of [0, 1000, 120_000]) {
     const session = await ScoringSession.open({ model, device: 'cpu', threads: 1, prefixCacheBytes })
     expect(worst(await scores(session, model, pairs, 16), logits)).toBeLessThan(1e-4)
     await session.release()

@@ -176,7 +176,8 @@ async function checkGraph({
   answers,
 }: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
-    await look(`head of ${name}`, 'Export with --task text-classification, one label or two.', async () => {
+    const task = answers ? 'text-generation-with-past' : 'text-classification, one label or two'
+    await look(`head of ${name}`, `Export with --task ${task}.`, async () => {
       if (answers) {
         const { causal } = causalHeadOf(path, graph, answers, manifest)
         const past = causal.past.length > 0 ? 'what is read before is kept' : 'without past keys and values'
