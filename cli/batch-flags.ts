@@ -44,6 +44,7 @@ export function requestDefaults(command: Command, options: Options): NonNullable
   const flags = command.opts<BatchFlags>()
   return {
     model: requestedModel(command, options),
+    instruction: flags.instruction,
     maxTokensPerDoc: flags.maxTokensPerDoc,
     priority: flags.priority,
     strategy: strategyOf(flags),

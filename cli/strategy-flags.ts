@@ -8,6 +8,7 @@ import type { LongDocuments, StrategyInput } from '../shared/protocol/strategy.j
 export interface StrategyFlags {
   /** Also what workers that are started score in. */
   dtype?: Dtype | 'auto'
+  instruction?: string
   maxTokensPerDoc?: number
   longDocuments?: LongDocuments
   prefilter?: number | string
@@ -22,6 +23,7 @@ export interface StrategyFlags {
 export function addStrategyFlags(command: Command): Command {
   return command
     .optionsGroup('Strategies:')
+    .option('--instruction <text>', 'what a model that takes an instruction judges by (default: its own)')
     .addOption(
       new Option('--max-tokens-per-doc <n>', 'tokens read of each document (default: as many as fit)').argParser(
         numberArgument(1),

@@ -27,13 +27,15 @@ export function partOf(request: RerankRequest, opened: Opened, part: number, pin
   const offset = Math.floor((part * count) / parts)
   const end = Math.floor(((part + 1) * count) / parts)
   return {
-    v: 2,
+    // Who does not know instructions would score by none.
+    v: request.instruction === null ? 2 : 3,
     requestId: request.id,
     generation,
     part,
     parts,
     offset,
     query: request.query,
+    ...(request.instruction === null ? {} : { instruction: request.instruction }),
     documents: isCorpusReference(documents)
       ? { ...documents, version: pinnedVersion ?? documents.version, ids: documents.ids.slice(offset, end) }
       : parts === 1

@@ -311,6 +311,13 @@ export const OPTIONS = {
     value: '<n>',
     help: 'padded tokens in one model call at most; 0 lets the calibration choose',
   }),
+  prefixCacheMb: define({
+    group: 'worker',
+    schema: int(0, 1_048_576),
+    default: 256,
+    value: '<mb>',
+    help: 'what each session of a causal model keeps of the prompts that documents have in common, in MiB; 0 reads each prompt whole',
+  }),
   callTimeoutMs: define({
     group: 'worker',
     schema: int(1000, 86_400_000),

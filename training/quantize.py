@@ -364,6 +364,24 @@ def quantize(model, dtype, table_values=TABLE_VALUES):
     return integers(model, RowInt8 if dtype == 'int8' else BlockInt4, table_values)
 
 
+def cut_head(model, tokens):
+    """Leaves of a causal model's head the columns of some tokens, and notes in the file which they are."""
+    g = Graph(model)
+    out = next((o for o in g.graph.output if o.name == 'logits'), None)
+    node = out is not None and g.maker('logits', 'MatMul')
+    w = g.matrix(node.input[1]) if node else None
+    if w is None:
+        raise Unsuitable('the head cannot be cut: "logits" is not the product of a constant fp32 weight (MatMul)')
+    if w.shape[1] <= max(tokens):
+        raise Unsuitable(f'the head has {w.shape[1]} columns: it was cut before, or is not of this vocabulary')
+    node.input[1] = g.weight('quantize.head', w[:, tokens])
+    width = out.type.tensor_type.shape.dim[-1]
+    width.Clear()
+    width.dim_value = len(tokens)
+    model.metadata_props.add(key='rankmill.head', value=json.dumps(tokens))
+    g.finish(list(g.graph.node))
+
+
 def load(source):
     """As onnx.load, which refuses weights behind links: caches of a hub hold nothing else."""
     model = onnx.load(source, load_external_data=False)
@@ -394,9 +412,12 @@ def main():
     parser.add_argument('source', type=pathlib.Path, help='the fp32 ONNX file')
     parser.add_argument('target', type=pathlib.Path, help='the file to write')
     parser.add_argument('--dtype', choices=('int8', 'int4', 'fp16'), required=True)
+    parser.add_argument('--head', help='of a causal model: the ids of "no" and "yes", as 1,2; only these two are left of its head')
     options = parser.parse_args()
     try:
         model = load(options.source)
+        if options.head:
+            cut_head(model, [int(token) for token in options.head.split(',')])
         done = quantize(model, options.dtype)
         save(model, options.target)
     except (Unsuitable, OSError) as fault:

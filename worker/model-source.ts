@@ -15,7 +15,8 @@ import { loadTokenizer } from './tokenize/tokenizer.js'
 
 export function modelSource(options: Options): ScorerSource {
   const log = makeLogger(options.logLevel, 'rankmill-inference')
-  const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate, callTimeoutMs } = options
+  const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate, callTimeoutMs, prefixCacheMb } =
+    options
   const place = {
     device: device === 'auto' ? 'cpu' : device,
     threads: threads || availableParallelism(),
@@ -34,6 +35,7 @@ export function modelSource(options: Options): ScorerSource {
         ...(batchPairs ? { batchPairs } : {}),
         ...(batchTokens ? { batchTokens } : {}),
         calibrate,
+        prefixCacheBytes: prefixCacheMb * 2 ** 20,
       }),
     openFilter: (reference, parts) => openFilter(reference, options, place, parts),
   }

@@ -1,4 +1,5 @@
 /** One job's way through the stages, top to bottom; the one file that composes them. */
+import { RankmillError } from '../shared/errors.js'
 import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
 import { composePart } from './pipeline/aggregate.js'
 import { type Cascaded, cascade } from './pipeline/cascade.js'
@@ -30,6 +31,7 @@ export async function processJob(
   const { metrics, now } = stages
   const queuedMs = Math.max(0, now() - job.submittedAt)
   metrics.observeStage('queued', queuedMs)
+  refuseInstruction(job, scorer)
   const { filtered, missing } = await sift(job, stages, signal)
   // Weights that are not there are found out before the work, not after it.
   if (job.fuse && filtered.by) modelShare(job.fuse, scorer.model, filtered.by.opinion.name)
@@ -46,6 +48,13 @@ export async function processJob(
   return part
 }
 
+/** Models before the request's own may do without; its own would answer something else than was asked. */
+function refuseInstruction({ instruction }: RerankJob, { name, model }: Scorer): void {
+  if (instruction === undefined || model.prompt) return
+  const message = `instruction: ${name} reads plain pairs, and takes none`
+  throw new RankmillError('invalid_request', message, { param: 'instruction' })
+}
+
 function runCascade(
   job: RerankJob,
   candidates: readonly Candidate[],
@@ -57,6 +66,8 @@ function runCascade(
   const whole: RerankJob = { ...job, exit: 'never' }
   return cascade(job.cascade, job.topN, candidates, last, async ({ model }, place) => {
     const scorer = await stages.scorers.get(model, job.dtype, `strategy.cascade.${place}.model`)
-    return { scorer, score: (those) => scoreCandidates(whole, those, scorer, stages, signal) }
+    const { instruction: _, ...untold } = whole
+    const own = scorer.model.prompt ? whole : untold
+    return { scorer, score: (those) => scoreCandidates(own, those, scorer, stages, signal) }
   })
 }

@@ -195,6 +195,7 @@ export class Scorers {
       savedAs: 'CrossEncoder',
       files: model.files ?? [],
       queryPrompt: model.queryPrompt ?? '',
+      ...(model.prompt ? { prompt: model.prompt } : {}),
       maxTokens,
       truncation,
       cacheTokens: tokenCacheTokens,

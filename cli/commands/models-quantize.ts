@@ -11,6 +11,7 @@ import { numberArgument } from '../strategy-flags.js'
 
 interface QuantizeFlags {
   dtype: QuantizedDtype
+  head: 'whole' | 'yes-no'
   out?: string
   force?: true
   data?: string
@@ -42,6 +43,11 @@ export function quantizeCommand(): Command {
         .choices(QUANTIZED_DTYPES)
         .makeOptionMandatory(),
     )
+    .addOption(
+      new Option('--head <what>', 'of a causal model: all of its head, or the two answers alone, in far less memory')
+        .choices(['whole', 'yes-no'])
+        .default('whole'),
+    )
     .option('--out <folder>', "write there, with copies of tokeniser and configuration (default: the model's folder)")
     .option('--force', 'replace what is there')
     .option(
@@ -60,7 +66,7 @@ async function quantize(path: string, command: Command): Promise<void> {
 }
 
 async function quantizeUntil(signal: AbortSignal, path: string, command: Command): Promise<void> {
-  const { dtype, out, force, data, sample, depth, json } = command.opts<QuantizeFlags>()
+  const { dtype, head, out, force, data, sample, depth, json } = command.opts<QuantizeFlags>()
   const given = optionsOf(command)
   // How the engines found their batch shapes is not asked for here.
   const options = { ...given, logLevel: given.logLevel === 'info' ? ('warn' as const) : given.logLevel }
@@ -68,7 +74,7 @@ async function quantizeUntil(signal: AbortSignal, path: string, command: Command
   const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
   note(`rankmill: quantising ${path} to ${dtype}`)
   const { python } = options
-  const model = await quantizeModel(path, { dtype, out, force: force === true, python, signal })
+  const model = await quantizeModel(path, { dtype, head, out, force: force === true, python, signal })
   note(
     `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
   )

@@ -54,6 +54,7 @@ async function run(command: Command, files: string[]): Promise<void> {
   const asTable = process.stdout.isTTY && !flags.json
   const request = {
     query: flags.query,
+    instruction: flags.instruction,
     model: requestedModel(command, options),
     topN: flags.topN ?? (asTable ? 10 : undefined),
     maxTokensPerDoc: flags.maxTokensPerDoc,

@@ -14,6 +14,7 @@ export type RunSettings = Readonly<Record<string, unknown>>
 
 /** Whether a field changes what is answered, or only when. */
 const SHAPES_RESULTS: Readonly<Record<keyof RequestFields, boolean>> = {
+  instruction: true,
   model: true,
   topN: true,
   returnDocuments: true,

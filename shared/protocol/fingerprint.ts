@@ -9,10 +9,11 @@ import type { RerankRequest } from './request.js'
  */
 export function fingerprintOf(request: RerankRequest): string {
   const hash = createHash('sha256')
-  const { query, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
+  const { query, instruction, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
   const { dtype, longDocuments, prefilter, cascade, fuse, exit } = request
   const strategy = [dtype, longDocuments, prefilter, cascade, fuse, exit]
   hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
+  if (instruction !== null) hash.update(JSON.stringify({ instruction }))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {
     const { corpus, version, ids, missing, scores } = documents

@@ -8,8 +8,8 @@ import type { Strategy } from './strategy.js'
 
 /** A request, or one part of a split one, as it travels through the queue. */
 export interface RerankJob extends Strategy {
-  /** 1: of release 0.1.0, which knew no generations. */
-  readonly v: 1 | 2
+  /** 1: of release 0.1.0, which knew no generations; 3: with an instruction. */
+  readonly v: 1 | 2 | 3
   readonly requestId: string
   /** Whatever is of another than the request's is refused. */
   readonly generation: number
@@ -18,6 +18,7 @@ export interface RerankJob extends Strategy {
   /** Index in the request of this part's first candidate. */
   readonly offset: number
   readonly query: string
+  readonly instruction?: string
   readonly documents: RerankRequest['documents']
   /** Its corpus version is pinned for this request. */
   readonly pinned?: true

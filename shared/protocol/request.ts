@@ -25,6 +25,8 @@ export interface RequestLimits {
 export interface RerankRequest extends Strategy {
   readonly id: string
   readonly query: string
+  /** What a model that reads pairs in a prompt is told to judge by; null: its own instruction. */
+  readonly instruction: string | null
   readonly documents: Documents
   /** null: the fleet's default, which is resolved when the request is noted. */
   readonly model: string | null
@@ -52,6 +54,7 @@ export interface RerankInput {
         missing?: 'error' | 'skip' | undefined
         scores?: readonly number[] | undefined
       }
+  instruction?: string | undefined
   model?: string | undefined
   topN?: number | undefined
   returnDocuments?: boolean | undefined
@@ -74,6 +77,9 @@ export function requestSchema(limits: RequestLimits) {
   const fields = {
     id: idSchema.nullish(),
     query: textSchema(limits.maxQueryBytes, 'invalid_request').refine((q) => q.trim() !== '', 'must not be empty'),
+    instruction: textSchema(limits.maxQueryBytes, 'invalid_request')
+      .refine((text) => text.trim() !== '', 'must not be empty')
+      .nullish(),
     model: z.string().min(1).max(512).nullish(),
     topN: z.int().min(1).nullish(),
     returnDocuments: z.boolean().nullish(),
@@ -115,6 +121,7 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const request: RerankRequest = {
     id: r.id ?? newId(),
     query: r.query,
+    instruction: r.instruction ?? null,
     documents: withScores(documents, strategy),
     model: r.model ?? null,
     topN: r.topN ?? null,
@@ -133,8 +140,12 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
 }
 
 /** UTF-8 length of a request's texts and ids. */
-export function bytesOf({ query, documents }: Pick<RerankRequest, 'query' | 'documents'>): number {
-  let bytes = Buffer.byteLength(query)
+export function bytesOf({
+  query,
+  instruction,
+  documents,
+}: Pick<RerankRequest, 'query' | 'documents'> & Partial<Pick<RerankRequest, 'instruction'>>): number {
+  let bytes = Buffer.byteLength(query) + Buffer.byteLength(instruction ?? '')
   if (isCorpusReference(documents)) for (const id of documents.ids) bytes += Buffer.byteLength(id)
   else
     for (const { id, text } of documents)

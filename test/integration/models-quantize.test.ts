@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { chmod, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { copyOfCausal } from '../fixtures/models/causal-models.js'
 import { copyOf, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 import { runCommand, type Said } from './command.js'
 
@@ -35,6 +36,31 @@ async function requestsFile(): Promise<string> {
   await writeFile(file, `${lines.join('\n')}\n`)
   return file
 }
+
+withPython.each(['int8', 'int4', 'fp16'])(
+  '%s of a causal model, with what its answers need of its head',
+  async (dtype) => {
+    const folder = await copyOfCausal('qwen3')
+    const data = await requestsFile()
+    const whole = await quantize(folder, '--dtype', dtype, '--data', data, '--json')
+    expect(whole).toMatchObject({ code: 0 })
+    const out = await temporaryFolder()
+    const cut = await quantize(folder, '--dtype', dtype, '--head', 'yes-no', '--out', out, '--data', data, '--json')
+    expect(cut).toMatchObject({ code: 0 })
+    const [before, after] = [whole, cut].map(({ stdout }) => JSON.parse(stdout))
+    expect(after.formats[1].bytes).toBeLessThan(before.formats[1].bytes)
+    expect(after.agreement.greatestDifference).toBeLessThan(dtype === 'int4' ? 0.5 : 0.1)
+    if (dtype !== 'fp16') expect(after.formats[1].moved).toBeLessThan(1e-4)
+    const checked = await runCommand(['models', 'check', out], out, {})
+    expect(checked).toMatchObject({ code: 0, stdout: expect.stringMatching(/columns 0 \(no\) and 1 \(yes\)/) })
+  },
+)
+
+withPython('a head of its own is not cut', async () => {
+  const said = await quantize(await copyOf('one-logit'), '--dtype', 'fp16', '--head', 'yes-no')
+  expect(said.code).not.toBe(0)
+  expect(said.stderr).toMatch(/--head yes-no: the model is no causal one/)
+})
 
 withPython.each(['int8', 'int4', 'fp16'])('%s: written, sound, and compared with fp32', async (dtype) => {
   const folder = await copyOf('one-logit')

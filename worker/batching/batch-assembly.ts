@@ -31,5 +31,7 @@ export function assembleBatch(
     }
     if (padId !== 0) for (let i = count; i < length; i++, at += 2) ids[at] = padId
   }
-  return { size, length, inputIds, attentionMask, tokenTypeIds }
+  const prefixes = Int32Array.from(entries, ({ pair }) => pair.prefix ?? 0)
+  const shared = prefixes.some((prefix) => prefix > 0) ? { prefixes } : {}
+  return { size, length, inputIds, attentionMask, tokenTypeIds, ...shared }
 }

@@ -17,6 +17,8 @@ export interface Batch {
   readonly attentionMask: BigInt64Array
   /** 0 for the query, 1 for the document; null for models without them. */
   readonly tokenTypeIds: BigInt64Array | null
+  /** [size]: tokens at the beginning of each pair that others have as well, whose work may be kept for them. */
+  readonly prefixes?: Int32Array
   /** Stage of a model with exits, from 0; without it the whole model runs. */
   readonly stage?: number
   /** What the stage before gave for these pairs, the tokens' axis padded with zeros. */
@@ -82,6 +84,8 @@ export interface EngineOptions {
   readonly calibrate: boolean
   /** A call that takes longer is given up. */
   readonly callTimeoutMs: number
+  /** What a session of a causal model keeps of beginnings that pairs have in common; 0: nothing. */
+  readonly prefixCacheBytes?: number
   /** What calibration found is kept here for the next start. */
   readonly cacheDir: string
   readonly log: EngineLog

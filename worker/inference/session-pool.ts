@@ -15,8 +15,8 @@ import { SessionProcess } from './session-process.js'
  */
 export async function createEngine(model: Model | BiEncoderModel, options: EngineOptions): Promise<InferenceEngine> {
   const start: StartSessions = async ({ sessions, threadsPerSession }) => {
-    const { device, callTimeoutMs } = options
-    const settings = { model, device, threads: threadsPerSession, callTimeoutMs }
+    const { device, callTimeoutMs, prefixCacheBytes = 0 } = options
+    const settings = { model, device, threads: threadsPerSession, callTimeoutMs, prefixCacheBytes }
     const starts = await Promise.allSettled(
       Array.from({ length: sessions }, () => SessionProcess.start(settings, options.log)),
     )

@@ -161,6 +161,8 @@ export class SessionProcess {
       this.#ready = true
       this.#unusable = undefined
       this.#failedStarts = 0
+      if (message.causal)
+        this.#log.info({ model: this.#data.model.name, ...message.causal }, 'how rows share calls was tried')
       this.#started?.resolve()
       this.#started = undefined
       for (const [id, { batch }] of this.#pending) this.#send(id, batch)

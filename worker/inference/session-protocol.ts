@@ -2,6 +2,7 @@
 import type { ErrorBody } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Device, Model } from '../model/model.js'
+import type { CausalAbilities } from './causal-rows.js'
 import type { Batch, BatchOutput } from './engine.js'
 
 /** What a session is opened with. */
@@ -10,6 +11,8 @@ export interface SessionData {
   readonly device: Device
   /** CPU threads of its session. */
   readonly threads: number
+  /** Of a causal model: what it keeps of beginnings that pairs have in common; 0: nothing. */
+  readonly prefixCacheBytes?: number
 }
 
 /** A batch on its way: 6 bytes a token instead of 24. */
@@ -24,7 +27,7 @@ export type ToProcess = { readonly open: SessionData } | { readonly id: number; 
 
 /** From the process; `ready` or `unusable` is the first. */
 export type FromProcess =
-  | { readonly type: 'ready' }
+  | { readonly type: 'ready'; readonly causal?: CausalAbilities | undefined }
   | { readonly type: 'unusable'; readonly error: ErrorBody }
   | { readonly type: 'scored'; readonly id: number; readonly output: BatchOutput }
   | { readonly type: 'failed'; readonly id: number; readonly error: ErrorBody }

@@ -6,6 +6,7 @@ import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import { type BoundFile, openBound } from '../model/bound-files.js'
 import { throughLinks } from '../model/linked-weights.js'
 import type { Model } from '../model/model.js'
+import { type CausalAbilities, CausalRows } from './causal-rows.js'
 import type { Batch, BatchOutput, States } from './engine.js'
 import { floatsOf } from './half.js'
 import { normaliseRows, poolTokens } from './pooling.js'
@@ -20,6 +21,7 @@ export class ScoringSession {
   readonly #data: SessionData
   readonly #model: Model | BiEncoderModel
   readonly #output: string
+  #causal: CausalRows | undefined
   /** Of the model's stages; opened when first needed, for many workers never are asked for them. */
   readonly #stages = new Map<number, InferenceSession>()
 
@@ -44,8 +46,15 @@ export class ScoringSession {
     const output = session.outputNames.includes(wanted) ? wanted : session.outputNames[0]
     if (output === undefined) throw new RankmillError('invalid_model', `${model.modelPath}: the graph has no output`)
     const scoring = new ScoringSession(session, data, output)
+    if (model.kind === 'cross-encoder' && model.causal)
+      scoring.#causal = await openRows(session, model, model.causal, data.prefixCacheBytes ?? 0)
     await scoring.#warmUp()
     return scoring
+  }
+
+  /** Of a causal model: how its rows share calls. */
+  get abilities(): CausalAbilities | undefined {
+    return this.#causal?.abilities
   }
 
   /**
@@ -56,6 +65,7 @@ export class ScoringSession {
    */
   async run(batch: Batch): Promise<Omit<BatchOutput, 'inferenceMs'>> {
     if (batch.stage !== undefined) return await this.#runStage(batch, batch.stage)
+    if (this.#causal) return { logits: this.#logitsOf(await run(this.#causal, batch), batch.size) }
     return { logits: await this.#runWhole(batch) }
   }
 
@@ -149,6 +159,7 @@ export class ScoringSession {
 
   /** Frees the session's memory. */
   async release(): Promise<void> {
+    this.#causal?.release()
     await Promise.all([this.#session, ...this.#stages.values()].map((session) => session.release()))
   }
 
@@ -168,6 +179,25 @@ export class ScoringSession {
         )
       }
     }
+  }
+}
+
+async function openRows(...opening: Parameters<typeof CausalRows.open>): Promise<CausalRows> {
+  const [, { modelPath }] = opening
+  try {
+    return await CausalRows.open(...opening)
+  } catch (cause) {
+    const { code, message } = runError(cause)
+    const kind = code === 'out_of_memory' ? code : 'invalid_model'
+    throw new RankmillError(kind, `${modelPath}: a trial run failed: ${message}`, {}, { cause })
+  }
+}
+
+async function run(rows: CausalRows, batch: Batch): Promise<Float32Array> {
+  try {
+    return await rows.run(batch)
+  } catch (cause) {
+    throw runError(cause)
   }
 }
 

@@ -1,18 +1,14 @@
 /** A bi-encoder at hand: a folder in sentence-transformers' layout, with a graph in onnx/. */
 import { join } from 'node:path'
 import { z } from 'zod'
-import { fault } from './json-file.js'
+import { fault, isFile, readJsonIfThere } from './json-file.js'
 import { chooseDtype, type ModelFiles, type OpenModelOptions } from './model.js'
 import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
+import { CHAT_TEMPLATE } from './model-prompt.js'
 import { locateModel } from './model-reference.js'
 import type { OnnxFile } from './onnx-file.js'
-import {
-  readModuleConfig,
-  readSavedSettings,
-  refuseConversations,
-  type SavedSettings,
-} from './sentence-transformers.js'
+import { readModuleConfig, readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 /** Gives a text an embedding. Frozen plain data: it is sent to threads as it is. */
 export interface BiEncoderModel extends ModelFiles {
@@ -58,10 +54,11 @@ export async function openBiEncoder(reference: string, options: OpenModelOptions
   const graph = await files.readGraph(modelPath)
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
   const saved = await readSavedSettings(folder, 'SentenceTransformer')
+  refuseMessages(folder, saved)
   const prompts = promptsOf(saved)
   const { name: output, isPooled } = outputOf(modelPath, graph)
   refuseSimilarity(folder, saved)
-  await refuseConversations(folder, saved)
+  await refuseTemplate(folder, saved)
   const { usesPositions, ...inputs } = files.inputsOf(modelPath, graph)
   return Object.freeze({
     name,
@@ -95,6 +92,24 @@ function outputOf(path: string, { outputs }: OnnxFile): { name: string; isPooled
 /** As `encode_query` and `encode_document` choose them, and what folders of before those had in their place. */
 function promptsOf({ prompts }: SavedSettings): BiEncoderModel['prompts'] {
   return { query: prompts.query ?? '', passage: prompts.document ?? prompts.passage ?? prompts.corpus ?? '' }
+}
+
+/** Of a model that was saved to read texts in a chat template, every text is put into one there. */
+function refuseMessages(folder: string, { messageFormat }: SavedSettings): void {
+  if (messageFormat === undefined || messageFormat === null) return
+  const file = join(folder, 'sentence_bert_config.json')
+  throw fault(file, 'modality_config.message: texts in a chat template are not known of a bi-encoder')
+}
+
+/** Nor of one that sentence-transformers did not save, whose tokeniser has a template: every text is put into it there. */
+async function refuseTemplate(folder: string, { modules }: SavedSettings): Promise<void> {
+  if (modules) return
+  const config = await readJsonIfThere(folder, 'tokenizer_config.json', z.looseObject({ chat_template: z.unknown() }))
+  const isBeside = await isFile(join(folder, CHAT_TEMPLATE))
+  if (!isBeside && (config?.chat_template ?? null) === null) return
+  const file = join(folder, isBeside ? CHAT_TEMPLATE : 'tokenizer_config.json')
+  const what = 'chat_template: without modules.json, sentence-transformers writes every text as a conversation by it'
+  throw fault(file, `${what}, which is not known here; remove it if the model is to read plain texts`)
 }
 
 /** Embeddings are compared by their cosine here. */

@@ -42,6 +42,10 @@ export async function downloadModel(
   const options = { cache_dir: cache, revision }
   try {
     const config = await AutoConfig.from_pretrained(id, options)
+    const [kind] = (config as { architectures?: string[] }).architectures ?? []
+    // The library brings neither its chat template nor what sentence-transformers says of it.
+    if (kind?.endsWith('ForCausalLM'))
+      throw new Error(`a ${kind} is served from a folder with all of its files: \`hf download ${id}\` prints one`)
     await AutoTokenizer.from_pretrained(id, options)
     const offered = await ModelRegistry.get_available_dtypes(id, { ...options, config })
     const wanted = dtype === 'auto' ? DTYPES : [dtype]

@@ -5,12 +5,14 @@ import { dirname, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { RankmillError } from '../../shared/errors.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
+import { type Answers, causalHeadOf, readAnswers } from './causal-head.js'
 import { throughLinks } from './linked-weights.js'
-import { queryPromptOf, refuseModules } from './model.js'
+import { queryPromptOf } from './model.js'
 import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
+import { readPrompt } from './model-prompt.js'
 import type { OnnxFile } from './onnx-file.js'
-import { readSavedSettings, refuseConversations, type SavedSettings } from './sentence-transformers.js'
+import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export interface Finding {
   readonly ok: boolean
@@ -79,13 +81,25 @@ export async function checkModel(
     'Save the model again with sentence-transformers, or remove modules.json if it is not of this model.',
     async () => {
       const read = await readSavedSettings(folder, kind)
-      if (kind === 'CrossEncoder') refuseModules(folder, read)
-      await refuseConversations(folder, read)
       const prompt = kind === 'CrossEncoder' ? queryPromptOf(folder, read) : ''
       return [read, read.modules ? inWords(read, prompt) : 'not saved as such (not needed)']
     },
   )
-  if (facts) {
+  const answers =
+    config && facts && saved && kind === 'CrossEncoder'
+      ? await look('answers', 'Save the model again with sentence-transformers.', async () => {
+          const read = await readAnswers(folder, config, facts, saved)
+          return [read, read ? `tokens ${read.falseId ?? 'none'} (no) and ${read.trueId} (yes)` : 'a head of its own']
+        })
+      : undefined
+  const prompt =
+    config && saved && kind === 'CrossEncoder'
+      ? await look('prompt', `Put a chat template into it that renders the roles "query" and "document".`, async () => {
+          const read = await readPrompt(folder, config, saved)
+          return [read, read ? `pairs are read in a chat template (${read.origin})` : 'plain pairs']
+        })
+      : undefined
+  if (facts && !prompt && !answers) {
     await look('special tokens', 'Save the tokeniser again with its post-processor and pad token.', async () => {
       const { template } = await loadTokenizer(folder, kind)
       const count = template.before.length + template.between.length + template.after.length
@@ -128,7 +142,7 @@ export async function checkModel(
         `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
       ]
     })
-    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved, label })
+    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved, label, answers })
   }
   if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
     await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {
@@ -160,6 +174,7 @@ interface GraphCheck {
   manifest: files.Manifest | undefined
   saved: SavedSettings | undefined
   label: number | undefined
+  answers: Answers | undefined
 }
 
 async function checkGraph({
@@ -173,22 +188,30 @@ async function checkGraph({
   manifest,
   saved,
   label: given,
+  answers,
 }: GraphCheck): Promise<void> {
   if (config && (manifest?.kind ?? 'cross-encoder') === 'cross-encoder') {
-    await look(
-      `head of ${name}`,
-      'Export with --task text-classification; of more than two labels, name one: `rankmill models add … --label`.',
-      async () => {
-        const { logits, label, usesTokenTypes } = files.headOf(path, graph, config, given)
-        const activation = files.activationOf(folder, config, logits, saved)
-        const counted =
-          label === undefined ? '' : `, of which ${label} (${files.labelsOf(config)?.[label] ?? '?'}) counts`
+    const fix = answers
+      ? 'Export with --task text-generation-with-past.'
+      : 'Export with --task text-classification; of more than two labels, name one: `rankmill models add … --label`.'
+    await look(`head of ${name}`, fix, async () => {
+      if (answers) {
+        const { causal } = causalHeadOf(path, graph, answers, manifest)
+        const past = causal.past.length > 0 ? 'what is read before is kept' : 'without past keys and values'
         return [
           undefined,
-          `${logits} logit(s)${counted}, ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`,
+          `columns ${causal.minus ?? 'none'} (no) and ${causal.plus} (yes), ${past}, ${files.activationOf(folder, config, 1, saved)}`,
         ]
-      },
-    )
+      }
+      const { logits, label, usesTokenTypes } = files.headOf(path, graph, config, given)
+      const activation = files.activationOf(folder, config, logits, saved)
+      const counted =
+        label === undefined ? '' : `, of which ${label} (${files.labelsOf(config)?.[label] ?? '?'}) counts`
+      return [
+        undefined,
+        `${logits} logit(s)${counted}, ${usesTokenTypes ? 'with' : 'without'} token types, ${activation}`,
+      ]
+    })
   }
   if (facts) {
     await look(`vocabulary of ${name}`, 'Take the tokeniser and the ONNX file from the same model.', async () => {
@@ -221,6 +244,7 @@ async function digestOf(path: string): Promise<string | null> {
 
 /** TensorProto.DataType */
 const INT32 = 6
+const FLOAT16 = 10
 
 /** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */
 async function trialRun(path: string, graph: OnnxFile, highestId: number): Promise<string> {
@@ -234,7 +258,18 @@ async function trialRun(path: string, graph: OnnxFile, highestId: number): Promi
     })
     const values = (name: string) =>
       name === 'input_ids' ? [0n, BigInt(highestId)] : name === 'attention_mask' ? [1n, 1n] : [0n, 0n]
-    const feeds = graph.inputs.map(({ name, type }) => {
+    const feeds = graph.inputs.map(({ name, type, shape }) => {
+      if (name.startsWith('past_key_values.')) {
+        const dims = [1, shape[1] ?? 0, 0, shape[3] ?? 0]
+        return [
+          name,
+          type === FLOAT16
+            ? new Tensor('float16', new Uint16Array(), dims)
+            : new Tensor('float32', new Float32Array(), dims),
+        ]
+      }
+      if (name === 'num_logits_to_keep')
+        return [name, new Tensor('int64', BigInt64Array.of(1n), shape.length === 0 ? [] : [1])]
       const [first = 0n, second = 0n] = values(name)
       const narrow = () => new Tensor('int32', Int32Array.of(Number(first), Number(second)), [1, 2])
       return [name, type === INT32 ? narrow() : new Tensor('int64', BigInt64Array.of(first, second), [1, 2])]

@@ -21,6 +21,7 @@ export interface Fingerprint {
  *
  * @param externalFiles names beside the graph
  * @param digests hex SHA-256 by names in the folder, as far as rankmill.json gives them
+ * @param more names in the folder of what else scores depend on
  * @param label the output that is the score, where that is said
  * @throws RankmillError `invalid_model` for a file that is not the one that rankmill.json describes
  */
@@ -31,9 +32,10 @@ export async function fingerprintOf(
   dtype: string,
   cacheDir: string,
   digests: Readonly<Record<string, string>> = {},
+  more: readonly string[] = [],
   label?: number,
 ): Promise<Fingerprint> {
-  const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES]
+  const beside = ['tokenizer.json', 'config.json', ...TOKENIZER_FILES, ...SENTENCE_TRANSFORMERS_FILES, ...more]
   const paths = [
     modelPath,
     ...externalFiles.map((name) => join(dirname(modelPath), name)),

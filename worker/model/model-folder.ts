@@ -28,11 +28,12 @@ const configSchema = z
       .string()
       .nullish()
       .transform((type) => type ?? ''),
-    max_position_embeddings: count,
     architectures: z.array(z.string()).nullish(),
+    max_position_embeddings: count,
     /** What GPT-2 and NomicBERT call it. */
     n_positions: count,
     pad_token_id: count,
+    vocab_size: count,
     id2label: z.record(z.string(), z.unknown()).nullish(),
     num_labels: count,
     sentence_transformers: z.looseObject({ activation_fn: z.string().nullish() }).nullish(),
@@ -75,6 +76,8 @@ const manifestSchema = z.looseObject({
   fusion: z.looseObject({ weights: z.record(z.string(), z.number().nonnegative()) }).optional(),
   /** By another model's name: its logit = scale * this one's + offset, as near as a line comes. */
   calibrations: z.record(z.string(), z.strictObject({ scale: z.number().positive(), offset: z.number() })).optional(),
+  /** Of a causal model whose head has two columns: the token ids that they are of, of "no" and of "yes". */
+  head_tokens: z.tuple([z.int().nonnegative(), z.int().nonnegative()]).optional(),
   /** Hex digests of ONNX files: some read their weights out of others, at fixed places. */
   sha256: z.record(z.string(), z.string()).default({}),
 })
@@ -85,6 +88,8 @@ export interface TokenizerFacts {
   /** One more than the highest id. */
   readonly vocabularySize: number
   readonly padId: number | undefined
+  /** The id of a token, undefined where there is none. */
+  readonly idOf: (token: string) => number | undefined
   /** Of tokenizer_config.json; undefined where it is absent or a stand-in for "no limit". */
   readonly maxLength: number | undefined
 }
@@ -111,12 +116,19 @@ export async function readTokenizerFacts(folder: string): Promise<TokenizerFacts
   for (const { id } of added) highest = Math.max(highest, id)
   const named = special?.pad_token ?? config?.pad_token
   const padToken = typeof named === 'string' ? named : named?.content
-  const inVocabulary = padToken === undefined || Array.isArray(vocab) ? undefined : vocab[padToken]
-  const padId = added.find(({ content }) => content === padToken)?.id ?? inVocabulary ?? padding?.pad_id
+  const idOf = (token: string) => added.find(({ content }) => content === token)?.id ?? idIn(vocab, token)
+  const padId = (padToken === undefined ? undefined : idOf(padToken)) ?? padding?.pad_id
   const limit = config?.model_max_length ?? config?.max_len ?? undefined
   // transformers writes 1e30 where a tokeniser knows no limit.
   const isLimit = limit !== undefined && limit > 0 && limit < 1e9
-  return { vocabularySize: highest + 1, padId, maxLength: isLimit ? limit : undefined }
+  return { vocabularySize: highest + 1, padId, idOf, maxLength: isLimit ? limit : undefined }
+}
+
+/** Of Unigram models the vocabulary is a list of tokens with their weights. */
+function idIn(vocab: Record<string, number> | readonly unknown[], token: string): number | undefined {
+  if (!Array.isArray(vocab)) return Object.hasOwn(vocab, token) ? (vocab as Record<string, number>)[token] : undefined
+  const place = vocab.findIndex((entry) => Array.isArray(entry) && entry[0] === token)
+  return place < 0 ? undefined : place
 }
 
 /** The ONNX files by number format, relative to the folder: those that rankmill.json names, else those that are there. */

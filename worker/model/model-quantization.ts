@@ -7,10 +7,12 @@ import { promisify } from 'node:util'
 import { z } from 'zod'
 import { RankmillError } from '../../shared/errors.js'
 import type { Dtype } from '../../shared/protocol/dtype.js'
+import { readAnswers } from './causal-head.js'
 import { fault, isFile } from './json-file.js'
 import { checkModel } from './model-check.js'
 import * as files from './model-folder.js'
 import { shippedFolder } from './model-reference.js'
+import { readSavedSettings } from './sentence-transformers.js'
 
 /** Those that can be made from fp32. */
 export const QUANTIZED_DTYPES = ['int8', 'int4', 'fp16'] as const satisfies readonly Dtype[]
@@ -20,6 +22,8 @@ export interface QuantizationOptions {
   readonly dtype: QuantizedDtype
   /** A folder for the new format, with copies of the tokeniser and the configuration; undefined: the model's own. */
   readonly out: string | undefined
+  /** Of a causal model: all of the head, or what its answers need. */
+  readonly head?: 'whole' | 'yes-no'
   /** Replace what is there. */
   readonly force: boolean
   /** The interpreter, with numpy and onnx. */
@@ -52,7 +56,7 @@ const REQUIREMENTS = join(TRAINING, 'quantize-requirements.txt')
 const SCRIPT_UNSUITABLE = 3
 const SCRIPT_LACKS_PACKAGES = 4
 /** Besides the graph, what a folder needs to load. */
-const SIDE_FILES = /\.(json|txt|model)$/
+const SIDE_FILES = /\.(json|txt|model|jinja)$/
 
 /**
  * Writes `onnx/model_<dtype>.onnx`. Nothing of the folder changes before the new file has been loaded and run once.
@@ -71,6 +75,7 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
   const { fp32 } = await files.findDtypes(folder, manifest)
   if (fp32 === undefined)
     throw fault(folder, 'there is no fp32 file to start from (onnx/model.onnx, or what rankmill.json names)')
+  const answers = options.head === 'yes-no' ? await answersOf(folder) : undefined
   const out = resolve(options.out ?? folder)
   const name = `onnx/model_${options.dtype}.onnx`
   await refuseTaken(out, name, options)
@@ -78,7 +83,7 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
   try {
     await copySideFiles(folder, staging)
     await mkdir(join(staging, 'onnx'))
-    const done = await runScript(join(folder, fp32), join(staging, name), options)
+    const done = await runScript(join(folder, fp32), join(staging, name), answers, options)
     await refuseBroken(staging, manifest?.label)
     if (out !== folder) await placeSideFiles(staging, out, options.force)
     const written = (await readdir(join(staging, 'onnx'))).sort((a, b) => b.length - a.length)
@@ -92,6 +97,17 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
   } finally {
     await rm(staging, { recursive: true, force: true })
   }
+}
+
+/** The tokens that a causal model answers with. */
+async function answersOf(folder: string): Promise<[no: number, yes: number]> {
+  const [config, tokenizer] = await Promise.all([files.readConfig(folder), files.readTokenizerFacts(folder)])
+  const found = await readAnswers(folder, config, tokenizer, await readSavedSettings(folder, 'CrossEncoder'))
+  if (found && found.falseId !== null) return [found.falseId, found.trueId]
+  const what = found
+    ? 'the model answers with one token alone'
+    : 'the model is no causal one, and has a head of its own'
+  throw new RankmillError('invalid_model', `${folder}: --head yes-no: ${what}`, { param: 'head' })
 }
 
 /** In the folder itself, because a rename is only whole within one file system. */
@@ -134,30 +150,44 @@ async function refuseTaken(out: string, name: string, { dtype, force }: Quantiza
 }
 
 async function copySideFiles(from: string, to: string): Promise<void> {
-  for (const entry of await readdir(from, { withFileTypes: true })) {
-    if (entry.isDirectory() || !SIDE_FILES.test(entry.name) || entry.name === 'rankmill.json') continue
-    await copyFile(join(from, entry.name), join(to, entry.name))
+  for (const name of await sideFiles(from)) {
+    await mkdir(dirname(join(to, name)), { recursive: true })
+    await copyFile(join(from, name), join(to, name))
   }
+}
+
+/** With the configurations of sentence-transformers' modules, which are in folders of their own. */
+async function sideFiles(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true })
+  const own = entries.filter((entry) => !entry.isDirectory() && SIDE_FILES.test(entry.name)).map(({ name }) => name)
+  const modules = entries.filter((entry) => entry.isDirectory() && /^\d+_/.test(entry.name))
+  const there = await Promise.all(modules.map(({ name }) => isFile(join(folder, name, 'config.json'))))
+  const within = modules.filter((_, i) => there[i]).map(({ name }) => join(name, 'config.json'))
+  return [...own.filter((name) => name !== 'rankmill.json'), ...within]
 }
 
 /** Of another folder than the model's own: the same files may be there from an earlier format, others may not. */
 async function placeSideFiles(staging: string, out: string, force: boolean): Promise<void> {
-  const entries = (await readdir(staging)).filter((name) => SIDE_FILES.test(name))
+  const entries = await sideFiles(staging)
   for (const name of entries) {
     const there = await readFile(join(out, name)).catch(() => undefined)
     if (there === undefined || force || there.equals(await readFile(join(staging, name)))) continue
     const message = `${join(out, name)}: is of another model; --force replaces it`
     throw new RankmillError('output_exists', message, { param: 'out' })
   }
-  for (const name of entries) await rename(join(staging, name), join(out, name))
+  for (const name of entries) {
+    await mkdir(dirname(join(out, name)), { recursive: true })
+    await rename(join(staging, name), join(out, name))
+  }
 }
 
 async function runScript(
   source: string,
   target: string,
+  answers: readonly [no: number, yes: number] | undefined,
   { dtype, python, signal }: QuantizationOptions,
 ): Promise<z.output<typeof scriptOutput>> {
-  const args = [SCRIPT, source, target, '--dtype', dtype]
+  const args = [SCRIPT, source, target, '--dtype', dtype, ...(answers ? ['--head', answers.join(',')] : [])]
   try {
     const { stdout } = await promisify(execFile)(python, args, { signal, windowsHide: true })
     return scriptOutput.parse(JSON.parse(stdout))

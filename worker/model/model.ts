@@ -1,13 +1,16 @@
 /** A cross-encoder at hand: where its files are and what the other parts must know of it. */
 import { join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
+import type { PromptSettings } from '../tokenize/chat-prompt.js'
 import type { BoundFile } from './bound-files.js'
+import { type CausalHead, causalHeadOf, readAnswers } from './causal-head.js'
 import { fault } from './json-file.js'
 import { type ModelExit, openExits } from './model-exits.js'
 import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
+import { CHAT_TEMPLATE, readPrompt } from './model-prompt.js'
 import { locateModel } from './model-reference.js'
-import { readSavedSettings, refuseConversations, type SavedSettings } from './sentence-transformers.js'
+import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export type Dtype = files.Dtype
 /** Where a model runs. */
@@ -56,6 +59,10 @@ export interface Model extends ModelFiles {
   readonly exits: readonly ModelExit[]
   /** What is put before every query. */
   readonly queryPrompt?: string
+  /** Where pairs are read in a chat template: that takes a request's instruction. */
+  readonly prompt?: PromptSettings
+  /** Of a causal language model, whose score is in what it would say next. */
+  readonly causal?: CausalHead
   /** Learned weights of first stages, by their names: `z(model) + weight · z(first stage)`. */
   readonly fusion: Readonly<Record<string, number>>
   /** By other models' names the line that brings its logits to theirs: scale * logit + offset. */
@@ -94,12 +101,18 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   const modelPath = join(folder, present[dtype] ?? '')
   const graph = await files.readGraph(modelPath)
   const saved = await readSavedSettings(folder, 'CrossEncoder')
-  refuseModules(folder, saved)
-  await refuseConversations(folder, saved)
-  const { usesPositions, ...head } = files.headOf(modelPath, graph, config, manifest?.label)
-  if (head.label !== undefined && manifest && manifest.exits.length > 0)
+  const answers = await readAnswers(folder, config, tokenizer, saved)
+  const { usesPositions, ...head } = answers
+    ? { ...causalHeadOf(modelPath, graph, answers, manifest), logits: 1 as const, usesTokenTypes: false }
+    : files.headOf(modelPath, graph, config, manifest?.label)
+  const prompt = await readPrompt(folder, config, saved)
+  if ('label' in head && head.label !== undefined && manifest && manifest.exits.length > 0)
     throw new RankmillError('invalid_model', `${join(folder, 'rankmill.json')}: label and exits do not go together`)
   const digests = manifest?.sha256 ?? {}
+  const more = [
+    ...(prompt ? [CHAT_TEMPLATE] : []),
+    ...(saved.modules ?? []).slice(1).map(({ path }) => join(path, 'config.json')),
+  ]
   files.checkVocabulary(folder, tokenizer, files.embeddingRows(graph))
   return Object.freeze({
     name,
@@ -107,28 +120,27 @@ export async function openModel(reference: string, options: OpenModelOptions): P
     dtype,
     modelPath,
     kind: 'cross-encoder',
-    maxTokens: files.maxTokensOf(config, tokenizer, manifest, saved),
+    maxTokens: Math.min(files.maxTokensOf(config, tokenizer, manifest, saved), prompt?.maxTokens ?? Infinity),
     ...head,
     ...(usesPositions ? { firstPosition: files.firstPositionOf(config) } : {}),
     activation: files.activationOf(folder, config, head.logits, saved),
-    queryPrompt: queryPromptOf(folder, saved),
+    ...(prompt ? { prompt: prompt.settings, queryPrompt: '' } : { queryPrompt: queryPromptOf(folder, saved) }),
     fusion: manifest?.fusion?.weights ?? {},
     calibrations: manifest?.calibrations ?? {},
     padId: tokenizer.padId ?? config.pad_token_id ?? 0,
-    ...(await fingerprintOf(folder, modelPath, graph.externalFiles, dtype, options.cacheDir, digests, head.label)),
+    ...(await fingerprintOf(
+      folder,
+      modelPath,
+      graph.externalFiles,
+      dtype,
+      options.cacheDir,
+      digests,
+      more,
+      'label' in head ? head.label : undefined,
+    )),
     batchInvariant: files.isBatchInvariant(manifest, dtype, graph),
     exits: await openExits(folder, manifest?.exits ?? [], dtype, options.cacheDir, digests),
   })
-}
-
-/** Beside the Transformer with its head, sentence-transformers knows modules that make scores of something else. */
-export function refuseModules(folder: string, { modules, task }: SavedSettings): void {
-  if (!modules) return
-  const [, second] = modules
-  const file = join(folder, 'modules.json')
-  if (second) throw fault(file, `the module ${second.kind} behind the Transformer is not known of a cross-encoder`)
-  if (task !== 'sequence-classification')
-    throw fault(join(folder, 'sentence_bert_config.json'), `transformer_task ${task} is not known of a cross-encoder`)
 }
 
 /** The prompt that sentence-transformers puts before each query (CrossEncoder.predict): the default one, by its name. */

@@ -29,6 +29,8 @@ export interface OnnxFile {
   readonly weightBytes: number
   /** Files beside this one that hold weights. */
   readonly externalFiles: readonly string[]
+  /** What whoever wrote the file noted in it (metadata_props). */
+  readonly notes: Readonly<Record<string, string>>
 }
 
 /**
@@ -40,12 +42,17 @@ export async function readOnnxFile(path: string): Promise<OnnxFile> {
     const { size } = await file.stat()
     if (size === 0) throw new Error('the file is empty')
     const reader = new FieldReader(file, size)
-    let graph: OnnxFile | undefined
+    let graph: Omit<OnnxFile, 'notes'> | undefined
+    const notes: Record<string, string> = {}
     for await (const field of reader.fields({ start: 0, end: size })) {
       if (field.number === 7 && field.wire === 2) graph = await readGraph(reader, field)
+      if (field.number === 14 && field.wire === 2) {
+        const [key, value] = await readEntry(reader, field)
+        notes[key] = value
+      }
     }
     if (!graph) throw new Error('this is not an ONNX model: it holds no graph')
-    return graph
+    return { ...graph, notes }
   } finally {
     await file.close()
   }
@@ -148,7 +155,7 @@ class FieldReader {
   }
 }
 
-async function readGraph(reader: FieldReader, span: Span): Promise<OnnxFile> {
+async function readGraph(reader: FieldReader, span: Span): Promise<Omit<OnnxFile, 'notes'>> {
   const inputs: OnnxValue[] = []
   const outputs: OnnxValue[] = []
   const nodes: OnnxNode[] = []

@@ -39,10 +39,12 @@ const transformerSchema = z.looseObject({
   tokenizer_args: settings.nullish(),
   processor_kwargs: settings.nullish(),
   processing_kwargs: z.record(z.string(), settings).nullish(),
+  modality_config: z
+    .looseObject({ message: z.looseObject({ format: z.enum(['flat', 'structured']).nullish() }).nullish() })
+    .nullish(),
   query_length: z.int().nullish(),
   document_length: z.int().nullish(),
   query_expansion: z.unknown().nullish(),
-  modality_config: settings.nullish(),
 })
 
 const processingSchema = z.strictObject({
@@ -73,8 +75,10 @@ export interface SavedSettings {
   readonly maxTokens: number | undefined
   /** Texts are put into lower case before anything else. */
   readonly lowercase: boolean
-  /** Pairs are written as conversations, by the tokeniser's template. */
-  readonly converses: boolean
+  /** How a chat template is given a text; null where pairs are no messages, undefined where nothing is said. */
+  readonly messageFormat?: 'flat' | 'structured' | null | undefined
+  /** What a chat template is given beside the messages. */
+  readonly templateVariables?: Readonly<Record<string, unknown>>
   /** What is laid over tokenizer_config.json. */
   readonly tokenizer: Readonly<Record<string, unknown>>
 }
@@ -88,7 +92,6 @@ const NOTHING: SavedSettings = Object.freeze({
   similarity: null,
   maxTokens: undefined,
   lowercase: false,
-  converses: false,
   tokenizer: {},
 })
 
@@ -137,7 +140,14 @@ export async function readSavedSettings(folder: string, kind: SavedKind): Promis
     similarity: saved?.similarity_fn_name ?? null,
     maxTokens: known.length > 0 ? Math.min(...known) : undefined,
     lowercase: transformer.do_lower_case ?? false,
-    converses: Object.keys(transformer.modality_config ?? {}).includes('message'),
+    ...(transformer.modality_config
+      ? {
+          messageFormat: transformer.modality_config.message
+            ? (transformer.modality_config.message.format ?? 'structured')
+            : null,
+        }
+      : {}),
+    templateVariables: templateVariables(file, transformer),
     tokenizer,
   })
 }
@@ -155,12 +165,8 @@ function processingLimit(
   file: string,
   { processing_kwargs: passed }: z.output<typeof transformerSchema>,
 ): number | undefined {
-  const { text, common, ...others } = passed ?? {}
-  for (const [name, values] of Object.entries(others)) {
-    // Images and sounds are nobody's here; a template of a conversation would change every text.
-    if (name === 'chat_template' && Object.keys(values).length > 0)
-      throw fault(file, `processing_kwargs.${name}: is not known`)
-  }
+  // Images and sounds are nobody's here.
+  const { text, common } = passed ?? {}
   const { data, error } = processingSchema.safeParse({ ...text, ...common })
   const [issue] = error?.issues ?? []
   const field = issue?.path.join('.') || (issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : '')
@@ -168,26 +174,20 @@ function processingLimit(
   return data.max_length ?? undefined
 }
 
-/**
- * Where a tokeniser has a template of conversations, sentence-transformers writes texts and pairs as such, unless the folder
- * says that they are plain texts; so it reads a folder that it did not save, too.
- *
- * @throws RankmillError `invalid_model`
- */
-export async function refuseConversations(folder: string, { modules, converses }: SavedSettings): Promise<void> {
-  if (converses)
-    throw fault(
-      join(folder, 'sentence_bert_config.json'),
-      'modality_config: conversations (message) are not known here',
-    )
-  if (modules) return
-  const config = await readJsonIfThere(folder, 'tokenizer_config.json', settings)
-  const isBeside = await isFile(join(folder, 'chat_template.jinja'))
-  const { chat_template: template = null } = config ?? {}
-  if (template === null && !isBeside) return
-  const file = join(folder, isBeside ? 'chat_template.jinja' : 'tokenizer_config.json')
-  const what = 'chat_template: without modules.json, sentence-transformers writes every pair as a conversation by it'
-  throw fault(file, `${what}, which is not known here; remove it if the model is to read plain pairs`)
+/** Of what may be passed to a chat template, that which says how the result is tokenised (`_APPLY_CHAT_TEMPLATE_TOP_LEVEL_KWARGS`). */
+const TEMPLATE_SETTINGS = new Set([
+  ...['padding', 'truncation', 'max_length', 'return_tensors', 'padding_side', 'tokenizer_kwargs', 'restore_suffix'],
+  ...['continue_final_message', 'return_assistant_tokens_mask', 'chat_template', 'tokenize', 'return_dict'],
+])
+
+function templateVariables(
+  file: string,
+  { processing_kwargs: passed }: z.output<typeof transformerSchema>,
+): Record<string, unknown> {
+  const variables = passed?.['chat_template'] ?? {}
+  for (const name of Object.keys(variables))
+    if (TEMPLATE_SETTINGS.has(name)) throw fault(file, `processing_kwargs.chat_template.${name}: is not known`)
+  return variables
 }
 
 /** Reads a module's own configuration. */

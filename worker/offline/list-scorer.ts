@@ -6,6 +6,7 @@ import type { InferenceEngine } from '../inference/engine.js'
 import type { Model } from '../model/model.js'
 import { modelSource } from '../model-source.js'
 import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
+import { PromptEncoder } from '../tokenize/prompt-encoder.js'
 
 export interface ScoredList {
   /** One a document, in their order: what requests get as relevance_score. */
@@ -17,10 +18,15 @@ export interface ScoredList {
 export class ListScorer {
   readonly model: Model
   readonly #engine: InferenceEngine
-  readonly #encoder: PairEncoder
+  readonly #encoder: PairEncoder | PromptEncoder
   readonly #signal: AbortSignal
 
-  private constructor(model: Model, engine: InferenceEngine, encoder: PairEncoder, signal: AbortSignal) {
+  private constructor(
+    model: Model,
+    engine: InferenceEngine,
+    encoder: PairEncoder | PromptEncoder,
+    signal: AbortSignal,
+  ) {
     this.model = model
     this.#engine = engine
     this.#encoder = encoder
@@ -37,12 +43,10 @@ export class ListScorer {
     const tokenizer = await source.loadTokenizer(model)
     const maxTokens = Math.min(options.maxTokens || model.maxTokens, model.maxTokens)
     const { truncation } = options
-    const encoder = new PairEncoder(tokenizer, {
-      maxTokens,
-      truncation,
-      cacheTokens: 0,
-      queryPrompt: model.queryPrompt ?? '',
-    })
+    const limits = { maxTokens, truncation }
+    const encoder = model.prompt
+      ? new PromptEncoder(tokenizer, model.prompt, { ...limits, instruction: null })
+      : new PairEncoder(tokenizer, { ...limits, cacheTokens: 0, queryPrompt: model.queryPrompt ?? '' })
     return new ListScorer(model, await source.createEngine(model), encoder, signal)
   }
 

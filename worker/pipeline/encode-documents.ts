@@ -38,15 +38,24 @@ const UNITS_PER_TOKEN = 4
  */
 export async function encodeDocuments(
   { texts, encoder, windows }: DocumentEncoder,
-  job: Pick<RerankJob, 'query' | 'maxTokensPerDoc' | 'longDocuments'> & Urgency,
+  job: Pick<RerankJob, 'query' | 'maxTokensPerDoc' | 'longDocuments' | 'instruction'> & Urgency,
   passages: readonly string[],
   signal: AbortSignal,
 ): Promise<EncodedDocument[]> {
-  const { query, longDocuments: mode, maxTokensPerDoc: limit } = job
+  const { query, instruction, longDocuments: mode, maxTokensPerDoc: limit } = job
   const outputs = await Promise.all(
     Array.from(tasksOf(passages), async ([from, to]) => {
       const some = passages.slice(from, to)
-      const task = { kind: 'pairs', encoder, query, passages: some, mode, limit, windows } as const
+      const task = {
+        kind: 'pairs',
+        encoder,
+        query,
+        instruction: instruction ?? null,
+        passages: some,
+        mode,
+        limit,
+        windows,
+      } as const
       return documentsOf(await texts.run(task, job, signal), some)
     }),
   )
@@ -89,7 +98,7 @@ export function windowsOf(length: number, { encoder, windows }: DocumentEncoder)
 }
 
 function documentsOf(
-  { ids, lengths, secondStarts, counts, flags, spans }: PairsOutput,
+  { ids, lengths, secondStarts, prefixes, counts, flags, spans }: PairsOutput,
   passages: readonly string[],
 ): EncodedDocument[] {
   let [pair, at] = [0, 0]
@@ -100,7 +109,9 @@ function documentsOf(
     const own: [number, number][] = []
     for (const end = pair + (counts[i] ?? 0); pair < end; pair++) {
       const length = lengths[pair] ?? 0
-      pairs.push({ ids: ids.subarray(at, at + length), secondStart: secondStarts[pair] ?? 0, truncated })
+      const prefix = prefixes?.[pair]
+      const secondStart = secondStarts[pair] ?? 0
+      pairs.push({ ids: ids.subarray(at, at + length), secondStart, truncated, ...(prefix ? { prefix } : {}) })
       if (spans.length > 0) own.push([spans[2 * pair] ?? 0, spans[2 * pair + 1] ?? 0])
       at += length
     }

@@ -8,7 +8,7 @@ import { DTYPES } from '../../shared/protocol/dtype.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
 
 /** The latest version that is understood. Whoever adds to jobs what changes a result raises the producers' `v` and this. */
-const JOB_VERSION = 2
+const JOB_VERSION = 3
 
 /** The job is of a newer release: it is not for this worker, and goes back to the queue as it is. */
 export class NewerJob extends Error {
@@ -32,6 +32,7 @@ const schema = z.looseObject({
   parts: z.int().default(1),
   offset: z.int().default(0),
   query: z.string(),
+  instruction: z.string().optional(),
   // Their texts were checked by the producer; a job has hundreds.
   documents: z.union([
     z.array(z.unknown()),

@@ -51,7 +51,11 @@ export async function scoreCandidates(
   const plan = planExit(job, scorer.model)
   const after = plan.kind === 'after' ? plan : undefined
   const passages = candidates.map(({ document }) => document.text)
-  const context = scorer.context(job.maxTokensPerDoc, job.longDocuments, after && scorer.model.exits[after.exit])
+  const { instruction } = job
+  const context = {
+    ...scorer.context(job.maxTokensPerDoc, job.longDocuments, after && scorer.model.exits[after.exit]),
+    instruction,
+  }
   const keys = await cache.keysOf(context, job.query, passages, signal)
   const scores = await metrics.time('cache', () => cache.read(keys))
   const state: State = { scores, left: new Map(), spent: NOTHING_SPENT }

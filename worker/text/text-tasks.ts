@@ -3,6 +3,7 @@ import type { LongDocuments } from '../../shared/protocol/strategy.js'
 import type { Urgency } from '../batching/urgency.js'
 import type { BoundFile } from '../model/bound-files.js'
 import type { SavedKind } from '../model/sentence-transformers.js'
+import type { PromptSettings } from '../tokenize/chat-prompt.js'
 import type { Truncation, WindowRule } from '../tokenize/pair-encoder.js'
 
 /** Which tokeniser, and how pairs are made of its ids. */
@@ -15,6 +16,8 @@ export interface EncoderSettings {
   readonly files?: readonly BoundFile[]
   /** Put before every query. */
   readonly queryPrompt?: string
+  /** Of a model that reads pairs in a chat template. */
+  readonly prompt?: PromptSettings
   /** Tokens of a pair at most, special tokens included. */
   readonly maxTokens: number
   readonly truncation: Truncation
@@ -33,6 +36,8 @@ export interface PairsTask {
   readonly kind: 'pairs'
   readonly encoder: EncoderSettings
   readonly query: string
+  /** For models with a prompt; null: the model's own. */
+  readonly instruction?: string | null
   readonly passages: readonly string[]
   readonly mode: LongDocuments
   /** Tokens of a passage at most; null: as many as fit. */
@@ -46,6 +51,8 @@ export interface PairsOutput {
   /** Tokens of each pair, and where its second type begins. */
   readonly lengths: Int32Array
   readonly secondStarts: Int32Array
+  /** Of prompts: the tokens at the beginning of each that all of the query have. */
+  readonly prefixes?: Int32Array
   /** Pairs of each passage. */
   readonly counts: Int32Array
   /** Of each passage: TRUNCATED, SNIPPET and WINDOWS. */

@@ -1,7 +1,9 @@
 /** The work on texts itself: tokenising, cutting into windows and sentences, counting terms. It runs on a thread of its own. */
 import { openBound } from '../model/bound-files.js'
 import type { SavedKind } from '../model/sentence-transformers.js'
+import { ChatPrompt } from '../tokenize/chat-prompt.js'
 import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
+import { PromptEncoder } from '../tokenize/prompt-encoder.js'
 import type { Tokenizer } from '../tokenize/tokenizer.js'
 import { snippetOf } from './snippet.js'
 import { termsOf } from './terms.js'
@@ -26,7 +28,8 @@ import {
 /** A tokeniser, and the pairs that are made with it. */
 interface Desk {
   readonly tokenizer: Tokenizer
-  readonly encoder: PairEncoder
+  /** @param instruction of a request; only models with a prompt have a place for it */
+  encoder(instruction?: string | null): PairEncoder | PromptEncoder
 }
 
 /** One passage's pairs. */
@@ -80,7 +83,15 @@ export class TextWork {
       const load = () => openBound(files, () => this.#load(folder, savedAs))
       const tokenizer = await remembered(this.#tokenizers, `${savedAs} ${folder}`, load)
       const cacheTokens = Math.floor(settings.cacheTokens * this.#share)
-      return { tokenizer, encoder: new PairEncoder(tokenizer, { ...settings, cacheTokens }) }
+      if (settings.prompt) {
+        const prompt = new ChatPrompt(settings.prompt)
+        return {
+          tokenizer,
+          encoder: (instruction = null) => new PromptEncoder(tokenizer, prompt, { ...settings, instruction }),
+        }
+      }
+      const encoder = new PairEncoder(tokenizer, { ...settings, cacheTokens })
+      return { tokenizer, encoder: () => encoder }
     })
   }
 }
@@ -95,7 +106,8 @@ function remembered<V>(known: Map<string, Promise<V>>, key: string, make: () => 
   return making
 }
 
-function encodePairs({ query, passages, mode, limit, windows }: PairsTask, { encoder }: Desk): PairsOutput {
+function encodePairs({ query, instruction, passages, mode, limit, windows }: PairsTask, desk: Desk): PairsOutput {
+  const encoder = desk.encoder(instruction)
   const most = limit ?? undefined
   const encoded = passages.map((passage): Encoded => {
     if (mode === 'windows') {
@@ -118,13 +130,15 @@ function encodePairs({ query, passages, mode, limit, windows }: PairsTask, { enc
   return {
     ...joined(pairs.map(({ ids }) => ids)),
     secondStarts: Int32Array.from(pairs, ({ secondStart }) => secondStart),
+    ...(encoder instanceof PromptEncoder ? { prefixes: Int32Array.from(pairs, ({ prefix = 0 }) => prefix) } : {}),
     counts: Int32Array.from(encoded, (one) => one.pairs.length),
     flags: Uint8Array.from(encoded, ({ flags }) => flags),
     spans: Int32Array.from(spans.flat()),
   }
 }
 
-function findPlaces({ passages, spans }: PlacesTask, { encoder }: Desk): PlacesOutput {
+function findPlaces({ passages, spans }: PlacesTask, desk: Desk): PlacesOutput {
+  const encoder = desk.encoder()
   const places = new Int32Array(2 * passages.length)
   for (const [i, passage] of passages.entries()) {
     const { start, end } = encoder.locate(passage, [spans[2 * i] ?? 0, spans[2 * i + 1] ?? 0])

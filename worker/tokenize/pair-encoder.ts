@@ -5,7 +5,7 @@
  */
 import { LRUCache } from 'lru-cache'
 import { RankmillError } from '../../shared/errors.js'
-import { tokenEnds } from './token-positions.js'
+import { placeOf } from './token-positions.js'
 import type { EncodedText, Tokenizer } from './tokenizer.js'
 
 export interface EncodedPair {
@@ -14,6 +14,8 @@ export interface EncodedPair {
   readonly secondStart: number
   /** Tokens of the query or the passage were left out. */
   readonly truncated: boolean
+  /** Tokens at its beginning that all pairs of the query have in common, as far as that is of use. */
+  readonly prefix?: number
 }
 
 /** How a passage that is too long for one pair is cut into several. */
@@ -164,12 +166,8 @@ export class PairEncoder {
   }
 
   /** Where a span of a passage's tokens begins and ends in its text, in UTF-16 code units (see `tokenEnds`). */
-  locate(passage: string, [from, to]: readonly [from: number, to: number]): { start: number; end: number } {
-    const { ids } = this.tokenizer.encode(passage, to)
-    const [before = 0, end = passage.length] = tokenEnds(this.tokenizer, passage, ids, [from, to])
-    const text = passage.slice(before, end)
-    const start = before + text.length - text.trimStart().length
-    return { start, end: Math.max(start, before + text.trimEnd().length) }
+  locate(passage: string, span: readonly [from: number, to: number]): { start: number; end: number } {
+    return placeOf(this.tokenizer, passage, span)
   }
 
   /** The cached ids of a text: one more than the budget at most, which is enough for every length but equal ones. */

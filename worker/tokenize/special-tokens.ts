@@ -61,7 +61,8 @@ export function addTokens(
 ): { tokens: AddedToken[]; idOf: IdOf } {
   const byContent = new Map(isRebuilt ? [] : ofFile.map((token) => [token.content, token]))
   let next = vocabulary.size
-  for (const { id } of ofFile) next = Math.max(next, id + 1)
+  // A class that builds its own counts on from its vocabulary, and so comes to the ids of the file again.
+  if (!isRebuilt) for (const { id } of ofFile) next = Math.max(next, id + 1)
   const add = (token: Omit<AddedToken, 'id'>) => {
     if (token.content === '') return
     const id = byContent.get(token.content)?.id ?? vocabulary.get(token.content) ?? next++

@@ -24,6 +24,19 @@ export function tokenEnds(tokenizer: Tokenizer, text: string, ids: Int32Array, c
   })
 }
 
+/** Where a span of a text's tokens begins and ends, without the white space around it. */
+export function placeOf(
+  tokenizer: Tokenizer,
+  text: string,
+  [from, to]: readonly [from: number, to: number],
+): { start: number; end: number } {
+  const { ids } = tokenizer.encode(text, to)
+  const [before = 0, end = text.length] = tokenEnds(tokenizer, text, ids, [from, to])
+  const part = text.slice(before, end)
+  const start = before + part.length - part.trimStart().length
+  return { start, end: Math.max(start, before + part.trimEnd().length) }
+}
+
 interface Word {
   readonly start: number
   readonly end: number

@@ -87,7 +87,11 @@ describe('what cannot be done as there is refused by name', () => {
       /modules\.json: .*Dense/,
     ],
     ['a folder within', [module('transformer.Transformer', '0_T')], /modules\.json: .*"0_T"/],
-    ['another task', { [TRANSFORMER]: { transformer_task: 'text-generation' } }, /transformer_task text-generation/],
+    [
+      'another task',
+      { [TRANSFORMER]: { transformer_task: 'text-generation' } },
+      /only a LogitScore is known behind a Transformer that generates/,
+    ],
     ['a prompt without text', { [SAVED]: { default_prompt_name: 'rank' } }, /default_prompt_name: .*"rank"/],
     [
       'another truncation',

@@ -29,6 +29,7 @@ describe('parseRequest', () => {
     expect(parse({ query: 'q', documents: ['a', { id: 'x', text: 'b' }] })).toEqual({
       id: 'new-id',
       query: 'q',
+      instruction: null,
       documents: [{ text: 'a' }, { id: 'x', text: 'b' }],
       model: null,
       topN: null,
