@@ -5,7 +5,7 @@
  */
 import { join } from 'node:path'
 import { z } from 'zod'
-import { fault, isFile, readJson, readJsonIfThere } from './json-file.js'
+import { fault, readJson, readJsonIfThere } from './json-file.js'
 
 /** Of all of them: a score may depend on each. */
 export const SENTENCE_TRANSFORMERS_FILES = [
