@@ -35,6 +35,14 @@ const settings = {
   logLevel: 'error',
 } as const
 
+/** Caches that are full before the first third has passed: while they fill, memory grows as it should. */
+const SMALL_CACHES = {
+  localScoreCacheEntries: 10_000,
+  tokenCacheTokens: 100_000,
+  embeddingCacheBytes: 1_000_000,
+  corpusCacheBytes: 1_000_000,
+} as const
+
 interface Seen {
   readonly rss: number
   readonly heap: number
@@ -43,7 +51,8 @@ interface Seen {
 }
 
 if (process.send) {
-  const options = resolveOptions({ ...settings, calibrate: false, threads: 1, sessions: 1, scoreCacheTtlMs: 60_000 })
+  const own = { calibrate: false, threads: 1, sessions: 1, textThreads: 1, scoreCacheTtlMs: 60_000 }
+  const options = resolveOptions({ ...settings, ...SMALL_CACHES, ...own })
   const worker = await RerankWorker.start(options, modelSource(options))
   process.send('ready')
   process.on('message', () => {
