@@ -13,7 +13,9 @@ import type { Keys } from '../protocol/keys.js'
 import { describePool, serves, unservedField } from '../protocol/pool.js'
 import type { WorkerInfo } from '../protocol/worker-info.js'
 import { PoolQueues } from './pool-queues.js'
+import { redisError } from './redis-errors.js'
 import { errorEnd, type HeldJob, RequestLife, type RequestNote } from './request-life.js'
+import { passes } from './until-passes.js'
 import { WorkerRegistry } from './worker-registry.js'
 
 export interface CaretakerEvents {
@@ -102,15 +104,26 @@ export class Caretaker {
 
   async #look(): Promise<void> {
     if (!(await this.#registry.takeCare(this.#id))) return
-    for (const worker of await this.#registry.dead()) await this.#recover(worker)
+    for (const worker of await this.#registry.dead()) await this.#apart(worker, () => this.#recover(worker))
     const workers = await this.#registry.workers()
     for (const pool of this.#unserved.keys()) {
       if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
     }
     const isServed = (pool: string) => workers.some((worker) => serves(worker, pool))
     const { now, ids } = await this.#life.due(ROUND)
-    for (const id of ids) await this.#examine(id, now, workers)
+    for (const id of ids) await this.#apart(id, () => this.#examine(id, now, workers))
     await this.#queues.forgetUnused(now - this.#times.poolMs, isServed)
+  }
+
+  /** What cannot be looked after, because what Redis holds of it makes no sense, keeps nothing else from being. */
+  async #apart(what: string, look: () => Promise<void>): Promise<void> {
+    try {
+      await look()
+    } catch (error) {
+      if (passes(error)) throw error
+      this.#log.warn({ what, err: redisError(error) }, 'cannot be looked after')
+      await this.#life.later(what, this.#times.latestMs)
+    }
   }
 
   /** Gives back what a dead worker had in hand. Should it live after all, what it brings is the same, or refused. */
@@ -200,7 +213,12 @@ export class Caretaker {
     if (states.includes('failed')) {
       await this.#found(id, note, 'worker_lost', 'its job failed, and whoever saw it died before saying so')
     } else if (isScored ? again.length > 0 : !states.includes('absent')) {
-      for (const part of isScored ? again.slice(0, 1) : again) await this.#queues.again(id, note, part, 'completed')
+      for (const part of isScored ? again.slice(0, 1) : again) {
+        // One that is back already was put there by a worker.
+        await this.#queues.again(id, note, part, 'completed').catch((error) => {
+          if (passes(error)) throw error
+        })
+      }
       this.#tell(id, 'its jobs were done and its parts were not: they are back in the queue')
     } else {
       await this.#found(id, note, 'request_lost', 'a part of it is not in the queue')

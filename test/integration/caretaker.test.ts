@@ -82,6 +82,17 @@ it('a request whose job is gone from Redis ends as lost; one that is queued and 
   expect((await client.result('stays')).results).toHaveLength(4)
 })
 
+it('one request that makes no sense keeps none of the others from being looked after', async () => {
+  const { caretaker, reconciled } = await caretakerOf(stage())
+  const { keys } = lifeOf(stage())
+  const { redis } = stage()
+  await redis.zadd(keys.open, 1, 'odd')
+  await redis.lpush(keys.request('odd'), 'no note')
+  await diesAfterNote(stage(), 'submit', request('r'))
+  await until('the other was looked after', async () => caretaker.look().then(() => reconciled.length > 0))
+  expect(reconciled).toEqual(['r'])
+})
+
 it('requests that nobody did while they were remembered free what was promised to them', async () => {
   const { caretaker } = await caretakerOf(stage())
   const { keys } = lifeOf(stage())

@@ -167,12 +167,35 @@ async function noteAgain(s: Stage, id: string): Promise<NewNote> {
   const { keys } = lifeOf(s)
   const fingerprint = (await s.redis.hget(keys.request(id), 'fingerprint')) ?? ''
   const [pool = ''] = await s.redis.hkeys(keys.pools)
+  return noteOf(id, fingerprint, pool)
+}
+
+function noteOf(id: string, fingerprint: string, pool: string): NewNote {
   return {
     ...{ id, fingerprint, shares: null, model: pool, poolSuffix: '', fallbackModel: pool, lane: 'interactive' },
     ...{ parts: 1, pairs: 3, bytes: 100, deadlineMs: null, interest: 'durable', pinnedCorpus: null },
     ...{ requestTtlMs: 60_000, resultTtlMs: 60_000, maxQueuedJobs: 1e9, maxQueuedBytes: 1e12, unservedMs: 60_000 },
   }
 }
+
+it('a note whose jobs one producer could not queue goes with it, unless another counts on it', async () => {
+  const { life, keys } = lifeOf(stage())
+  const note = noteOf('r', 'f', 'm')
+  for (const interest of ['durable', 'waits'] as const) {
+    const first = await life.note({ ...note, interest })
+    const second = await life.note({ ...note, interest })
+    expect([first.state, second.state]).toEqual(['new', 'unqueued'])
+    const { generation } = (await life.read('r'))!
+    await life.withdraw('r', generation, null)
+    expect(await life.read('r')).toMatchObject({ generation })
+    await life.answer({ id: 'r', generation, shared: '' }, errorEnd({ code: 'cancelled', message: '' }, generation))
+    await life.forget('r')
+    await life.note({ ...note, interest })
+    await life.withdraw('r', (await life.read('r'))!.generation, null)
+    expect(await life.read('r')).toBeUndefined()
+    expect(await stage().redis.exists(keys.load, keys.open)).toBe(0)
+  }
+})
 
 it('every end is counted once, whoever brings it about', async () => {
   const client = stage().client()

@@ -5,6 +5,7 @@ import { ConnectionWatch } from '../../shared/redis/connection-watch.js'
 import { untilPasses } from '../../shared/redis/until-passes.js'
 import { FaultyProxy } from './faulty-proxy.js'
 import { useOwnRedis } from './own-redis.js'
+import { pacedWorker } from './request-stage.js'
 import { until, useStage } from './stage.js'
 
 const stage = useStage()
@@ -93,6 +94,21 @@ describe('a half-open connection', () => {
       await admin.publish('news', 'after')
       return heard === 'after'
     })
+  })
+
+  it('does not keep a worker from hearing of cancellations', async () => {
+    const { port, url: direct, admin } = await ownRedis()
+    const { proxy, url } = await proxied(port)
+    const { pace } = await pacedWorker(stage(), { redis: url })
+    const client = stage().client({ redis: direct })
+    await client.submit({ ...request, id: 'r' })
+    await until('it runs', () => pace.handed > 0)
+    const listeners = async () => [...String(await admin.client('LIST')).matchAll(/id=(\d+).*name=rankmill-listener/g)]
+    const [before] = await listeners()
+    leaveHalfOpen(proxy)
+    await until('it listens anew', async () => (await listeners()).some(([, id]) => id !== before?.[1]))
+    await client.cancel('r')
+    await until('it is dropped', async () => (await admin.keys('*:held:*')).length === 0)
   })
 
   it('does not keep a worker or a client from going on, whichever of their connections it is', async () => {

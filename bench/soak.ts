@@ -1,0 +1,167 @@
+/**
+ * A worker under continuous mixed load: interactive and bulk, small, split and long documents, prefilters, cascades, other
+ * number formats, cancellations, deadlines, corpora. Prints its memory and descriptors over time, and says whether they are
+ * flat: the mean of the last third over that of the second (the first warms up).
+ *
+ *   npm run bench:soak [-- minutes]
+ */
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { findOrStartRedis } from '../cli/embedded/redis.js'
+import { RerankClient } from '../producer/client.js'
+import { RankmillError } from '../shared/errors.js'
+import { resolveOptions } from '../shared/options.js'
+import type { RerankInput } from '../shared/protocol/request.js'
+import { seededRandom } from '../shared/random.js'
+import { modelSource } from '../worker/model-source.js'
+import { RerankWorker } from '../worker/worker.js'
+import { printConditions } from './conditions.js'
+
+const WINDOW = 24
+const LOOKS = 30
+/** More than noise: growth between two thirds of a run, as a share and at least so many MiB. */
+const GROWTH = 0.05
+const NOISE_MIB = 8
+const PASSAGES = 1000
+const TEXT = 'The job that lost its worker is given to another one, and nobody waits for it. '
+const settings = {
+  model: 'm=test/fixtures/models/one-logit,n=test/fixtures/models/roberta',
+  filter: 'f=test/fixtures/models/bi-encoder',
+  prefix: '{bench-soak}',
+  metricsPort: 0,
+  logLevel: 'error',
+} as const
+
+/** Caches that are full before the first third has passed: while they fill, memory grows as it should. */
+const SMALL_CACHES = {
+  localScoreCacheEntries: 10_000,
+  tokenCacheTokens: 100_000,
+  embeddingCacheBytes: 1_000_000,
+  corpusCacheBytes: 1_000_000,
+} as const
+
+interface Seen {
+  readonly rss: number
+  readonly heap: number
+  readonly outside: number
+  readonly descriptors: number
+}
+
+if (process.send) {
+  const own = { calibrate: false, threads: 1, sessions: 1, textThreads: 1, scoreCacheTtlMs: 60_000 }
+  const options = resolveOptions({ ...settings, ...SMALL_CACHES, ...own })
+  const worker = await RerankWorker.start(options, modelSource(options))
+  process.send('ready')
+  process.on('message', () => {
+    globalThis.gc?.()
+    const { rss, heapUsed, external } = process.memoryUsage()
+    const descriptors = readdirSync('/proc/self/fd').length
+    process.send?.({ rss, heap: heapUsed, outside: external, descriptors } satisfies Seen)
+  })
+  process.on('disconnect', () => void worker.close(true).then(() => process.exit(0)))
+} else {
+  const minutes = Number(process.argv[2] ?? 120)
+  const dataDir = '.rankmill/bench-redis'
+  const redis = await findOrStartRedis({ dataDir, log: () => undefined, env: { PATH: process.env['PATH'] } })
+  const worker = fork(fileURLToPath(import.meta.url), {
+    env: { ...process.env, RANKMILL_REDIS: redis.url },
+    execArgv: ['--expose-gc'],
+  })
+  await once(worker, 'message')
+  const client = new RerankClient({ redis: redis.url, prefix: settings.prefix, resultTtlMs: 1000, maxJobPairs: 64 })
+  await client.putCorpus('soak', passages())
+  printConditions('a worker under mixed load', { minutes, window: WINDOW })
+  console.log('minute  requests  rss MiB  heap MiB  outside MiB  descriptors')
+  const until = performance.now() + minutes * 60_000
+  const random = seededRandom(1)
+  const counts: Record<string, number> = {}
+  let asked = 0
+  const producers = Array.from({ length: WINDOW }, async () => {
+    while (performance.now() < until) {
+      const outcome = await one(client, asked++, random)
+      counts[outcome] = (counts[outcome] ?? 0) + 1
+    }
+  })
+  const seen: Seen[] = []
+  for (let look = 1; look <= LOOKS; look++) {
+    await delay((minutes * 60_000) / LOOKS)
+    worker.send('look')
+    const [now] = (await once(worker, 'message')) as [Seen]
+    seen.push(now)
+    const columns = [(look * minutes) / LOOKS, asked, mib(now.rss), mib(now.heap), mib(now.outside), now.descriptors]
+    console.log(columns.map((value) => String(Math.round(value * 10) / 10).padStart(8)).join('  '))
+  }
+  await Promise.all(producers)
+  console.log(`outcomes: ${JSON.stringify(counts)}`)
+  for (const what of ['rss', 'heap', 'outside', 'descriptors'] as const) {
+    const [before, after] = [1, 2].map((third) =>
+      mean(seen.slice((third * LOOKS) / 3, ((third + 1) * LOOKS) / 3), what),
+    )
+    const noise = what === 'descriptors' ? 2 : NOISE_MIB * 2 ** 20
+    const isFlat = (after ?? 0) - (before ?? 0) <= Math.max(noise, GROWTH * (before ?? 0))
+    const shown = [before, after].map((value = 0) => (what === 'descriptors' ? value : mib(value)).toFixed(1))
+    console.log(`${what}: ${shown.join(' -> ')}: ${isFlat ? 'flat' : 'NOT FLAT'}`)
+    if (!isFlat) process.exitCode = 1
+  }
+  await client.close()
+  worker.disconnect()
+  await once(worker, 'exit')
+  await redis.stop()
+}
+
+/** One request of the mixture, to its end. @returns how it ended */
+async function one(client: RerankClient, number: number, random: () => number): Promise<string> {
+  const input = request(number, random)
+  try {
+    if (number % 20 === 7) {
+      const id = await client.submit({ ...input, id: `cancelled-${process.pid}-${number}` })
+      await client.cancel(id)
+      return 'cancelled'
+    }
+    await client.rerank(input)
+    return 'completed'
+  } catch (error) {
+    return RankmillError.from(error).code
+  }
+}
+
+function request(number: number, random: () => number): RerankInput {
+  const count = (most: number) => 1 + Math.floor(random() * most)
+  const texts = (length: number, repeats: number) =>
+    Array.from({ length }, (_, i) => `${number} ${i} ${TEXT.repeat(count(repeats))}`)
+  const query = `request ${number} about ${count(1000)}`
+  const bulk = { query, model: 'm', priority: 500 }
+  switch (number % 8) {
+    case 0:
+      return { ...bulk, documents: texts(200, 4) }
+    case 1:
+      return { query, model: 'm', documents: texts(60, 3), strategy: { prefilter: { model: 'f', keep: 20 } } }
+    case 2:
+      return { query, model: 'm', documents: texts(40, 3), strategy: { cascade: [{ model: 'n', keep: 10 }] } }
+    case 3:
+      return { query, model: 'm', documents: texts(4, 100), strategy: { long_documents: 'windows' } }
+    case 4:
+      return { ...bulk, documents: { corpus: 'soak', ids: texts(150, 1).map(() => `p${count(PASSAGES) - 1}`) } }
+    case 5:
+      return { query, model: 'm', documents: texts(20, 2), strategy: { dtype: 'fp16' } }
+    case 6:
+      return { query, model: 'n', documents: texts(20, 2), deadlineMs: count(3000) }
+    default:
+      return { query, model: 'm', documents: texts(count(30), 6), returnDocuments: true }
+  }
+}
+
+function* passages() {
+  for (let i = 0; i < PASSAGES; i++) yield { id: `p${i}`, text: `${i} ${TEXT.repeat(1 + (i % 5))}` }
+}
+
+function mib(bytes: number): number {
+  return bytes / 2 ** 20
+}
+
+function mean(seen: readonly Seen[], what: keyof Seen): number {
+  return seen.reduce((sum, each) => sum + each[what], 0) / seen.length
+}
