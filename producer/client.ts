@@ -91,7 +91,7 @@ interface Connected {
  * connections (commands, answers) serve any number of requests. Options: docs/configuration.md.
  */
 export class RerankClient {
-  readonly options: Options
+  readonly #options: Options
   readonly #schema: RequestSchema
   readonly #keys: Keys
   readonly #log: Logger
@@ -101,12 +101,17 @@ export class RerankClient {
 
   /** @param options `model`: of requests that name none, instead of the fleet's default */
   constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
-    this.options = resolveOptions(options, process.env, findUpNote)
+    this.#options = resolveOptions(options, process.env, findUpNote)
     this.#schema = requestSchema(this.options)
     this.#keys = keysOf(this.options.prefix, this.options.queue)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
     const model = options.model ?? process.env[envOf('model')]
     this.#model = model ? firstModel(model) : null
+  }
+
+  /** As they were resolved. Not a field of its own: the URL of Redis may hold a password, and clients get logged. */
+  get options(): Options {
+    return this.#options
   }
 
   /**

@@ -71,7 +71,7 @@ const FOLLOW_MS = 2000
 /** Changes of a corpus in a row that one request follows. */
 const CORPUS_TRIES = 3
 /** A request that could not be sent says so each half a second. */
-const AWAY_SHOWN_MS = 2000
+const AWAY_SHOWN_MS = 4000
 
 export class BatchRun {
   readonly #options: BatchOptions
