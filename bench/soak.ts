@@ -1,7 +1,7 @@
 /**
  * A worker under continuous mixed load: interactive and bulk, small, split and long documents, prefilters, cascades, other
  * number formats, cancellations, deadlines, corpora. Prints its memory and descriptors over time, and says whether they are
- * flat: the mean of the last third over that of the second (the first warms up).
+ * flat: the median of the last third over that of the second (the first warms up; what is in hand comes and goes).
  *
  *   npm run bench:soak [-- minutes]
  */
@@ -18,7 +18,7 @@ import type { RerankInput } from '../shared/protocol/request.js'
 import { seededRandom } from '../shared/random.js'
 import { modelSource } from '../worker/model-source.js'
 import { RerankWorker } from '../worker/worker.js'
-import { printConditions } from './conditions.js'
+import { median, printConditions } from './conditions.js'
 
 const WINDOW = 24
 const LOOKS = 30
@@ -98,7 +98,7 @@ if (process.send) {
   console.log(`outcomes: ${JSON.stringify(counts)}`)
   for (const what of ['rss', 'heap', 'outside', 'descriptors'] as const) {
     const [before, after] = [1, 2].map((third) =>
-      mean(seen.slice((third * LOOKS) / 3, ((third + 1) * LOOKS) / 3), what),
+      median(seen.slice((third * LOOKS) / 3, ((third + 1) * LOOKS) / 3).map((each) => each[what])),
     )
     const noise = what === 'descriptors' ? 2 : NOISE_MIB * 2 ** 20
     const isFlat = (after ?? 0) - (before ?? 0) <= Math.max(noise, GROWTH * (before ?? 0))
@@ -160,8 +160,4 @@ function* passages() {
 
 function mib(bytes: number): number {
   return bytes / 2 ** 20
-}
-
-function mean(seen: readonly Seen[], what: keyof Seen): number {
-  return seen.reduce((sum, each) => sum + each[what], 0) / seen.length
 }

@@ -127,7 +127,7 @@ export class RerankClient {
     wait.signal?.throwIfAborted()
     const mayShare = this.options.shareIdentical && input.id === undefined && request.deadlineMs === null
     for (let tries = 1; ; tries++) {
-      const { id, generation } = await this.#submit(request, { mayShare, interest: 'waits' })
+      const { id, life } = await this.#submit(request, { mayShare, interest: 'waits' })
       try {
         return await this.#result(id, wait, request.deadlineMs)
       } catch (error) {
@@ -135,8 +135,8 @@ export class RerankClient {
         // The content of one that was lost is here.
         if (code === 'request_lost' && tries < LOST_TRIES && !wait.signal?.aborted) continue
         const cancelled = wait.signal?.aborted === true && !wait.leave
-        if (generation !== null && (cancelled || code === 'deadline_exceeded')) {
-          await this.#end(id, cancelled ? 'cancelled' : 'deadline_exceeded', generation).catch(() => false)
+        if (life !== null && (cancelled || code === 'deadline_exceeded')) {
+          await this.#end(id, cancelled ? 'cancelled' : 'deadline_exceeded', life).catch(() => false)
         }
         throw error
       }
@@ -353,14 +353,14 @@ export class RerankClient {
   /**
    * Ends a request by somebody's will, and takes its jobs out of the queue.
    *
-   * @param givenUp the generation that one counted on who wants it no more: only where that is the request's, and nobody
+   * @param givenUp the life of it that one counted on who wants it no more: only where it still has that one, and nobody
    *   else wants it
    */
   async #end(id: string, code: 'cancelled' | 'deadline_exceeded', givenUp?: number): Promise<boolean> {
     const { redis, life, queues, corpora } = await this.#connect()
     const note = await reaching(() => life.read(id))
     if (note === undefined) throw unknownRequest(id)
-    if (givenUp !== undefined && givenUp !== note.generation) return false
+    if (givenUp !== undefined && givenUp !== note.life) return false
     const end = errorEnd({ code, message: endMessage(id, code) }, note.generation)
     const ref = { id, ...note }
     const { outcome } = await reaching(() => (givenUp === undefined ? life.answer(ref, end) : life.giveUp(ref, end)))

@@ -20,7 +20,12 @@ export function partsOf({ documents, prefilter, cascade }: RerankRequest, maxJob
  *
  * @param pinnedVersion of its corpus, where the request names none and all parts have to read the same
  */
-export function partOf(request: RerankRequest, opened: Opened, part: number, pinnedVersion?: string): RerankJob {
+export function partOf(
+  request: RerankRequest,
+  opened: Omit<Opened, 'life'>,
+  part: number,
+  pinnedVersion?: string,
+): RerankJob {
   const { documents } = request
   const { generation, parts, submittedAt, deadlineAt } = opened
   const count = candidateCount(documents)

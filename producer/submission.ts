@@ -32,8 +32,8 @@ export interface SubmitOptions {
 export interface Submitted {
   /** Under which the answer will come. */
   readonly id: string
-  /** The one that was noted or joined; null where it was answered before. */
-  readonly generation: number | null
+  /** The one that was noted or joined (`Opened.life`); null where it was answered before. */
+  readonly life: number | null
 }
 
 export class Submission {
@@ -70,13 +70,13 @@ export class Submission {
     const noted = await this.#life.note(note)
     switch (noted.state) {
       case 'answered':
-        return { id: request.id, generation: null }
+        return { id: request.id, life: null }
       case 'pending':
-        return { id: request.id, generation: noted.generation }
+        return { id: request.id, life: noted.life }
       case 'shared':
         // Its producer may have died before it had queued it.
         return noted.queued
-          ? { id: noted.id, generation: noted.generation }
+          ? { id: noted.id, life: noted.life }
           : this.submit({ ...request, id: noted.id }, { mayShare: false, interest: 'counted' })
       case 'conflict':
         throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
@@ -102,7 +102,7 @@ export class Submission {
     // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.
     const { generation } = noted.opened
     this.#life.queued({ id: request.id, generation, shared: note.shares ?? '' }).catch(() => undefined)
-    return { id: request.id, generation }
+    return { id: request.id, life: noted.opened.life }
   }
 
   async #enqueue(request: RerankRequest, opened: Opened): Promise<void> {

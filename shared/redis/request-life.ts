@@ -52,6 +52,8 @@ export interface Opened {
   /** Milliseconds since 1970, by Redis' clock. */
   readonly submittedAt: number
   readonly deadlineAt: number | null
+  /** The generation in which it was submitted or opened again: what one who gives up has counted on. */
+  readonly life: number
 }
 
 /** Where the jobs of a request's generation are. */
@@ -61,10 +63,10 @@ export type NoteOutcome =
   /** Its jobs are to be queued now: it is new, it failed and is open again, or whoever noted it has not queued them (yet). */
   | { readonly state: 'new' | 'unqueued'; readonly opened: Opened }
   | { readonly state: 'reopened'; readonly opened: Opened; readonly before: Place }
-  | { readonly state: 'pending'; readonly generation: number }
+  | { readonly state: 'pending'; readonly life: number }
   | { readonly state: 'answered' | 'conflict' }
   /** The request that it joined, and whether that one's jobs are all in the queue. */
-  | { readonly state: 'shared'; readonly id: string; readonly generation: number; readonly queued: boolean }
+  | { readonly state: 'shared'; readonly id: string; readonly life: number; readonly queued: boolean }
   | { readonly state: 'overloaded'; readonly pool: string; readonly jobs: number; readonly bytes: number }
   /** It could never be taken, however empty the queue. */
   | { readonly state: 'too_large'; readonly jobs: number; readonly bytes: number }
@@ -137,6 +139,7 @@ export interface RequestNote extends Place {
   /** The corpus whose version is pinned for it; '' for none. */
   readonly corpus: string
   readonly resultTtlMs: number
+  readonly life: number
 }
 
 /** How long after its last sign of life a request is looked after for the first time. */
@@ -182,9 +185,9 @@ export class RequestLife {
     const text = (place: number) => String(reply[place] ?? '')
     switch (state) {
       case 'shared':
-        return { state, id: text(1), queued: text(2) === '1', generation: Number(reply[3]) }
+        return { state, id: text(1), queued: text(2) === '1', life: Number(reply[3]) }
       case 'pending':
-        return { state, generation: Number(reply[1]) }
+        return { state, life: Number(reply[7]) }
       case 'overloaded':
         return { state, pool: text(1), jobs: Number(reply[2]), bytes: Number(reply[3]) }
       case 'too_large':
@@ -199,6 +202,7 @@ export class RequestLife {
           parts: Number(reply[4]),
           submittedAt: Number(reply[5]),
           deadlineAt: text(6) === '' ? null : Number(reply[6]),
+          life: Number(state === 'unqueued' ? reply[7] : reply[1]),
         }
         if (state !== 'reopened') return { state, opened }
         const before = { generation: Number(reply[7]), pool: text(8), lane: text(9) as Lane, parts: opened.parts }
@@ -318,10 +322,10 @@ export class RequestLife {
 
   async read(id: string): Promise<RequestNote | undefined> {
     const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
-    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved'] as const
+    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved', 'life'] as const
     const note = await this.#redis.hmget(this.#keys.request(id), ...fields, ...more)
     const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs] = note
-    const [queued, shared, space, corpus, resultTtlMs, unresolved] = note.slice(fields.length)
+    const [queued, shared, space, corpus, resultTtlMs, unresolved, life] = note.slice(fields.length)
     if (!generation) return undefined
     return {
       generation: Number(generation),
@@ -338,6 +342,7 @@ export class RequestLife {
       unresolved: unresolved === '1',
       corpus: corpus ?? '',
       resultTtlMs: Number(resultTtlMs),
+      life: Number(life ?? generation),
     }
   }
 

@@ -5,6 +5,7 @@
  * Fields of a request's note:
  *   fingerprint, pool, lane, parts, pairs    what it is, and how it was cut: decided by whoever noted it first
  *   generation                               raised whenever it is opened again; jobs, parts and answers carry it
+ *   life                                     the generation in which it was submitted or opened again
  *   submittedAt, deadlineAt ('' for none), resultTtlMs
  *   queued                                   the generation whose jobs are all in the queue
  *   durable, waiters, shared                 who wants it: so many who will come back, so many who wait, its key for joining
@@ -64,7 +65,7 @@ if ARGV[3] ~= '' then
     return {'shared', other[1], other[2] or '0', other[3] or '0'}
   end
 end
-local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'queued')
+local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'queued', 'life')
 local deadline = ARGV[11] == '' and '' or string.format('%.0f', now + ARGV[11])
 local parts = tonumber(ARGV[8])
 local pool
@@ -83,7 +84,7 @@ if known[1] then
     if ARGV[17] == 'durable' then redis.call('HINCRBY', KEYS[1], 'durable', 1) end
     if ARGV[17] == 'waits' then redis.call('HINCRBY', KEYS[1], 'waiters', 1) end
     local state = known[8] == known[2] and 'pending' or 'unqueued'
-    return {state, known[2], known[3], known[4], known[5], known[6], known[7]}
+    return {state, known[2], known[3], known[4], known[5], known[6], known[7], known[9] or known[2]}
   end
   parts = tonumber(known[5])
   done = redis.call('HLEN', KEYS[3])
@@ -122,7 +123,7 @@ if known[1] then
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'generation', generation, 'pool', pool, 'lane', ARGV[7], 'parts', parts,
   'pairs', ARGV[9], 'submittedAt', submitted, 'deadlineAt', deadline, 'resultTtlMs', ARGV[13], 'waitingJobs', jobs,
-  'waitingBytes', bytes, 'corpus', ARGV[20])
+  'waitingBytes', bytes, 'corpus', ARGV[20], 'life', generation)
 if unresolved then redis.call('HSET', KEYS[1], 'unresolved', '1') end
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[4], 'id', ARGV[1], 'waiters', 1, 'generation', generation)
@@ -343,7 +344,7 @@ for part = 0, parts - 1 do
 end
 local jobs = parts - #done
 redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[1], 'generation', generation, 'submittedAt', string.format('%.0f', now), 'deadlineAt', '', 'durable', '1',
+redis.call('HSET', KEYS[1], 'generation', generation, 'submittedAt', string.format('%.0f', now), 'deadlineAt', '', 'durable', '1', 'life', generation,
   'waitingJobs', jobs, 'waitingBytes', 0)
 redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters')
 if #done == 0 then redis.call('HDEL', KEYS[1], 'space') end

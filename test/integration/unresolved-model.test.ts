@@ -1,8 +1,9 @@
 /** Requests that name no model and come before the first worker of a fleet has said which one is meant. */
 import { expect, it } from 'vitest'
 import { RerankClient } from '../../producer/client.js'
-import type { Stage } from './stage.js'
-import { useStage } from './stage.js'
+import { RerankWorker } from '../../worker/worker.js'
+import { Pace, pacedSource } from './paced-source.js'
+import { type Stage, until, useStage } from './stage.js'
 
 const stage = useStage()
 const documents = Array.from({ length: 10 }, (_, i) => `document ${i}`)
@@ -35,4 +36,20 @@ it('stay as they are where it is the one that they would have meant anyway', asy
   await stage().worker()
   // The fleet's word is kept after its workers are gone.
   expect((await client.rerank({ query: 'q', documents: ['a'] })).results).toHaveLength(1)
+})
+
+it('are still their caller’s to give up after they have followed it', async () => {
+  const client = nameless(stage())
+  const stop = new AbortController()
+  const options = { batchPairs: 1, scoreCacheTtlMs: 0 }
+  const pace = new Pace()
+  const given = client.rerank({ id: 'mine', query: 'q', documents }, { signal: stop.signal }).catch((error) => error)
+  await until('it waits', async () => (await client.status('mine').catch(() => undefined))?.state === 'waiting')
+  const worker = await RerankWorker.start(stage().options(options), pacedSource(stage().options(options), pace))
+  stage().onEnd(() => worker.close(true))
+  stage().onEnd(() => pace.release())
+  await until('it has followed', async () => (await client.status('mine')).needs === worker.scorers.names[0])
+  stop.abort(new Error('enough'))
+  expect((await given).message).toBe('enough')
+  await until('it is cancelled', async () => (await client.status('mine')).state === 'cancelled')
 })
