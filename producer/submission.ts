@@ -72,7 +72,8 @@ export class Submission {
       case 'answered':
         return { id: request.id, life: null }
       case 'pending':
-        return { id: request.id, life: noted.life }
+        await this.#mend(request, noted.opened)
+        return { id: request.id, life: noted.opened.life }
       case 'shared':
         // Its producer may have died before it had queued it.
         return noted.queued
@@ -93,7 +94,8 @@ export class Submission {
       case 'unqueued':
     }
     try {
-      await this.#enqueue(request, noted.opened)
+      const all = Array.from({ length: noted.opened.parts }, (_, part) => part)
+      await this.#add(request, noted.opened, all)
     } catch (error) {
       // Should this fail as well, whoever looks after lost requests finds the note.
       await this.#life.withdraw(request.id, noted.opened.generation, note.shares).catch(() => undefined)
@@ -105,16 +107,21 @@ export class Submission {
     return { id: request.id, life: noted.opened.life }
   }
 
-  async #enqueue(request: RerankRequest, opened: Opened): Promise<void> {
+  /** Queues again what Redis has lost of a request whose jobs were all queued. */
+  async #mend(request: RerankRequest, opened: Opened): Promise<void> {
+    const missing = await this.#queues.missing(request.id, opened)
+    if (missing.length === 0) return
+    await this.#add(request, opened, missing)
+  }
+
+  async #add(request: RerankRequest, opened: Opened, parts: readonly number[]): Promise<void> {
     const queue = this.#queues.of(opened.pool, opened.lane)
     const corpus = opened.parts > 1 ? pinnedCorpus(request) : null
     // All parts read one version of it.
     const pinMs = this.#options.requestTtlMs
     const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
-    for (let first = 0; first < opened.parts; first += ADD_CHUNK) {
-      const jobs = Array.from({ length: Math.min(ADD_CHUNK, opened.parts - first) }, (_, i) =>
-        partOf(request, opened, first + i, version),
-      )
+    for (let first = 0; first < parts.length; first += ADD_CHUNK) {
+      const jobs = parts.slice(first, first + ADD_CHUNK).map((part) => partOf(request, opened, part, version))
       await queue.addBulk(jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })))
     }
   }

@@ -130,6 +130,22 @@ export class PoolQueues {
     })
   }
 
+  /**
+   * The parts of a request whose jobs Redis has lost, of those that were queued. BullMQ ignores an added job whose id it
+   * knows, so one that is in none of its lists is taken out first.
+   */
+  async missing(id: string, { generation, pool, lane, parts }: Place): Promise<number[]> {
+    const queue = this.of(pool, lane)
+    const missing: number[] = []
+    for (let first = 0; first < parts; first += REMOVE_CHUNK) {
+      const chunk = Array.from({ length: Math.min(REMOVE_CHUNK, parts - first) }, (_, i) => first + i)
+      const states = await Promise.all(chunk.map((part) => queue.getJobState(jobIdOf(id, generation, part))))
+      missing.push(...chunk.filter((_, i) => states[i] === 'unknown'))
+    }
+    await Promise.all(missing.map((part) => queue.remove(jobIdOf(id, generation, part)).catch(() => 0)))
+    return missing
+  }
+
   /** Gives back a job that a dead worker held. @returns false where its lock has run out, and BullMQ sees to it */
   async giveBack({ queue, jobId, token }: HeldJob): Promise<boolean> {
     try {

@@ -62,8 +62,9 @@ export type Place = Pick<Opened, 'generation' | 'pool' | 'lane' | 'parts'>
 export type NoteOutcome =
   /** Its jobs are to be queued now: it is new, it failed and is open again, or whoever noted it has not queued them (yet). */
   | { readonly state: 'new' | 'unqueued'; readonly opened: Opened }
+  /** Its jobs were queued before. */
+  | { readonly state: 'pending'; readonly opened: Opened }
   | { readonly state: 'reopened'; readonly opened: Opened; readonly before: Place }
-  | { readonly state: 'pending'; readonly life: number }
   | { readonly state: 'answered' | 'conflict' }
   /** The request that it joined, and whether that one's jobs are all in the queue. */
   | { readonly state: 'shared'; readonly id: string; readonly life: number; readonly queued: boolean }
@@ -186,14 +187,13 @@ export class RequestLife {
     switch (state) {
       case 'shared':
         return { state, id: text(1), queued: text(2) === '1', life: Number(reply[3]) }
-      case 'pending':
-        return { state, life: Number(reply[7]) }
       case 'overloaded':
         return { state, pool: text(1), jobs: Number(reply[2]), bytes: Number(reply[3]) }
       case 'too_large':
         return { state, jobs: Number(reply[1]), bytes: Number(reply[2]) }
       case 'new':
       case 'unqueued':
+      case 'pending':
       case 'reopened': {
         const opened = {
           generation: Number(reply[1]),
@@ -202,7 +202,7 @@ export class RequestLife {
           parts: Number(reply[4]),
           submittedAt: Number(reply[5]),
           deadlineAt: text(6) === '' ? null : Number(reply[6]),
-          life: Number(state === 'unqueued' ? reply[7] : reply[1]),
+          life: Number(state === 'unqueued' || state === 'pending' ? reply[7] : reply[1]),
         }
         if (state !== 'reopened') return { state, opened }
         const before = { generation: Number(reply[7]), pool: text(8), lane: text(9) as Lane, parts: opened.parts }

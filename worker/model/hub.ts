@@ -85,7 +85,8 @@ function unreached(cause: unknown): string | undefined {
 /** Whether an earlier download left everything that is needed: then the hub is not asked again. */
 async function isComplete(folder: string, dtype: Dtype | 'auto'): Promise<boolean> {
   for (const name of ['config.json', 'tokenizer.json']) if (!(await isFile(join(folder, name)))) return false
-  if (!(await hasSettings(folder))) return false
+  // One that `models add` put there is whole.
+  if (!(await hasSettings(folder)) && !(await isFile(join(folder, 'rankmill.json')))) return false
   const present = await findDtypes(folder, undefined)
   // Another format, fetched by name, must not become the default by being there.
   return present[dtype === 'auto' ? 'fp32' : dtype] !== undefined
