@@ -48,7 +48,7 @@ export function openDataDir(path: string): string {
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error)
     throw new RankmillError(
-      'redis_unavailable',
+      'output_unwritable',
       `no private Redis can keep its data in ${path}: ${why}`,
       {},
       { cause: error },

@@ -151,7 +151,7 @@ describe('rankmill up', () => {
     await until('it is up', () => /rankmill: up: /.test(said()))
     const nameless = { REDIS_URL: '', RANKMILL_PREFIX: '' }
     const listed = await rankmill(['failed', 'ls'], nameless)
-    expect(listed).toMatchObject({ code: 0, stderr: '' })
+    expect(listed).toMatchObject({ code: 0, stderr: 'rankmill: no failed jobs\n' })
     const library = pathToFileURL(resolve('dist/producer/index.js'))
     const program = `import { RerankClient } from '${library}'
       const client = new RerankClient()
@@ -170,7 +170,7 @@ describe('rankmill up', () => {
   })
 
   it.each([
-    ['a port that is none', ['--port', '99999'], /--port.*0.*65535/],
+    ['a port that is none', ['--port', '99999'], /--port: .*65535; got "99999"/],
     ['a model with a typing error', ['--model', 'rankmil-small'], /did you mean rankmill-small\?/],
   ])('refuses %s before anything starts', async (_name, args, message) => {
     const { code, stderr } = await rankmill(['up', ...args])
@@ -185,7 +185,7 @@ it('a folder that cannot be written is no defect', async () => {
   await writeFile(join(here, '.rankmill'), '')
   await writeFile(join(here, 'lines.txt'), 'one\n')
   const { code, stderr } = await runCommand(['rerank', '-q', 'job', 'lines.txt'], here, { REDIS_URL: '' })
-  expect(stderr).toMatch(/^rankmill: output_unwritable: .*\.rankmill/)
+  expect(stderr).toMatch(/^rankmill: output_unwritable: .*\.rankmill\/redis/)
   expect(stderr).not.toMatch(/defect|\n {4}at /)
   expect(code).toBe(1)
   await rm(here, { recursive: true })
