@@ -62,6 +62,8 @@ export async function workOff(
     await client?.close()
     await session?.stop(watched.isAborted)
     stopSignals()
+    // What is left is to say how it ended: an impatient second Ctrl-C ends that, with the same code.
+    if (opening.signal.aborted) process.once('SIGINT', () => process.exit(EXIT.interrupted))
   }
 }
 
