@@ -20,6 +20,11 @@ const LATER = new Set([
   'returnDocuments',
   'priority',
   'maxErrors',
+  'queryColumn',
+  'documentsColumn',
+  'allowModelChange',
+  'allowCorpusChange',
+  'instruction',
 ])
 /** Letters that have room beside a flag, about. */
 const ONE_LINE = 56

@@ -12,7 +12,9 @@ const stage = useStage()
 class Gate {
   readonly #sockets = new Set<Socket>()
   readonly #server: Server = createServer((from) => {
-    const to = connect(Number(new URL(REDIS_URL).port), new URL(REDIS_URL).hostname)
+    const { port, hostname, searchParams } = new URL(REDIS_URL)
+    const path = searchParams.get('path')
+    const to = path === null ? connect(Number(port || 6379), hostname) : connect(path)
     for (const socket of [from, to]) {
       this.#sockets.add(socket)
       socket.on('error', () => undefined).on('close', () => from.destroy() && to.destroy())

@@ -98,11 +98,15 @@ describe('what cannot be done as there is refused by name', () => {
       { [TRANSFORMER]: { processing_kwargs: { text: { truncation: 'only_second' } } } },
       /processing_kwargs\.text: truncation/,
     ],
-    ['conversations', { [TRANSFORMER]: { modality_config: { text: {}, message: {} } } }, /modality_config/],
     [
-      'a template of conversations, where nothing says that texts are plain',
-      { 'modules.json': null, 'tokenizer_config.json': { chat_template: '{{ messages }}' } },
-      /chat_template: without modules\.json/,
+      'conversations without a template',
+      { [TRANSFORMER]: { modality_config: { text: {}, message: {} } } },
+      /pairs are messages/,
+    ],
+    [
+      'a template that carries no pair, where nothing says that texts are plain',
+      { 'modules.json': null, 'tokenizer_config.json': { chat_template: 'hello' } },
+      /the chat template cannot carry a query and a document/,
     ],
     ['lengths of a task', { [TRANSFORMER]: { query_length: 8 } }, /query_length/],
   ])('%s', async (_name, changes, message) => {
