@@ -11,9 +11,9 @@ export default defineConfig({
     server: { deps: { external: [/\/dist\/(?!test\/)/] } },
     pool: 'forks',
     poolOptions: { forks: { execArgv: ['--enable-source-maps'] } },
-    // A test that hangs must fail; one that starts processes on a busy machine must not.
     // Kills, stalls and failovers are real here: a machine that itself stalls for seconds gets a second chance, a developer does not.
     retry: process.env.CI ? 1 : 0,
+    // A test that hangs must fail; one that starts processes on a busy machine must not.
     testTimeout: 180_000,
     hookTimeout: 180_000,
     teardownTimeout: 30_000,

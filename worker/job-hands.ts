@@ -98,7 +98,7 @@ export class JobHands {
     const note = await this.#parts.life.read(id)
     const end = errorEnd(new RankmillError('worker_lost', message).toBody(), generation)
     const { outcome, durationMs } = await this.#parts.life.answer({ id, generation, shared: note?.shared ?? '' }, end)
-    if (outcome === 'written') this.#observeEnd(job.data, 'worker_lost', durationMs)
+    if (outcome === 'written') this.#observeEnd('worker_lost', durationMs)
   }
 
   cancel(id: string, generation: number): void {
@@ -165,7 +165,7 @@ export class JobHands {
     }
     if (outcome !== 'written') return
     const { requestId, parts, documents, pinned } = job.data
-    this.#observeEnd(job.data, 'completed', durationMs)
+    this.#observeEnd('completed', durationMs)
     if (parts === 1) return
     const note = await life.read(requestId)
     if (note?.generation === held.generation) await queues.remove(requestId, note)
@@ -209,7 +209,7 @@ export class JobHands {
     const end = errorEnd(error.toBody(), generation)
     const answer = () => life.answer({ id, generation, shared }, end, { worker, job: held })
     const { outcome, durationMs } = await untilPasses(answer, { limitMs: Number.POSITIVE_INFINITY })
-    if (outcome === 'written') this.#observeEnd(job.data, error.code, durationMs)
+    if (outcome === 'written') this.#observeEnd(error.code, durationMs)
     if (outcome === 'written' && note?.corpus) {
       // What of it was scored may still be gone on with.
       await corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs).catch(() => undefined)
@@ -223,7 +223,7 @@ export class JobHands {
     })
   }
 
-  #observeEnd(_job: RerankJob, outcome: 'completed' | ErrorCode, durationMs: number): void {
+  #observeEnd(outcome: 'completed' | ErrorCode, durationMs: number): void {
     this.#parts.metrics.requestDuration.observe({ outcome }, durationMs / 1000)
   }
 
