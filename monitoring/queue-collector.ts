@@ -30,10 +30,11 @@ export interface QueueState {
   readonly workers: number
 }
 
-/** Every lane of every pool, by one look. */
+/** Every lane of every pool that requests were noted for or that a live worker takes jobs of, by one look. */
 export async function queueStates(redis: Redis, keys: Keys, workers: readonly WorkerInfo[]): Promise<QueueState[]> {
   const { prefix, queue } = keys
-  const pools = (await redis.hkeys(keys.pools)).sort()
+  const served = workers.flatMap((worker) => worker.pools.map(({ name }) => name))
+  const pools = [...new Set([...(await redis.hkeys(keys.pools)), ...served])].sort()
   const lanes = pools.flatMap((pool) => LANES.map((lane) => ({ pool, lane, name: queueName(queue, pool, lane) })))
   const reading = redis.pipeline().time()
   for (const { name } of lanes) {

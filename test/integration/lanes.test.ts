@@ -187,6 +187,8 @@ describe('both lanes', () => {
   it('are in the gauges of the queue', async () => {
     const client = stage().client()
     const worker = await stage().worker()
+    // Before the first request, too.
+    expect(await worker.metrics.registry.metrics()).toMatch(/^rankmill_queue_jobs\{.*lane="bulk",state="waiting"\} 0$/m)
     await client.rerank(request('a', 1, BULK))
     await worker.metrics.registry.metrics().then((text) => {
       for (const lane of LANES)
