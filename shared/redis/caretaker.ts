@@ -14,7 +14,7 @@ import { describePool, serves, unservedField } from '../protocol/pool.js'
 import type { WorkerInfo } from '../protocol/worker-info.js'
 import { PoolQueues } from './pool-queues.js'
 import { redisError } from './redis-errors.js'
-import { errorEnd, type HeldJob, RequestLife, type RequestNote } from './request-life.js'
+import { errorEnd, type HeldJob, type Place, RequestLife, type RequestNote } from './request-life.js'
 import { passes } from './until-passes.js'
 import { WorkerRegistry } from './worker-registry.js'
 
@@ -159,6 +159,7 @@ export class Caretaker {
     const { soonestMs, latestMs, beforeExpiryMs } = this.#times
     const note = await this.#life.read(id)
     if (!note) return this.#life.later(id, soonestMs)
+    if (note.movedFrom) await this.#move(id, { ...note, ...note.movedFrom }, note)
     if (note.unresolved && (await this.#resolve(id, note))) return this.#life.later(id, soonestMs)
     const { deadlineAt, submittedAt, pool } = note
     const leftMs = await this.#redis.pttl(this.#keys.request(id))
@@ -182,10 +183,14 @@ export class Caretaker {
   /** The first worker of a fleet says which model is meant where requests name none: those that came before it follow. */
   async #resolve(id: string, note: RequestNote): Promise<boolean> {
     const after = await this.#life.resolve(id, note.generation)
-    if (!after) return false
-    await this.#queues.move(id, note, { ...note, ...after })
-    await this.#life.queued({ id, generation: after.generation, shared: note.shared })
-    return true
+    if (after) await this.#move(id, note, { ...note, ...after })
+    return after !== undefined
+  }
+
+  /** Safe to repeat: whoever began it may have died in the middle. */
+  async #move(id: string, from: Place, to: Place & { readonly shared: string }): Promise<void> {
+    await this.#queues.move(id, from, to)
+    await this.#life.queued({ id, generation: to.generation, shared: to.shared })
   }
 
   #isUnservedTooLong(pool: string, ageMs: number): boolean {

@@ -132,6 +132,8 @@ export interface RequestNote extends Place {
   readonly waitingJobs: number
   /** It names no model, and no worker had said yet which one is meant. */
   readonly unresolved: boolean
+  /** Where its jobs come from, while they are moved. */
+  readonly movedFrom?: Pick<Place, 'generation' | 'pool'>
   /** Whether all of its jobs were put into the queue. */
   readonly queued: boolean
   readonly shared: string
@@ -322,10 +324,10 @@ export class RequestLife {
 
   async read(id: string): Promise<RequestNote | undefined> {
     const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
-    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved', 'life'] as const
+    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved', 'life', 'movedFrom'] as const
     const note = await this.#redis.hmget(this.#keys.request(id), ...fields, ...more)
     const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs] = note
-    const [queued, shared, space, corpus, resultTtlMs, unresolved, life] = note.slice(fields.length)
+    const [queued, shared, space, corpus, resultTtlMs, unresolved, life, movedFrom] = note.slice(fields.length)
     if (!generation) return undefined
     return {
       generation: Number(generation),
@@ -340,6 +342,7 @@ export class RequestLife {
       shared: shared ?? '',
       space: space ?? '',
       unresolved: unresolved === '1',
+      ...(movedFrom ? { movedFrom: placeIn(movedFrom) } : {}),
       corpus: corpus ?? '',
       resultTtlMs: Number(resultTtlMs),
       life: Number(life ?? generation),
@@ -408,6 +411,11 @@ export class RequestLife {
     )) as Reply
     return { outcome: written as AnswerOutcome['outcome'], durationMs: Number(durationMs ?? 0) }
   }
+}
+
+function placeIn(text: string): Pick<Place, 'generation' | 'pool'> {
+  const [generation, pool = ''] = text.split(' ')
+  return { generation: Number(generation), pool }
 }
 
 /** What a worker's held jobs are found by. */

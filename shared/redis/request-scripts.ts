@@ -12,6 +12,7 @@
  *   waitingJobs, waitingBytes                what of it still counts against the bounds of its lane
  *   taken:<part>, lost:<part>                which parts were begun in this generation, and how often their worker died
  *   unresolved                               '1' where it names no model and no worker had said yet which one is meant
+ *   movedFrom                                generation and pool that its jobs come from, until they are all moved
  *   space                                    the score space of a split request: that of the worker that began it
  *   corpus                                   the corpus whose version is pinned for it
  */
@@ -148,6 +149,7 @@ return {known[1] and 'reopened' or 'new', generation, pool, ARGV[7], tostring(pa
 const QUEUED = `
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'queued', ARGV[1])
+redis.call('HDEL', KEYS[1], 'movedFrom')
 if redis.call('HGET', KEYS[2], 'id') == ARGV[2] then redis.call('HSET', KEYS[2], 'queued', '1') end
 return 1
 `
@@ -194,7 +196,8 @@ end
 release(KEYS[3], KEYS[1], note[2], note[3], jobs, bytes)
 local generation = string.format('%.0f', math.max(tonumber(redis.call('HGET', KEYS[5], 'generation') or 0) + 1, now))
 redis.call('HSET', KEYS[5], 'generation', generation)
-redis.call('HSET', KEYS[1], 'generation', generation, 'pool', pool, 'waitingJobs', jobs, 'waitingBytes', bytes)
+redis.call('HSET', KEYS[1], 'generation', generation, 'pool', pool, 'waitingJobs', jobs, 'waitingBytes', bytes,
+  'movedFrom', note[1] .. ' ' .. note[2])
 redis.call('HDEL', KEYS[1], 'queued', 'unresolved')
 redis.call('HINCRBY', KEYS[3], pool .. '|' .. note[3] .. '|jobs', jobs)
 redis.call('HINCRBY', KEYS[3], pool .. '|' .. note[3] .. '|bytes', bytes)

@@ -1,9 +1,12 @@
 /** Requests that name no model and come before the first worker of a fleet has said which one is meant. */
 import { expect, it } from 'vitest'
 import { RerankClient } from '../../producer/client.js'
+import { keysOf } from '../../shared/protocol/keys.js'
+import { encodedModel } from '../../shared/protocol/pool.js'
+import { RequestLife } from '../../shared/redis/request-life.js'
 import { RerankWorker } from '../../worker/worker.js'
 import { Pace, pacedSource } from './paced-source.js'
-import { type Stage, until, useStage } from './stage.js'
+import { type Stage, TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
 const documents = Array.from({ length: 10 }, (_, i) => `document ${i}`)
@@ -52,4 +55,18 @@ it('are still their caller’s to give up after they have followed it', async ()
   stop.abort(new Error('enough'))
   expect((await given).message).toBe('enough')
   await until('it is cancelled', async () => (await client.status('mine')).state === 'cancelled')
+})
+
+it('follow it also where whoever moved them died before the first job was moved', async () => {
+  const client = nameless(stage())
+  const id = await client.submit({ query: 'q', documents })
+  const keys = keysOf(stage().prefix, 'rerank')
+  const life = new RequestLife(stage().redis, keys)
+  await until('it is queued', async () => (await life.read(id))?.queued === true)
+  // The word of a worker, and the one step of a caretaker that comes before its jobs are moved.
+  await stage().redis.hset(keys.fleet, 'model', encodedModel(TINY_MODEL))
+  expect((await life.resolve(id, (await life.read(id))!.generation))?.pool).toBe(encodedModel(TINY_MODEL))
+  await stage().redis.zadd(keys.open, 0, id)
+  await stage().worker()
+  expect((await client.result(id)).results).toHaveLength(documents.length)
 })
