@@ -16,6 +16,7 @@ import { embedNamed } from '../cli/commands/corpus-embed.js'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { RerankClient } from '../producer/client.js'
 import { ndcg } from '../producer/retrieval/measures.js'
+import { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
 import { type Options, resolveOptions } from '../shared/options.js'
 import { keysOf } from '../shared/protocol/keys.js'
 import { modelSource } from '../worker/model-source.js'
@@ -117,7 +118,7 @@ async function store({ name, queries }: Collection, client: RerankClient, option
   await client.putCorpus(name, passages.values())
   const redis = new Redis(options.redis)
   try {
-    const place = { redis, keys: keysOf(options.prefix, options.queue) }
+    const place = new CorpusShelves([{ redis, keys: keysOf(options.prefix, options.queue) }])
     const signal = new AbortController().signal
     await embedNamed(place, name, FILTER, { ...options, dtype: 'auto' }, { onProgress: () => undefined, signal })
   } finally {

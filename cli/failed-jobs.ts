@@ -1,10 +1,10 @@
-/** Jobs that ended as failed, of all queues: by their request's id, or newest first; one in memory at a time. */
+/** Jobs that ended as failed, of all queues of all shards: by their request's id, or newest first; one in memory at a time. */
 import type { Job, Queue } from 'bullmq'
-import type { Redis } from 'ioredis'
 import type { RerankJob } from '../shared/protocol/job.js'
 import { jobIdOf } from '../shared/protocol/keys.js'
-import type { PoolQueues } from '../shared/redis/pool-queues.js'
-import type { RequestLife } from '../shared/redis/request-life.js'
+import { PoolQueues } from '../shared/redis/pool-queues.js'
+import { RequestLife } from '../shared/redis/request-life.js'
+import type { Shard, Shards } from '../shared/redis/shards.js'
 
 /** Where a job is, without its documents. */
 export interface FailedJobRef {
@@ -15,21 +15,35 @@ export interface FailedJobRef {
 /** Ids that one step of a search looks at. */
 const SCANNED = 1000
 
-export class FailedJobs {
-  readonly #redis: Redis
-  readonly #queues: PoolQueues
-  readonly #life: RequestLife
+/** Where a request's jobs are, failed and not. */
+export interface FailedShard {
+  readonly redis: Shard['redis']
+  readonly queues: PoolQueues
+  readonly life: RequestLife
+}
 
-  constructor(redis: Redis, queues: PoolQueues, life: RequestLife) {
-    this.#redis = redis
-    this.#queues = queues
-    this.#life = life
+export class FailedJobs {
+  readonly #shards: readonly FailedShard[]
+  readonly #of: (id: string) => FailedShard
+
+  constructor(shards: Shards) {
+    this.#shards = shards.all.map(({ redis, keys }) => {
+      return { redis, queues: new PoolQueues(redis, keys), life: new RequestLife(redis, keys) }
+    })
+    this.#of = (id) => this.#shards[shards.of(id).index] as FailedShard
+  }
+
+  shardOf(requestId: string): FailedShard {
+    return this.#of(requestId)
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#shards.map(({ queues }) => queues.close()))
   }
 
   async count(): Promise<number> {
-    const counts = await Promise.all(
-      (await this.#queues.all()).map(({ queue }) => this.#redis.zcard(queue.toKey('failed'))),
-    )
+    const queues = await this.#all()
+    const counts = await Promise.all(queues.map(({ redis, queue }) => redis.zcard(queue.toKey('failed'))))
     return counts.reduce((sum, count) => sum + count, 0)
   }
 
@@ -37,9 +51,9 @@ export class FailedJobs {
   async refs(offset = 0, limit = Number.POSITIVE_INFINITY): Promise<FailedJobRef[]> {
     const last = offset + limit - 1
     const refs = await Promise.all(
-      (await this.#queues.all()).map(async ({ queue }) => {
+      (await this.#all()).map(async ({ redis, queue }) => {
         const end = Number.isFinite(last) ? last : -1
-        const reply = await this.#redis.zrevrange(queue.toKey('failed'), 0, end, 'WITHSCORES')
+        const reply = await redis.zrevrange(queue.toKey('failed'), 0, end, 'WITHSCORES')
         return Array.from({ length: reply.length / 2 }, (_, i) => {
           const [id = '', at] = reply.slice(2 * i, 2 * i + 2)
           return { queue, id, at: Number(at) }
@@ -55,9 +69,10 @@ export class FailedJobs {
   /** Of one request: its parts' jobs that failed, first part first. */
   async *of(requestId: string): AsyncGenerator<Job<RerankJob>> {
     let found = false
-    const note = await this.#life.read(requestId)
+    const { life, queues } = this.#of(requestId)
+    const note = await life.read(requestId)
     for (let part = 0; note && part < note.parts; part++) {
-      const queue = this.#queues.of(note.pool, note.lane)
+      const queue = queues.of(note.pool, note.lane)
       const job = await this.load({ queue, id: jobIdOf(requestId, note.generation, part) })
       if (!job) continue
       found = true
@@ -80,11 +95,12 @@ export class FailedJobs {
 
   async *#named(requestId: string): AsyncGenerator<Job<RerankJob>> {
     const pattern = `${encodeURIComponent(requestId).replaceAll('*', '\\*')}.*`
-    for (const { queue } of await this.#queues.all()) {
+    const { redis, queues } = this.#of(requestId)
+    for (const { queue } of await queues.all()) {
       let cursor = '0'
       const ids = new Set<string>()
       do {
-        const [next, page] = await this.#redis.zscan(queue.toKey('failed'), cursor, 'MATCH', pattern, 'COUNT', SCANNED)
+        const [next, page] = await redis.zscan(queue.toKey('failed'), cursor, 'MATCH', pattern, 'COUNT', SCANNED)
         cursor = next
         for (let i = 0; i < page.length; i += 2) ids.add(page[i] ?? '')
       } while (cursor !== '0')
@@ -93,5 +109,12 @@ export class FailedJobs {
         if (job?.data.requestId === requestId) yield job
       }
     }
+  }
+
+  async #all(): Promise<{ redis: Shard['redis']; queue: Queue<RerankJob> }[]> {
+    const all = this.#shards.map(async ({ redis, queues }) => {
+      return (await queues.all()).map(({ queue }) => ({ redis, queue }))
+    })
+    return (await Promise.all(all)).flat()
   }
 }

@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander'
 import { envOf, flagOf, OPTIONS, type OptionName, type Options, resolveOptions } from '../shared/options.js'
 import { findUpNote } from '../shared/up-note.js'
 
-const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel']
+const REDIS_OPTIONS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'logLevel']
 export const PRODUCER_OPTIONS: readonly OptionName[] = [...REDIS_OPTIONS, ...namesOf('producer'), 'commandTimeoutMs']
 export const BATCH_OPTIONS: readonly OptionName[] = namesOf('batch')
 export const SERVER_OPTIONS: readonly OptionName[] = [...PRODUCER_OPTIONS, ...BATCH_OPTIONS, ...namesOf('server')]

@@ -1,7 +1,6 @@
 /** One view over several worker processes: their metrics added up, their health taken together. */
-import type { Redis } from 'ioredis'
 import { AggregatorRegistry, type MetricObjectWithValues, type MetricValue, Registry } from 'prom-client'
-import type { Keys } from '../shared/protocol/keys.js'
+import type { Shard } from '../shared/redis/shards.js'
 import { collectQueues } from './queue-collector.js'
 
 /** A registry's contents as plain data, as it travels between processes. */
@@ -14,8 +13,8 @@ export class FleetMetrics {
   readonly #own = new Registry()
   readonly #snapshots: () => Promise<MetricsSnapshot[]>
 
-  constructor(redis: Redis, keys: Keys, snapshots: () => Promise<MetricsSnapshot[]>) {
-    collectQueues(this.#own, redis, keys, () => true)
+  constructor(shards: readonly Shard[], snapshots: () => Promise<MetricsSnapshot[]>) {
+    collectQueues(this.#own, shards, () => true)
     this.#snapshots = snapshots
   }
 

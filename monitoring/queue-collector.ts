@@ -4,10 +4,10 @@
  */
 import type { Redis } from 'ioredis'
 import { Counter, Gauge, type Registry } from 'prom-client'
-import type { Keys } from '../shared/protocol/keys.js'
 import { LANES, type Lane, queueName } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
-import type { WorkerInfo } from '../shared/protocol/worker-info.js'
+import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
+import type { Shard } from '../shared/redis/shards.js'
 import { WorkerRegistry } from '../shared/redis/worker-registry.js'
 
 const STATES = ['waiting', 'prioritized', 'active', 'delayed', 'failed'] as const
@@ -30,8 +30,64 @@ export interface QueueState {
   readonly workers: number
 }
 
+/** One of a fleet's shards as it stands. */
+export interface ShardState {
+  readonly shard: Shard
+  readonly queues: readonly QueueState[]
+  readonly workers: readonly WorkerInfo[]
+}
+
+/** A fleet as it stands: its queues, those of the same name in all shards added up. */
+export interface FleetState {
+  readonly queues: readonly QueueState[]
+  readonly workers: readonly WorkerInfo[]
+  readonly shards: readonly ShardState[]
+}
+
+export async function fleetState(shards: readonly Shard[]): Promise<FleetState> {
+  const seen = await Promise.all(
+    shards.map(async (shard): Promise<ShardState> => {
+      const workers = await new WorkerRegistry(shard.redis, shard.keys).workers()
+      return { shard, workers, queues: await queueStates(shard, workers) }
+    }),
+  )
+  return {
+    queues: addedUp(seen.flatMap(({ queues }) => queues)),
+    workers: mergeWorkers(seen.map(({ workers }) => workers)),
+    shards: seen,
+  }
+}
+
+function addedUp(states: readonly QueueState[]): QueueState[] {
+  const byName = new Map<string, QueueState>()
+  for (const state of states) {
+    const { queue } = state
+    const before = byName.get(queue)
+    byName.set(queue, before ? together(before, state) : state)
+  }
+  return [...byName.values()]
+}
+
+function together(a: QueueState, b: QueueState): QueueState {
+  const jobs = Object.fromEntries(STATES.map((state) => [state, a.jobs[state] + b.jobs[state]])) as JobCounts
+  const jobsPerSecond = a.jobsPerSecond + b.jobsPerSecond
+  return {
+    ...a,
+    jobs,
+    oldestWaitSeconds: Math.max(a.oldestWaitSeconds, b.oldestWaitSeconds),
+    jobsPerSecond,
+    secondsToDrain: secondsFor(jobs, jobsPerSecond),
+    workers: Math.max(a.workers, b.workers),
+  }
+}
+
+function secondsFor(jobs: JobCounts, jobsPerSecond: number): number {
+  const depth = jobs.waiting + jobs.prioritized + jobs.delayed + jobs.active
+  return depth === 0 ? 0 : depth / jobsPerSecond
+}
+
 /** Every lane of every pool that requests were noted for or that a live worker takes jobs of, by one look. */
-export async function queueStates(redis: Redis, keys: Keys, workers: readonly WorkerInfo[]): Promise<QueueState[]> {
+async function queueStates({ redis, keys }: Shard, workers: readonly WorkerInfo[]): Promise<QueueState[]> {
   const { prefix, queue } = keys
   const served = workers.flatMap((worker) => worker.pools.map(({ name }) => name))
   const pools = [...new Set([...(await redis.hkeys(keys.pools)), ...served])].sort()
@@ -59,7 +115,6 @@ export async function queueStates(redis: Redis, keys: Keys, workers: readonly Wo
     const serving = workers.filter((worker) => serves(worker, pool))
     const rates = serving.flatMap((worker) => worker.pools.filter((served) => served.name === pool))
     const jobsPerSecond = rates.reduce((sum, served) => sum + served.jobsPerSecond, 0)
-    const depth = counts.waiting + counts.prioritized + counts.delayed + counts.active
     return {
       queue: name,
       pool,
@@ -68,7 +123,7 @@ export async function queueStates(redis: Redis, keys: Keys, workers: readonly Wo
       jobs: counts,
       oldestWaitSeconds: Math.max(0, ...waits) / 1000,
       jobsPerSecond,
-      secondsToDrain: depth === 0 ? 0 : depth / jobsPerSecond,
+      secondsToDrain: secondsFor(counts, jobsPerSecond),
       workers: serving.length,
     }
   })
@@ -76,10 +131,10 @@ export async function queueStates(redis: Redis, keys: Keys, workers: readonly Wo
 
 /**
  * Registers the metrics of a fleet. Of all processes on it only one should report them, or sums over instances count them
- * several times: `reports` says whether this one does, asked at each scrape. Where Redis does not answer, they are left out.
+ * several times: `reports` says whether this one does, for each shard, asked at each scrape. Where a Redis does not answer, what
+ * is in it is left out. Of a fleet of several shards the metrics carry the label `shard`.
  */
-export function collectQueues(registry: Registry, redis: Redis, keys: Keys, reports: () => boolean): void {
-  const registryOfWorkers = new WorkerRegistry(redis, keys)
+export function collectQueues(registry: Registry, shards: readonly Shard[], reports: (shard: Shard) => boolean): void {
   let looking: Promise<void> | undefined
   // Whichever is collected first looks for all of them.
   const collect = () => {
@@ -88,7 +143,8 @@ export function collectQueues(registry: Registry, redis: Redis, keys: Keys, repo
     })
     return looking
   }
-  const ofLane = ['queue', 'model', 'lane'] as const
+  const isOne = shards.length === 1
+  const ofLane = ['queue', 'model', 'lane', 'shard'] as const
   const common = { registers: [registry], collect }
   const jobs = new Gauge({
     name: 'rankmill_queue_jobs',
@@ -117,36 +173,45 @@ export function collectQueues(registry: Registry, redis: Redis, keys: Keys, repo
   const requests = new Counter({
     name: 'rankmill_requests_total',
     help: 'Requests that ended, each once whoever brought it about, by outcome (completed, or the code of the error)',
-    labelNames: ['model', 'lane', 'outcome'],
+    labelNames: ['model', 'lane', 'outcome', 'shard'],
     ...common,
   })
   const failures = new Counter({
     name: 'rankmill_failures_total',
     help: 'Requests that ended with an error, by its code',
-    labelNames: ['code', 'model', 'lane'],
+    labelNames: ['code', 'model', 'lane', 'shard'],
     ...common,
   })
 
   const look = async () => {
     for (const metric of [jobs, oldestWait, timeToDrain, workers, requests, failures]) metric.reset()
-    if (!reports()) return
-    const infos = await registryOfWorkers.workers().catch(() => [])
-    const states = await queueStates(redis, keys, infos).catch(() => [])
+    const seen = await Promise.all(shards.filter(reports).map(lookAt))
+    const infos = mergeWorkers(seen.map((one) => one.infos))
+    const models = seen.flatMap(({ states }) => states.map(({ model }) => model))
+    for (const model of new Set([...infos.flatMap((info) => info.models), ...models])) {
+      workers.set({ model }, infos.filter((info) => info.models.includes(model)).length)
+    }
+  }
+
+  const lookAt = async (one: Shard) => {
+    const { redis, keys, index } = one
+    const shard = isOne ? {} : { shard: String(index) }
+    const infos = await new WorkerRegistry(redis, keys).workers().catch(() => [])
+    const states = await queueStates(one, infos).catch(() => [])
     const ends = await redis.hgetall(keys.ends).catch(() => ({}))
     for (const { queue, model, lane, jobs: counts, oldestWaitSeconds, secondsToDrain } of states) {
-      for (const state of STATES) jobs.set({ queue, model, lane, state }, counts[state])
-      oldestWait.set({ queue, model, lane }, oldestWaitSeconds)
-      timeToDrain.set({ queue, model, lane }, secondsToDrain)
-    }
-    for (const model of new Set([...infos.flatMap((info) => info.models), ...states.map((state) => state.model)])) {
-      workers.set({ model }, infos.filter((info) => info.models.includes(model)).length)
+      const labels = { queue, model, lane, ...shard }
+      for (const state of STATES) jobs.set({ ...labels, state }, counts[state])
+      oldestWait.set(labels, oldestWaitSeconds)
+      timeToDrain.set(labels, secondsToDrain)
     }
     for (const [field, count] of Object.entries<string>(ends)) {
       const [pool = '', lane = '', outcome = ''] = field.split('|')
       const { model } = needsOf(pool)
-      requests.inc({ model, lane, outcome }, Number(count))
-      if (outcome !== 'completed') failures.inc({ code: outcome, model, lane }, Number(count))
+      requests.inc({ model, lane, outcome, ...shard }, Number(count))
+      if (outcome !== 'completed') failures.inc({ code: outcome, model, lane, ...shard }, Number(count))
     }
+    return { infos, states }
   }
 }
 

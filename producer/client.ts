@@ -1,16 +1,15 @@
 /** The client library: what producers call. */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
-import type { Redis } from 'ioredis'
-import { Corpora, type CorpusInfo } from '../shared/corpus/corpora.js'
+import type { CorpusInfo } from '../shared/corpus/corpora.js'
 import { requestPin } from '../shared/corpus/corpus-name.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { afterMs } from '../shared/long-timer.js'
 import { envOf, type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
+import { fingerprintOf } from '../shared/protocol/fingerprint.js'
 import type { Answer } from '../shared/protocol/job.js'
-import { type Keys, keysOf } from '../shared/protocol/keys.js'
 import { describePool, firstModel, serves } from '../shared/protocol/pool.js'
 import {
   parseRequest,
@@ -20,17 +19,18 @@ import {
   requestSchema,
 } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
-import type { WorkerInfo } from '../shared/protocol/worker-info.js'
+import { shardOf } from '../shared/protocol/shards.js'
+import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../shared/redis/connection.js'
-import { PoolQueues } from '../shared/redis/pool-queues.js'
-import { errorEnd, RequestLife } from '../shared/redis/request-life.js'
-import { WorkerRegistry } from '../shared/redis/worker-registry.js'
+import { errorEnd, type RequestLife } from '../shared/redis/request-life.js'
+import { Shards } from '../shared/redis/shards.js'
+import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
 import { findUpNote } from '../shared/up-note.js'
-import { Answers } from './answers.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
+import { ProducerShard } from './producer-shard.js'
 import { inWindow } from './stream.js'
-import { Submission, type SubmitOptions, type Submitted } from './submission.js'
+import type { SubmitOptions, Submitted } from './submission.js'
 
 export interface WaitOptions {
   /** Longest wait, or Infinity; default: the request's deadline, else the option `waitTimeoutMs`. */
@@ -77,23 +77,17 @@ const UNSERVED_LOOK_MS = 3000
 const FORGET_CHUNK = 64
 
 interface Connected {
-  readonly redis: Redis
-  readonly queues: PoolQueues
-  readonly life: RequestLife
-  readonly registry: WorkerRegistry
-  readonly corpora: Corpora
-  readonly submission: Submission
-  readonly answers: Answers
+  readonly shards: Shards
+  readonly parts: readonly ProducerShard[]
 }
 
 /**
  * Sends rerank requests to workers through Redis and brings back their answers. Connects at the first call; two
- * connections (commands, answers) serve any number of requests. Options: docs/configuration.md.
+ * connections a shard (commands, answers) serve any number of requests. Options: docs/configuration.md.
  */
 export class RerankClient {
   readonly #options: Options
   readonly #schema: RequestSchema
-  readonly #keys: Keys
   readonly #log: Logger
   readonly #model: string | null
   readonly #closing = new AbortController()
@@ -103,7 +97,6 @@ export class RerankClient {
   constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
     this.#options = resolveOptions(options, process.env, findUpNote)
     this.#schema = requestSchema(this.options)
-    this.#keys = keysOf(this.options.prefix, this.options.queue)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
     const model = options.model ?? process.env[envOf('model')]
     this.#model = model ? firstModel(model) : null
@@ -122,12 +115,17 @@ export class RerankClient {
    *   `redis_unavailable`; or what the workers say of it
    */
   async rerank(input: RerankInput, wait: WaitOptions = {}): Promise<RerankResult> {
-    const request = this.#parse(input)
+    const parsed = this.#parse(input)
     checkTimeout(wait)
     wait.signal?.throwIfAborted()
-    const mayShare = this.options.shareIdentical && input.id === undefined && request.deadlineMs === null
+    const mayShare = this.options.shareIdentical && input.id === undefined && parsed.deadlineMs === null
+    const { request, fingerprint } = mayShare ? this.#besideItsLike(parsed) : { request: parsed }
     for (let tries = 1; ; tries++) {
-      const { id, life } = await this.#submit(request, { mayShare, interest: 'waits' })
+      const { id, life } = await this.#submit(request, {
+        mayShare,
+        interest: 'waits',
+        ...(fingerprint ? { fingerprint } : {}),
+      })
       try {
         return await this.#result(id, wait, request.deadlineMs)
       } catch (error) {
@@ -156,16 +154,16 @@ export class RerankClient {
    */
   async result(id: string, wait: WaitOptions = {}): Promise<RerankResult> {
     checkTimeout(wait)
-    const { redis, answers } = await this.#connect()
+    const { redis, answers, keys } = await this.#at(id)
     const answer = await reaching(() => answers.read(id))
     if (answer) return unpack(answer)
-    if ((await reaching(() => redis.exists(this.#keys.request(id)))) === 0) throw unknownRequest(id)
+    if ((await reaching(() => redis.exists(keys.request(id)))) === 0) throw unknownRequest(id)
     return this.#result(id, wait, null)
   }
 
   /** @throws RankmillError `not_found` */
   async status(id: string): Promise<RequestStatus> {
-    const { answers, life, registry } = await this.#connect()
+    const { answers, life, registry } = await this.#at(id)
     const [outcome, note] = await reaching(() => Promise.all([answers.outcome(id), life.read(id)]))
     if (note === undefined) throw unknownRequest(id)
     const { submittedAt, deadlineAt, pairs, pool, parts, waitingJobs } = note
@@ -230,9 +228,10 @@ export class RerankClient {
     passages: AsyncIterable<Passage> | Iterable<Passage>,
     options: PutOptions = {},
   ): Promise<CorpusInfo> {
-    const { redis } = await this.#connect()
+    const { corpora } = (await this.#connect()).shards
     const checked = this.#checkedPassages(passages)
-    return reaching(() => new CorpusWriter(redis, this.#keys).put(name, checked, options))
+    const { redis, keys } = corpora.placeOf(name)
+    return reaching(() => new CorpusWriter(redis, keys).put(name, checked, options))
   }
 
   /**
@@ -246,13 +245,13 @@ export class RerankClient {
    * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
    */
   async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
-    const { corpora } = await this.#connect()
+    const { corpora } = (await this.#connect()).shards
     return reaching(() => corpora.pin(name, holder, ttlMs, version))
   }
 
   /** Ends a pin; nothing happens where there is none. */
   async releaseCorpus(name: string, holder: string): Promise<void> {
-    const { corpora } = await this.#connect()
+    const { corpora } = (await this.#connect()).shards
     await reaching(() => corpora.release(name, holder))
   }
 
@@ -263,13 +262,13 @@ export class RerankClient {
    * @returns how many were removed
    */
   async forget(ids: readonly string[]): Promise<number> {
-    const { life, queues } = await this.#connect()
     let forgotten = 0
     for (let i = 0; i < ids.length; i += FORGET_CHUNK) {
       const chunk = ids.slice(i, i + FORGET_CHUNK)
       const found = await reaching(() =>
         Promise.all(
           chunk.map(async (id) => {
+            const { life, queues } = await this.#at(id)
             const request = await life.forget(id)
             // The only job of one that was done is gone already.
             if (request && (request.failed || request.place.parts > 1)) await queues.remove(id, request.place)
@@ -284,8 +283,8 @@ export class RerankClient {
 
   /** The live workers, as of their last heartbeat (every 2 s); a worker that died is gone from it after 6 s. */
   async workers(): Promise<WorkerInfo[]> {
-    const { registry } = await this.#connect()
-    return reaching(() => registry.workers())
+    const { parts } = await this.#connect()
+    return mergeWorkers(await reaching(() => Promise.all(parts.map(({ registry }) => registry.workers()))))
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
@@ -294,12 +293,8 @@ export class RerankClient {
     const connected = await this.#connected?.catch(() => undefined)
     this.#connected = undefined
     if (!connected) return
-    const { answers, queues, redis } = connected
-    await closeAll([
-      { name: 'answers', close: () => answers.close() },
-      { name: 'queues', close: () => queues.close() },
-      { name: 'redis', close: () => redis.disconnect() },
-    ])
+    const { shards, parts } = connected
+    await closeAll([...parts.flatMap(({ closing }) => closing), { name: 'redis', close: () => shards.close() }])
   }
 
   async *#checkedPassages(passages: AsyncIterable<Passage> | Iterable<Passage>) {
@@ -315,12 +310,12 @@ export class RerankClient {
   }
 
   async #submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
-    const { submission } = await this.#connect()
+    const { submission } = await this.#at(request.id)
     return reaching(() => submission.submit(request, how))
   }
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
-    const { answers, life, registry } = await this.#connect()
+    const { answers, life, registry } = await this.#at(id)
     const limitMs =
       wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
     const late = () =>
@@ -357,7 +352,8 @@ export class RerankClient {
    *   else wants it
    */
   async #end(id: string, code: 'cancelled' | 'deadline_exceeded', givenUp?: number): Promise<boolean> {
-    const { redis, life, queues, corpora } = await this.#connect()
+    const { redis, life, queues, keys } = await this.#at(id)
+    const { corpora } = (await this.#connect()).shards
     const note = await reaching(() => life.read(id))
     if (note === undefined) throw unknownRequest(id)
     if (givenUp !== undefined && givenUp !== note.life) return false
@@ -365,7 +361,7 @@ export class RerankClient {
     const ref = { id, ...note }
     const { outcome } = await reaching(() => (givenUp === undefined ? life.answer(ref, end) : life.giveUp(ref, end)))
     if (outcome !== 'written') return false
-    await reaching(() => redis.publish(this.#keys.cancelChannel, `${note.generation} ${id}`))
+    await reaching(() => redis.publish(keys.cancelChannel, `${note.generation} ${id}`))
     await reaching(() => queues.remove(id, note))
     if (note.corpus) await reaching(() => corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs))
     return true
@@ -400,15 +396,27 @@ export class RerankClient {
   }
 
   async #open(): Promise<Connected> {
-    const { pollIntervalMs } = this.options
-    const redis = await connectProducer(this.options)
-    const queues = new PoolQueues(redis, this.#keys)
-    const life = new RequestLife(redis, this.#keys)
-    const registry = new WorkerRegistry(redis, this.#keys)
-    const corpora = new Corpora(redis, this.#keys)
-    const submission = new Submission(queues, life, registry, corpora, this.options, this.#model)
-    const answers = new Answers(redis, this.#keys, pollIntervalMs, this.#log)
-    return { redis, queues, life, registry, corpora, submission, answers }
+    const shards = await Shards.open(this.options, connectProducer, 'producer')
+    const { corpora } = shards
+    const parts = shards.all.map((shard) => new ProducerShard(shard, corpora, this.options, this.#model, this.#log))
+    return { shards, parts }
+  }
+
+  /** Where a request is. */
+  async #at(id: string): Promise<ProducerShard> {
+    const { shards, parts } = await this.#connect()
+    return parts[shards.of(id).index] as ProducerShard
+  }
+
+  /** A request whose id is its client's to choose goes where others of the same content go, to be one with them. */
+  #besideItsLike(request: RerankRequest): { request: RerankRequest; fingerprint?: string } {
+    const { shards } = this.options
+    if (shards === 1) return { request }
+    const fingerprint = fingerprintOf(request)
+    const wanted = shardOf(fingerprint, shards)
+    let { id } = request
+    while (shardOf(id, shards) !== wanted) id = randomUUID()
+    return { request: { ...request, id }, fingerprint }
   }
 }
 

@@ -1,7 +1,7 @@
 /** Puts a request into the queue: noted first, then its jobs; safe to repeat at any point. */
 import type { JobsOptions } from 'bullmq'
-import type { Corpora } from '../shared/corpus/corpora.js'
 import { folderOf, requestPin } from '../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Options } from '../shared/options.js'
 import { candidateCount, isCorpusReference } from '../shared/protocol/documents.js'
@@ -11,6 +11,7 @@ import { jobIdOf } from '../shared/protocol/keys.js'
 import { type Lane, laneOf, priorityInLane } from '../shared/protocol/lanes.js'
 import { describePool, encodedModel, firstModel, poolSuffix } from '../shared/protocol/pool.js'
 import { bytesOf, type RerankRequest } from '../shared/protocol/request.js'
+import { otherSize } from '../shared/redis/fleet-size.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
 import type { Interest, NewNote, Opened, RequestLife } from '../shared/redis/request-life.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
@@ -26,6 +27,8 @@ export interface SubmitOptions {
   /** A request of the same content that is under way will do as well. */
   readonly mayShare: boolean
   readonly interest: Interest
+  /** Of the request, where it is known already: it takes as long as the documents. */
+  readonly fingerprint?: string
 }
 
 /** A request that somebody counts on. */
@@ -40,7 +43,7 @@ export class Submission {
   readonly #queues: PoolQueues
   readonly #life: RequestLife
   readonly #registry: WorkerRegistry
-  readonly #corpora: Corpora
+  readonly #corpora: CorpusShelves
   readonly #options: Options
   readonly #model: string | null
 
@@ -49,7 +52,7 @@ export class Submission {
     queues: PoolQueues,
     life: RequestLife,
     registry: WorkerRegistry,
-    corpora: Corpora,
+    corpora: CorpusShelves,
     options: Options,
     model: string | null,
   ) {
@@ -87,6 +90,8 @@ export class Submission {
         throw await this.#overloaded(noted.pool, note.lane, noted.jobs, noted.bytes)
       case 'too_large':
         throw this.#tooLarge(noted.jobs, noted.bytes)
+      case 'other_shards':
+        throw otherSize(`"${this.#options.queue}"`, noted.has, note.shards, 'it was changed while this was connected')
       case 'reopened':
         await this.#queues.remove(request.id, noted.before)
         break
@@ -126,9 +131,11 @@ export class Submission {
     }
   }
 
-  #noteOf(request: RerankRequest, { mayShare, interest }: SubmitOptions): NewNote {
+  #noteOf(
+    request: RerankRequest,
+    { mayShare, interest, fingerprint = fingerprintOf(request) }: SubmitOptions,
+  ): NewNote {
     const { maxJobPairs, requestTtlMs, resultTtlMs, maxQueuedJobs, maxQueuedBytes, unservedMs } = this.#options
-    const fingerprint = fingerprintOf(request)
     const model = request.model ?? this.#model
     const parts = partsOf(request, maxJobPairs)
     return {
@@ -150,6 +157,7 @@ export class Submission {
       maxQueuedBytes,
       unservedMs,
       pinnedCorpus: parts > 1 ? pinnedCorpus(request) : null,
+      shards: this.#options.shards,
     }
   }
 

@@ -1,17 +1,17 @@
 /** The API server: everything that it is made of, started and closed in order. */
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
-import { collectQueues, queueStates } from '../monitoring/queue-collector.js'
+import { collectQueues, fleetState } from '../monitoring/queue-collector.js'
 import { RerankClient } from '../producer/client.js'
 import { RankmillError } from '../shared/errors.js'
 import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { OPTIONS, type Options } from '../shared/options.js'
-import { keysOf } from '../shared/protocol/keys.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
-import { connectProducer, connectWorker } from '../shared/redis/connection.js'
+import { connectProducer, connectWorker, reaching } from '../shared/redis/connection.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
+import { Shards } from '../shared/redis/shards.js'
 import { makeApp } from './app.js'
 import { BatchRecords } from './batches/batch-records.js'
 import { BatchRunner } from './batches/batch-runner.js'
@@ -70,7 +70,9 @@ export class ApiServer {
     try {
       const models = new ModelNames(options.modelAliases)
       const keys = serverKeysOf(options.prefix, options.queue)
-      const redis = closing('redis', await connectProducer(options), (it) => it.disconnect())
+      const shards = closing('redis', await Shards.open(options, connectProducer, 'producer'), (it) => it.close())
+      // Keys, jobs, files and batches of callers are in the first one.
+      const { redis } = shards.first
       const workerRedis = closing('redis of webhooks', await connectWorker(options, 'rankmill-server'), (it) =>
         it.disconnect(),
       )
@@ -78,9 +80,10 @@ export class ApiServer {
       const metrics = new HttpMetrics(parts.moreMetrics === undefined)
       const apiKeys = new ApiKeys(redis, keys, now)
       const authentication = await Authentication.open(apiKeys, options)
-      const queueKeys = keysOf(options.prefix, options.queue)
-      const queues = closing('queues', new PoolQueues(redis, queueKeys), (it) => within(it.close(), CLOSE_MS))
-      if (!parts.moreMetrics) collectQueues(metrics.registry, redis, queueKeys, () => true)
+      const queues = shards.all.map((shard) =>
+        closing('queues', new PoolQueues(shard.redis, shard.keys), (it) => within(it.close(), CLOSE_MS)),
+      )
+      if (!parts.moreMetrics) collectQueues(metrics.registry, shards.all, () => true)
       const client = closing('client', new RerankClient({ ...options, model: modelOf(options) }, { log }), (it) =>
         within(it.close(), CLOSE_MS),
       )
@@ -126,11 +129,14 @@ export class ApiServer {
       jobRoutes(app, jobs, webhooks)
       await fileRoutes(app, files, batches, options)
       batchRoutes(app, { records: batches, runner, files, webhooks, now })
-      corpusRoutes(app, { redis, client, options })
+      corpusRoutes(app, { corpora: shards.corpora, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
-      pageRoutes(app, client, (workers) => queueStates(redis, queueKeys, workers))
-      await queueBoard(app, async () => [...(await queues.all()).map(({ queue }) => queue), webhooks.queue])
+      pageRoutes(app, () => reaching(() => fleetState(shards.all)))
+      const lanes = async (own: PoolQueues, shard: number) =>
+        (await own.all()).map(({ queue }) => ({ queue, prefix: shard === 0 ? '' : `shard-${shard}.` }))
+      const all = async () => (await Promise.all(queues.map(lanes))).flat()
+      await queueBoard(app, async () => [...(await all()), { queue: webhooks.queue, prefix: '' }])
       const url = await listen(app, options, parts.portOrNext ?? false)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')
       return new ApiServer(url, steps, log)

@@ -64,6 +64,13 @@ export const OPTIONS = {
     value: '<name>',
     help: 'name of the fleet; its producers and workers share the queues `<name>@<model>` and `<name>-bulk@<model>`',
   }),
+  shards: define({
+    group: 'redis',
+    schema: int(1, 64),
+    default: 1,
+    value: '<n>',
+    help: 'hash slots that the fleet is spread over, so that as many primaries of a Redis Cluster share its load; all of its producers and workers say the same (docs/redis.md)',
+  }),
   commandTimeoutMs: define({
     group: 'redis',
     schema: int(100, 600_000),
@@ -127,14 +134,14 @@ export const OPTIONS = {
     schema: int(1, 100_000_000),
     default: 100_000,
     value: '<n>',
-    help: 'jobs that may wait in a lane of a pool; submissions that would go beyond are refused as overloaded',
+    help: 'jobs that may wait in a lane of a pool, in each shard; submissions that would go beyond are refused as overloaded',
   }),
   maxQueuedBytes: define({
     group: 'producer',
     schema: int(1, 1_000_000_000_000),
     default: 2_000_000_000,
     value: '<bytes>',
-    help: 'what the jobs that wait in a lane of a pool may hold together; submissions that would go beyond are refused as overloaded',
+    help: 'what the jobs that wait in a lane of a pool may hold together, in each shard; submissions that would go beyond are refused as overloaded',
   }),
   unservedMs: define({
     group: 'producer',
@@ -274,7 +281,7 @@ export const OPTIONS = {
     schema: int(1, 10_000),
     default: 32,
     value: '<n>',
-    help: 'jobs that one worker holds at once, so that batches can be filled across jobs; bulk jobs have as many slots of their own, and take no more of them than keep the batches full',
+    help: 'jobs that one worker holds at once, so that batches can be filled across jobs, an equal share of them for each shard; bulk jobs have as many slots of their own, and take no more of them than keep the batches full',
   }),
   maxInflightPairs: define({
     group: 'worker',
@@ -671,7 +678,7 @@ export function envOf(name: string): string {
 }
 
 /** Where the fleet of this folder is: what stands before the defaults where nobody says where Redis is. */
-export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'>
+export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'> & Partial<Pick<Options, 'shards'>>
 
 /**
  * Fills the options once, at the edge: what is given, else the environment, else a fleet that is found, else the default.

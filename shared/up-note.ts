@@ -15,6 +15,8 @@ export interface UpNote {
   readonly redis: string
   readonly prefix: string
   readonly queue: string
+  /** Of the fleet; absent: one. */
+  readonly shards?: number
   /** Whether it is the private Redis of the folder, which ends with its last user. */
   readonly isPrivate: boolean
 }
@@ -50,7 +52,9 @@ export function findUpNote(folder = '.'): UpNote | undefined {
     kept && kept.process.host === hostname() && !isKnownDead(kept.process) ? [kept] : [],
   )
   const newest = living.sort((a, b) => b.since - a.since)[0]
-  return newest && { redis: newest.redis, prefix: newest.prefix, queue: newest.queue, isPrivate: newest.isPrivate }
+  if (!newest) return undefined
+  const { redis, prefix, queue, shards, isPrivate } = newest
+  return { redis, prefix, queue, isPrivate, ...(shards === undefined ? {} : { shards }) }
 }
 
 function readNotes(folder: string): { file: string; kept: KeptNote | undefined }[] {

@@ -1,8 +1,8 @@
 /** The jobs that a worker has in hand: takes each up, has it scored, writes what it came to, and ends every one of them. */
 import { DelayedError, type Job, UnrecoverableError, WaitingError } from 'bullmq'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
-import type { Corpora } from '../shared/corpus/corpora.js'
 import { requestPin } from '../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import { isCorpusReference } from '../shared/protocol/documents.js'
@@ -31,7 +31,7 @@ export interface JobHandsParts {
   readonly life: RequestLife
   readonly registry: WorkerRegistry
   readonly queues: PoolQueues
-  readonly corpora: Corpora
+  readonly corpora: Pick<CorpusShelves, 'release' | 'shortenPin'>
   readonly metrics: WorkerMetrics
   readonly stages: Readonly<Record<Lane, Stages>>
   /** Of requests and results that release 0.1.0 noted. */

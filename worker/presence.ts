@@ -21,6 +21,10 @@ export interface PresenceParts {
   readonly pools: JobPools
   readonly scorers: Scorers
   readonly metricsUrl: () => string
+  /** What requests mean that name no model, where the fleet's first shard says so; undefined in that one. */
+  readonly model: (() => string) | undefined
+  /** How many the fleet has. */
+  readonly shards: number
   readonly log: Logger
 }
 
@@ -33,6 +37,7 @@ export class Presence {
   #beats = 0
   #draining = false
   #isReporter = false
+  #model = ''
 
   constructor(parts: PresenceParts) {
     this.#parts = parts
@@ -46,6 +51,11 @@ export class Presence {
   /** Of the live workers it is the one that reports what belongs to all of them. */
   get isReporter(): boolean {
     return this.#isReporter
+  }
+
+  /** What requests mean here that name no model, by the last heartbeat. */
+  get model(): string {
+    return this.#model
   }
 
   async start(): Promise<void> {
@@ -110,6 +120,8 @@ export class Presence {
       jobsPerSecond: served.reduce((sum, { jobsPerSecond }) => sum + jobsPerSecond, 0),
       appetite: pools.appetite,
     }
-    await registry.heartbeat(info, this.#draining ? '' : encodedModel(scorers.names[0] ?? ''))
+    const { model = () => encodedModel(scorers.names[0] ?? ''), shards } = this.#parts
+    const beat = { model: this.#draining ? '' : model(), follows: this.#parts.model !== undefined, shards }
+    this.#model = await registry.heartbeat(info, beat)
   }
 }

@@ -1,37 +1,23 @@
 /** A worker process's heart: what it is made of, how it starts, and how it stops. */
 import { randomUUID } from 'node:crypto'
-import type { Redis } from 'ioredis'
 import { WorkerMetrics } from '../monitoring/metrics.js'
 import { collectQueues } from '../monitoring/queue-collector.js'
 import { type MonitoringServer, serveMonitoring } from '../monitoring/server.js'
-import { Corpora } from '../shared/corpus/corpora.js'
-import { closeAll, within } from '../shared/lifecycle.js'
+import { closeAll } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
-import { type Keys, keysOf } from '../shared/protocol/keys.js'
 import { LANES, type Lane } from '../shared/protocol/lanes.js'
-import { needsOf, serves } from '../shared/protocol/pool.js'
-import { Caretaker } from '../shared/redis/caretaker.js'
-import { connectWorker, openSubscriber } from '../shared/redis/connection.js'
-import { OutageWatch } from '../shared/redis/outage-watch.js'
-import { PoolQueues } from '../shared/redis/pool-queues.js'
-import { RequestLife } from '../shared/redis/request-life.js'
-import { WorkerRegistry } from '../shared/redis/worker-registry.js'
-import type { Load } from './batching/appetite.js'
+import { connectWorker } from '../shared/redis/connection.js'
+import { Shards } from '../shared/redis/shards.js'
 import { PairBudget } from './batching/pair-budget.js'
-import { JobHands } from './job-hands.js'
-import { JobPools } from './job-pools.js'
 import { CorpusFolders } from './pipeline/corpus-folders.js'
 import { EmbeddingCache } from './pipeline/embedding-cache.js'
 import { CandidateLoader } from './pipeline/load-candidates.js'
 import { ScoreCache } from './pipeline/score-cache.js'
 import { ScoreFlights } from './pipeline/score-flights.js'
-import { Presence } from './presence.js'
 import type { Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
-
-/** For running jobs to go back to the queue, once they were told to. */
-const GIVE_BACK_MS = 3000
+import { WorkerShard } from './worker-shard.js'
 
 export class RerankWorker {
   readonly id = randomUUID()
@@ -40,15 +26,9 @@ export class RerankWorker {
   readonly #options: Options
   readonly #log: Logger
   readonly #now: () => number
-  readonly #redis: Redis
-  readonly #keys: Keys
-  readonly #queues: PoolQueues
-  readonly #pools: JobPools
-  readonly #hands: JobHands
-  readonly #presence: Presence
-  readonly #caretaker: Caretaker
+  readonly #shards: Shards
+  readonly #parts: readonly WorkerShard[]
   readonly #folders: CorpusFolders
-  #subscriber: Redis | undefined
   #server: MonitoringServer | undefined
   #ready = false
   #closing: Promise<void> | undefined
@@ -59,11 +39,11 @@ export class RerankWorker {
     source: ScorerSource,
     parts: { now?: () => number; log?: Logger; metricsPortOrNext?: boolean } = {},
   ): Promise<RerankWorker> {
-    const redis = await connectWorker(options)
+    const shards = await Shards.open(options, connectWorker, 'worker')
     const worker = new RerankWorker(
       options,
       source,
-      redis,
+      shards,
       parts.now ?? Date.now,
       parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'),
     )
@@ -76,61 +56,41 @@ export class RerankWorker {
     }
   }
 
-  private constructor(options: Options, source: ScorerSource, redis: Redis, now: () => number, log: Logger) {
+  private constructor(options: Options, source: ScorerSource, shards: Shards, now: () => number, log: Logger) {
     this.#options = options
     this.#log = log
     this.#now = now
-    this.#redis = redis
-    this.#keys = keysOf(options.prefix, options.queue)
-    const life = new RequestLife(redis, this.#keys)
-    const registry = new WorkerRegistry(redis, this.#keys)
-    const corpora = new Corpora(redis, this.#keys)
+    this.#shards = shards
+    const { corpora } = shards
     this.metrics = new WorkerMetrics(
       () => this.#busyRatio(),
-      () => redis.status === 'ready',
+      () => shards.all.every(({ redis }) => redis.status === 'ready'),
     )
-    const embeddings = new EmbeddingCache(redis, this.#keys, options, now)
-    this.scorers = new Scorers(source, options, embeddings, this.metrics, log, now)
+    const { metrics } = this
+    const embeddings = new EmbeddingCache(shards.all, options, now)
+    this.scorers = new Scorers(source, options, embeddings, metrics, log, now)
+    const { scorers } = this
     this.#folders = new CorpusFolders(options.corpusRoot)
-    const stages: Omit<Stages, 'budget'> = {
+    const common: Omit<Stages, 'budget'> = {
       loader: new CandidateLoader(corpora, this.#folders, options.corpusCacheBytes, embeddings),
-      scorers: this.scorers,
-      cache: new ScoreCache(redis, this.#keys, options),
+      scorers,
+      cache: new ScoreCache(shards.all, options),
       flights: new ScoreFlights(),
-      metrics: this.metrics,
+      metrics,
       now,
     }
     // A share for each lane: neither can keep the other waiting for memory.
     const share = Math.max(1, Math.floor(options.maxInflightPairs / LANES.length))
-    const ofLanes: Readonly<Record<Lane, Stages>> = {
-      interactive: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
-      bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
+    const stages: Readonly<Record<Lane, Stages>> = {
+      interactive: { ...common, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
+      bulk: { ...common, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
-    const outage = new OutageWatch(redis, (line) => log.info(line))
-    const warn = (error: Error) => outage.report(() => log.warn({ err: error.message }, 'queue connection'))
-    const queues = new PoolQueues(redis, this.#keys, warn)
-    const worker = this.id
-    const { metrics } = this
-    this.#queues = queues
-    this.#hands = new JobHands({
-      ...{ worker, life, registry, queues, corpora, metrics, stages: ofLanes, log, now },
-      ttlMs: [options.requestTtlMs, options.resultTtlMs],
-    })
-    this.#pools = new JobPools(redis, options, this.scorers.names, {
-      take: (job, token, pool, lane) => this.#hands.take(job, token, pool, lane),
-      // What is missed here is found by who looks after the others' requests.
-      completed: (job) => void this.#hands.completed(job, job.queueName).catch(() => undefined),
-      failed: (job, error) => void this.#hands.failed(job, error).catch(() => undefined),
-      error: warn,
-      load: (pool) => this.#load(pool),
-      serves: (pool) => serves({ models: this.scorers.names, filters: this.scorers.filterNames }, pool),
-    })
-    this.#caretaker = new Caretaker(this.id, redis, this.#keys, options, metrics, log)
     const startedAt = now()
-    const { scorers } = this
-    this.#presence = new Presence({
-      ...{ id: this.id, startedAt, redis, registry, queues, scorers, log },
-      ...{ caretaker: this.#caretaker, pools: this.#pools, metricsUrl: () => this.metricsUrl },
+    this.#parts = shards.all.map((shard) => {
+      const metricsUrl = () => this.metricsUrl
+      const model = shard === shards.first ? undefined : () => this.#parts[0]?.model ?? ''
+      const own = { worker: this.id, shard, options, scorers, stages, corpora, metrics, metricsUrl, model }
+      return new WorkerShard({ ...own, startedAt, log, now })
     })
   }
 
@@ -146,25 +106,22 @@ export class RerankWorker {
    */
   close(force = false): Promise<void> {
     this.#ready = false
-    if (force) this.#hands.abortAll()
+    if (force) this.#abortAll()
     this.#closing ??= this.#close()
     return this.#closing
   }
 
   async #start(orNext: boolean): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
-    collectQueues(this.metrics.registry, this.#redis, this.#keys, () => this.#presence.isReporter)
+    collectQueues(this.metrics.registry, this.#shards.all, ({ index }) => this.#parts[index]?.isReporter ?? false)
     this.#server = await serveMonitoring(
       {
         contentType: this.metrics.registry.contentType,
         metrics: () => this.metrics.registry.metrics(),
         alive: () => this.#alive(),
         ready: () => ({
-          ok: this.#ready && this.#presence.isHeard,
-          checks: {
-            redis: this.#presence.isHeard ? this.#redis.status : 'not answering',
-            model: this.#ready ? 'loaded' : 'loading',
-          },
+          ok: this.#ready && this.#unheard() === undefined,
+          checks: { redis: this.#unheard() ?? 'ready', model: this.#ready ? 'loaded' : 'loading' },
         }),
       },
       metricsHost,
@@ -172,62 +129,39 @@ export class RerankWorker {
     )
     this.#log.info({ url: this.#server.url, device }, 'metrics and health')
     await this.scorers.get(null, 'auto')
-    await this.#listen()
-    await this.#pools.run()
-    await this.#presence.start()
+    // The first one before the others: it says what requests mean that name no model.
+    const [first, ...others] = this.#parts
+    await first?.start()
+    await Promise.all(others.map((part) => part.start()))
     this.#ready = true
   }
 
+  /** What is wrong with the way to some shard. */
+  #unheard(): string | undefined {
+    const part = this.#parts.find(({ isHeard, shard }) => !isHeard || shard.redis.status !== 'ready')
+    if (!part) return undefined
+    const { redis, index } = part.shard
+    const state = part.isHeard ? redis.status : 'not answering'
+    return this.#parts.length === 1 ? state : `shard ${index}: ${state}`
+  }
+
+  #abortAll(): void {
+    for (const part of this.#parts) part.abortAll()
+  }
+
   async #close(): Promise<void> {
-    // First of all it takes no more, or it would take again what it gives back.
-    const drained = this.#pools.close()
-    await within(this.#presence.drain(), 1000).catch(() => false)
-    // Without Redis no job can be finished or given back: it comes back by itself when its lock runs out.
-    const drainMs = this.#redis.status === 'ready' ? this.#options.drainTimeoutMs : 0
-    if (!(await within(drained, drainMs))) {
-      this.#log.warn({ jobs: this.#hands.size }, 'not drained in time: running jobs go back to the queue')
-      this.#hands.abortAll()
-      await within(drained, GIVE_BACK_MS)
-    }
-    const failed = await closeAll([
-      { name: 'caretaker', close: () => within(this.#caretaker.close(), 1000) },
-      { name: 'heartbeat', close: () => within(this.#presence.leave(), 1000) },
-      { name: 'corpora', close: () => this.#folders.close() },
-      { name: 'models', close: () => this.scorers.close() },
-      { name: 'metrics server', close: () => this.#server?.close() },
-      { name: 'subscriber', close: () => this.#subscriber?.disconnect() },
-      { name: 'queues', close: () => within(this.#queues.close(), 1000) },
-      { name: 'redis', close: () => this.#redis.disconnect() },
-    ])
+    await Promise.all(this.#parts.map((part) => part.finish(this.#options.drainTimeoutMs)))
+    const leaving = this.#parts.map(({ leaving }) => leaving)
+    const failed = [
+      ...(await Promise.all(leaving.map((steps) => closeAll(steps)))).flat(),
+      ...(await closeAll([
+        { name: 'corpora', close: () => this.#folders.close() },
+        { name: 'models', close: () => this.scorers.close() },
+        { name: 'metrics server', close: () => this.#server?.close() },
+        { name: 'redis', close: () => this.#shards.close() },
+      ])),
+    ]
     for (const { name, error } of failed) this.#log.warn({ step: name, err: error }, 'closing')
-  }
-
-  /** To cancellations, and to requests for pools that nobody watches without need. */
-  async #listen(): Promise<void> {
-    const { cancelChannel, bellChannel } = this.#keys
-    this.#subscriber = openSubscriber(this.#redis, 'rankmill-listener')
-    this.#subscriber.on('message', (channel: string, text: string) => {
-      if (channel === bellChannel) {
-        this.#pools.notice(text).catch((error) => this.#log.warn({ err: error, pool: text }, 'cannot watch a pool'))
-        return
-      }
-      const space = text.indexOf(' ')
-      this.#hands.cancel(text.slice(space + 1), Number(text.slice(0, space)))
-    })
-    await this.#subscriber.subscribe(cancelChannel, bellChannel)
-  }
-
-  /** What the batchers of a pool's model hold. */
-  #load(pool: string): Load {
-    const { model } = needsOf(pool)
-    let pairsWaiting = 0
-    let roundPairs = 0
-    for (const { batcher, engine, name } of this.scorers.loaded) {
-      if (name !== model) continue
-      pairsWaiting += batcher.pairsWaiting
-      roundPairs += engine.sessions * engine.shape.batchPairs
-    }
-    return { pairsWaiting, roundPairs }
   }
 
   #busyRatio(): number {
@@ -240,6 +174,9 @@ export class RerankWorker {
     const stuck = [...this.scorers.running].filter(({ batcher }) => this.#now() - batcher.lastProgressAt > livenessMs)
     const inference =
       stuck.length === 0 ? 'progressing' : `no batch of ${stuck[0]?.model.name} finished for ${livenessMs} ms`
-    return { ok: stuck.length === 0, checks: { inference, jobs: String(this.#hands.size) } }
+    return {
+      ok: stuck.length === 0,
+      checks: { inference, jobs: String(this.#parts.reduce((sum, { jobs }) => sum + jobs, 0)) },
+    }
   }
 }

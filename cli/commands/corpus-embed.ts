@@ -1,12 +1,10 @@
 /** `rankmill corpus embed`: what a prefilter needs to know of a corpus's passages, made once. */
 import { availableParallelism } from 'node:os'
-import type { Redis } from 'ioredis'
-import { Corpora } from '../../shared/corpus/corpora.js'
 import { checkCorpusName, folderOf } from '../../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../../shared/corpus/corpus-shelves.js'
 import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
-import type { Keys } from '../../shared/protocol/keys.js'
 import { fullName } from '../../shared/protocol/pool.js'
 import { openEncoder } from '../../worker/model-source.js'
 import { type EmbedReport, embedCorpus } from '../../worker/offline/embed-corpus.js'
@@ -16,21 +14,21 @@ import { type EmbedReport, embedCorpus } from '../../worker/offline/embed-corpus
  * @throws RankmillError `invalid_request` for what is no name; as opening the model and `embedCorpus` do
  */
 export async function embedNamed(
-  { redis, keys }: { redis: Redis; keys: Keys },
+  corpora: CorpusShelves,
   named: string,
   model: string,
   options: Options,
   progress: { onProgress: (passages: number) => void; signal: AbortSignal },
 ): Promise<EmbedReport & { name: string; model: string }> {
   const { name, version } = nameAndVersion(named)
-  await new Corpora(redis, keys).currentVersion(name)
+  await corpora.currentVersion(name)
   const log = makeLogger(options.logLevel, 'rankmill-inference')
   const encoder = await openEncoder(fullName(model), options, {
     threads: options.threads || availableParallelism(),
     log,
   })
   try {
-    const report = await embedCorpus(new Corpora(redis, keys), name, version, encoder, progress)
+    const report = await embedCorpus(corpora.of(name), name, version, encoder, progress)
     return { name, model: encoder.model.name, ...report }
   } finally {
     await encoder.close()

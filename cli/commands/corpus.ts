@@ -3,29 +3,24 @@ import { resolve } from 'node:path'
 import { type Options as ProgressOptions, SingleBar } from 'cli-progress'
 import Table from 'cli-table3'
 import { Command } from 'commander'
-import type { Redis } from 'ioredis'
 import { buildCorpus } from '../../producer/corpora/corpus-build.js'
 import { CorpusWriter } from '../../producer/corpora/corpus-writer.js'
 import { idsOf, passagesOf } from '../../producer/corpora/passage-lines.js'
-import { Corpora, type CorpusInfo } from '../../shared/corpus/corpora.js'
+import type { CorpusInfo } from '../../shared/corpus/corpora.js'
 import { type CorpusDescription, CorpusFolder } from '../../shared/corpus/corpus-folder.js'
 import { checkCorpusName, folderOf } from '../../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../../shared/corpus/corpus-shelves.js'
 import { onSignals } from '../../shared/lifecycle.js'
 import type { OptionName, Options } from '../../shared/options.js'
-import { type Keys, keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer, reaching } from '../../shared/redis/connection.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { redisIsGiven } from '../embedded/flags.js'
 import { findOrStartRedis } from '../embedded/redis.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 import { embedNamed, nameAndVersion } from './corpus-embed.js'
 
-const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'commandTimeoutMs']
-
-interface Connected {
-  readonly redis: Redis
-  readonly keys: Keys
-}
+const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'commandTimeoutMs']
 
 export function corpusCommand(): Command {
   const command = new Command('corpus').description(
@@ -68,9 +63,9 @@ async function putFile(command: Command, name: string, file: string): Promise<vo
   const options = optionsOf(command)
   checkCorpusName(name)
   const { replace = false } = command.opts<{ replace?: true }>()
-  const report = await withRedis(command, options, ({ redis, keys }) =>
+  const report = await withCorpora(command, options, (corpora) =>
     interruptible(file, (onProgress, signal) =>
-      new CorpusWriter(redis, keys).put(name, passagesOf(file, options), { replace, onProgress, signal }),
+      writerOf(corpora, name).put(name, passagesOf(file, options), { replace, onProgress, signal }),
     ),
   )
   if (!report) return
@@ -97,10 +92,10 @@ async function embedPassages(command: Command, named: string): Promise<void> {
   const { model } = command.opts<{ model: string }>()
   const options = optionsOf(command)
   nameAndVersion(named)
-  const report = await withRedis(command, options, (connected) =>
+  const report = await withCorpora(command, options, (corpora) =>
     interruptible(
       named,
-      (onProgress, signal) => embedNamed(connected, named, model, options, { onProgress, signal }),
+      (onProgress, signal) => embedNamed(corpora, named, model, options, { onProgress, signal }),
       'run it again to go on',
     ),
   )
@@ -114,7 +109,7 @@ async function embedPassages(command: Command, named: string): Promise<void> {
 }
 
 async function list(command: Command): Promise<void> {
-  const infos = await withRedis(command, optionsOf(command), ({ redis, keys }) => new Corpora(redis, keys).list())
+  const infos = await withCorpora(command, optionsOf(command), (corpora) => corpora.list())
   if (wantsJson(command)) {
     for (const info of infos) printJson(json(info))
     return
@@ -138,7 +133,7 @@ async function showOne(command: Command, name: string): Promise<void> {
     return
   }
   checkCorpusName(name)
-  const info = await withRedis(command, optionsOf(command), ({ redis, keys }) => new Corpora(redis, keys).info(name))
+  const info = await withCorpora(command, optionsOf(command), (corpora) => corpora.of(name).info(name))
   process.stdout.write(`${JSON.stringify(json(info), null, 2)}\n`)
 }
 
@@ -146,19 +141,23 @@ async function remove(command: Command, name: string): Promise<void> {
   const options = optionsOf(command)
   const { ids } = command.opts<{ ids?: string }>()
   checkCorpusName(name)
-  await withRedis(command, options, async ({ redis, keys }) => {
+  await withCorpora(command, options, async (corpora) => {
     if (ids === undefined) {
-      await new Corpora(redis, keys).remove(name)
+      await corpora.of(name).remove(name)
       print(command, { name, removed: true }, `corpus ${name} removed`)
       return
     }
-    const { given, grown, ...info } = await new CorpusWriter(redis, keys).deletePassages(name, idsOf(ids, options))
+    const { given, grown, ...info } = await writerOf(corpora, name).deletePassages(name, idsOf(ids, options))
     print(command, { ...json(info), ids: given, removed: -grown }, `${-grown} passages removed from ${sizeOf(info)}`)
   })
 }
 
 /** Corpora need Redis and no worker: the one that is named, else the private one that other commands use. */
-async function withRedis<T>(command: Command, options: Options, run: (connected: Connected) => Promise<T>): Promise<T> {
+async function withCorpora<T>(
+  command: Command,
+  options: Options,
+  run: (corpora: CorpusShelves) => Promise<T>,
+): Promise<T> {
   const given = redisIsGiven(command) ? { url: options.redis } : {}
   const found = await findOrStartRedis({
     ...given,
@@ -167,15 +166,20 @@ async function withRedis<T>(command: Command, options: Options, run: (connected:
   })
   try {
     if (found.started) note(`rankmill: ${found.description}`)
-    const redis = await connectProducer({ ...options, redis: found.url })
+    const shards = await Shards.open({ ...options, redis: found.url }, connectProducer, 'producer')
     try {
-      return await reaching(() => run({ redis, keys: keysOf(options.prefix, options.queue) }))
+      return await reaching(() => run(shards.corpora))
     } finally {
-      redis.disconnect()
+      shards.close()
     }
   } finally {
     await found.stop()
   }
+}
+
+function writerOf(corpora: CorpusShelves, name: string): CorpusWriter {
+  const { redis, keys } = corpora.placeOf(name)
+  return new CorpusWriter(redis, keys)
 }
 
 type LongRun<T> = (onProgress: (passages: number) => void, signal: AbortSignal) => Promise<T>

@@ -2,12 +2,11 @@
 import { access, constants } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { Command } from 'commander'
-import { queueStates } from '../../monitoring/queue-collector.js'
+import { fleetState } from '../../monitoring/queue-collector.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
-import { keysOf } from '../../shared/protocol/keys.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
-import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
+import { type Shard, Shards } from '../../shared/redis/shards.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
@@ -62,50 +61,64 @@ function checkNode(): Finding {
 }
 
 async function checkRedis(options: Options): Promise<Finding[]> {
-  let redis: Awaited<ReturnType<typeof connectWorker>>
+  let shards: Shards
   try {
-    redis = await connectWorker(options, 'rankmill-doctor')
+    shards = await Shards.open(options, (target) => connectWorker(target, 'rankmill-doctor'), 'observer')
   } catch (error) {
-    const { message, advice } = RankmillError.from(error)
+    const { code, message, advice } = RankmillError.from(error)
+    if (code === 'invalid_configuration') return [{ what: 'Shards', state: 'fault', detail: message, fix: advice }]
     const fix = `${advice} Commands like \`rankmill rerank\` start a private Redis where none is named.`
     return [{ what: 'Redis', state: 'fault', detail: message, fix }]
   }
   try {
-    const info = await redis.info('everything')
-    checkServer(info)
-    const field = (name: string) => infoField(info, name) ?? '?'
-    const aof = field('aof_enabled') === '1'
-    const keys = keysOf(options.prefix, options.queue)
-    const workers = await new WorkerRegistry(redis, keys).workers()
-    const unserved = unservedLines(await queueStates(redis, keys, workers))
+    const servers = await Promise.all(shards.all.map((shard) => checkShard(options, shard)))
+    const { queues, workers, shards: seen } = await fleetState(shards.all)
+    const left = workers.length === 0 ? [] : seen.filter((one) => one.workers.length < workers.length)
     return [
-      {
-        what: 'Redis',
-        state: 'ok',
-        detail: `${field('redis_version')} at ${withoutPassword(options.redis)}, ${field('maxmemory_policy')}, ${field('used_memory_human')} in use`,
-      },
-      aof
-        ? { what: 'Redis persistence', state: 'ok', detail: 'append-only file on' }
-        : {
-            what: 'Redis persistence',
-            state: 'warning',
-            detail: 'append-only file off: a crash of Redis loses queued jobs',
-            fix: 'redis-cli config set appendonly yes, and in redis.conf',
-          },
+      ...servers.flat(),
       {
         what: 'Workers',
         state: workers.length > 0 ? 'ok' : 'warning',
         detail: `${workers.length} alive on queue "${options.queue}"`,
         ...(workers.length > 0 ? {} : { fix: '`rankmill worker`, or `rankmill up`' }),
       },
-      ...unserved.map((line): Finding => {
+      ...left.map(({ shard, workers: heard }): Finding => {
+        const detail = `${heard.length} of ${workers.length} are heard in shard ${shard.index} (${shard.keys.prefix})`
+        return {
+          what: 'Workers',
+          state: 'warning',
+          detail,
+          fix: 'look whether they reach the primary that has its slot',
+        }
+      }),
+      ...unservedLines(queues).map((line): Finding => {
         const detail = line.replace(/^rankmill: /, '')
         return { what: 'Requests', state: 'warning', detail, fix: '`rankmill worker --model …` with what it names' }
       }),
     ]
   } finally {
-    redis.disconnect()
+    shards.close()
   }
+}
+
+async function checkShard({ redis: url, shards }: Options, { redis, keys, index }: Shard): Promise<Finding[]> {
+  const info = await redis.info('everything')
+  checkServer(info)
+  const field = (name: string) => infoField(info, name) ?? '?'
+  const own = shards === 1 ? '' : `shard ${index} (${keys.prefix}): `
+  const used = `${field('maxmemory_policy')}, ${field('used_memory_human')} in use`
+  const detail = `${own}${field('redis_version')} at ${withoutPassword(url)}, ${used}`
+  return [
+    { what: 'Redis', state: 'ok', detail },
+    field('aof_enabled') === '1'
+      ? { what: 'Redis persistence', state: 'ok', detail: `${own}append-only file on` }
+      : {
+          what: 'Redis persistence',
+          state: 'warning',
+          detail: `${own}append-only file off: a crash of Redis loses queued jobs`,
+          fix: 'redis-cli config set appendonly yes, and in redis.conf',
+        },
+  ]
 }
 
 async function checkRuntime(): Promise<Finding[]> {

@@ -6,10 +6,9 @@ import { RankmillError } from '../../shared/errors.js'
 import type { OptionName, Options } from '../../shared/options.js'
 import { candidateCount } from '../../shared/protocol/documents.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
-import { jobIdOf, keysOf } from '../../shared/protocol/keys.js'
+import { jobIdOf } from '../../shared/protocol/keys.js'
 import { connectProducer } from '../../shared/redis/connection.js'
-import { PoolQueues } from '../../shared/redis/pool-queues.js'
-import { RequestLife } from '../../shared/redis/request-life.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { countArgument } from '../embedded/flags.js'
 import { note } from '../exit.js'
 import { FailedJobs } from '../failed-jobs.js'
@@ -17,13 +16,11 @@ import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
 
 interface Failed {
-  readonly life: RequestLife
-  readonly queues: PoolQueues
   readonly options: Options
   readonly jobs: FailedJobs
 }
 
-const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'commandTimeoutMs']
+const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'logLevel', 'commandTimeoutMs']
 
 export function failedCommand(): Command {
   const command = new Command('failed').description('Dead jobs: list, show, try again, remove.')
@@ -53,16 +50,13 @@ export function failedCommand(): Command {
 
 async function withQueues(command: Command, run: (failed: Failed) => Promise<void>): Promise<void> {
   const options = optionsOf(command)
-  const { prefix, queue } = options
-  const keys = keysOf(prefix, queue)
-  const redis = await connectProducer(options)
-  const queues = new PoolQueues(redis, keys)
+  const shards = await Shards.open(options, connectProducer, 'observer')
+  const jobs = new FailedJobs(shards)
   try {
-    const life = new RequestLife(redis, keys)
-    await run({ life, queues, options, jobs: new FailedJobs(redis, queues, life) })
+    await run({ options, jobs })
   } finally {
-    await queues.close()
-    redis.disconnect()
+    await jobs.close()
+    shards.close()
   }
 }
 
@@ -117,7 +111,8 @@ async function retry(failed: Failed, ids: string[]): Promise<void> {
 }
 
 /** Opens a request again: its scored parts are kept, and its jobs that failed are queued as the new generation's. */
-async function retryRequest({ life, queues, options, jobs }: Failed, id: string): Promise<number> {
+async function retryRequest({ options, jobs }: Failed, id: string): Promise<number> {
+  const { life, queues } = jobs.shardOf(id)
   const before = await life.read(id)
   const reopened = before && (await life.retry(id, before.generation, options.requestTtlMs))
   if (!before || !reopened) {

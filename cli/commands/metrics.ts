@@ -6,9 +6,9 @@ import { collectQueues } from '../../monitoring/queue-collector.js'
 import { serveMonitoring } from '../../monitoring/server.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { OptionName } from '../../shared/options.js'
-import { keysOf } from '../../shared/protocol/keys.js'
 import { Caretaker } from '../../shared/redis/caretaker.js'
 import { connectWorker } from '../../shared/redis/connection.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { HEARTBEAT_MS } from '../../shared/redis/worker-registry.js'
 import { EXIT, note } from '../exit.js'
 import { interruptible } from '../interruption.js'
@@ -18,6 +18,7 @@ const FLAGS: readonly OptionName[] = [
   'redis',
   'prefix',
   'queue',
+  'shards',
   'logLevel',
   'metricsPort',
   'metricsHost',
@@ -37,20 +38,27 @@ export function metricsCommand(): Command {
 
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
-  const keys = keysOf(options.prefix, options.queue)
-  const redis = await connectWorker(options, 'rankmill-metrics')
+  const shards = await Shards.open(options, (target) => connectWorker(target, 'rankmill-metrics'), 'observer')
   const registry = new Registry()
-  collectQueues(registry, redis, keys, () => true)
+  collectQueues(registry, shards.all, () => true)
   if (command.opts<{ once?: true }>().once) {
     process.stdout.write(`${await registry.metrics()}\n`)
-    redis.disconnect()
+    shards.close()
     return
   }
   const log = makeLogger(options.logLevel, 'rankmill-metrics')
   const events = { recovered: () => undefined, reconciled: () => undefined }
-  const caretaker = new Caretaker(`metrics-${process.pid}`, redis, keys, options, events, log)
-  const beat = setInterval(() => void caretaker.look().catch(() => undefined), HEARTBEAT_MS)
-  const health = () => ({ ok: redis.status === 'ready', checks: { redis: redis.status } })
+  const id = `metrics-${process.pid}`
+  const caretakers = shards.all.map(
+    ({ redis, keys }) => new Caretaker(id, redis, keys, options, events, log, undefined, shards.corpora),
+  )
+  const beat = setInterval(() => {
+    for (const caretaker of caretakers) void caretaker.look().catch(() => undefined)
+  }, HEARTBEAT_MS)
+  const health = () => {
+    const redis = shards.all.find((shard) => shard.redis.status !== 'ready')?.redis.status ?? 'ready'
+    return { ok: redis === 'ready', checks: { redis } }
+  }
   const sources = { contentType: registry.contentType, metrics: () => registry.metrics(), alive: health, ready: health }
   try {
     const port = { port: options.metricsPort, orNext: !isNamed(command, 'metricsPort') }
@@ -67,7 +75,7 @@ async function run(command: Command): Promise<void> {
     }
   } finally {
     clearInterval(beat)
-    await caretaker.close()
-    redis.disconnect()
+    await Promise.all(caretakers.map((caretaker) => caretaker.close()))
+    shards.close()
   }
 }

@@ -1,18 +1,17 @@
 /** `rankmill status`: queues by what serves them, and the workers, as they stand. */
 import { Command } from 'commander'
-import { type QueueState, queueStates } from '../../monitoring/queue-collector.js'
+import { fleetState, type QueueState, type ShardState } from '../../monitoring/queue-collector.js'
 import type { OptionName } from '../../shared/options.js'
-import { keysOf } from '../../shared/protocol/keys.js'
 import { describePool } from '../../shared/protocol/pool.js'
 import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../../shared/redis/connection.js'
-import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { duration } from '../batch-view.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 import { plainTable } from '../table.js'
 
-const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'logLevel', 'commandTimeoutMs']
+const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'logLevel', 'commandTimeoutMs']
 
 export function statusCommand(): Command {
   const command = new Command('status')
@@ -24,19 +23,19 @@ export function statusCommand(): Command {
 
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
-  const keys = keysOf(options.prefix, options.queue)
-  const redis = await connectProducer(options)
+  const opened = await Shards.open(options, connectProducer, 'observer')
   try {
-    const workers = await reaching(() => new WorkerRegistry(redis, keys).workers())
-    const queues = await reaching(() => queueStates(redis, keys, workers))
+    const { queues, workers, shards } = await reaching(() => fleetState(opened.all))
     if (command.opts<{ json?: true }>().json) {
-      process.stdout.write(`${JSON.stringify({ queues: queues.map(finite), workers })}\n`)
+      const split = shards.length === 1 ? {} : { shards: shards.map(shardObject) }
+      process.stdout.write(`${JSON.stringify({ queues: queues.map(finite), workers, ...split })}\n`)
       return
     }
     process.stdout.write(`${queueTable(queues)}\n\n${workerTable(workers)}\n`)
+    if (shards.length > 1) process.stdout.write(`\n${shardTable(shards)}\n`)
     for (const line of unservedLines(queues)) note(line)
   } finally {
-    redis.disconnect()
+    opened.close()
   }
 }
 
@@ -53,6 +52,22 @@ function waitingIn({ jobs }: QueueState): number {
 /** JSON knows no infinity: what nobody drains has no time. */
 function finite(queue: QueueState): object {
   return { ...queue, secondsToDrain: Number.isFinite(queue.secondsToDrain) ? queue.secondsToDrain : null }
+}
+
+function shardObject({ shard, queues }: ShardState): object {
+  return { shard: shard.index, prefix: shard.keys.prefix, queues: queues.map(finite) }
+}
+
+/** How evenly it is spread. */
+function shardTable(shards: readonly ShardState[]): string {
+  const table = plainTable(['shard', 'prefix', 'waiting', 'active', 'failed', 'jobs/s'])
+  for (const { shard, queues } of shards) {
+    const sum = (of: (queue: QueueState) => number) => queues.reduce((total, queue) => total + of(queue), 0)
+    const rate = sum(({ jobsPerSecond }) => jobsPerSecond).toFixed(1)
+    const counts = [sum(waitingIn), sum(({ jobs }) => jobs.active), sum(({ jobs }) => jobs.failed)]
+    table.push([shard.index, shard.keys.prefix, ...counts, rate])
+  }
+  return table.toString()
 }
 
 function queueTable(queues: readonly QueueState[]): string {

@@ -13,6 +13,7 @@ import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer, reaching } from '../../shared/redis/connection.js'
 import { OutageWatch } from '../../shared/redis/outage-watch.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
 import { unlessAborted } from '../interruption.js'
@@ -76,9 +77,10 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const found = await unlessAborted(redisFor(options, session), signal, (redis) => redis.stop())
     steps.push({ name: 'redis', close: () => found.stop() })
     const filled: Options = { ...options, redis: found.url }
-    const connecting = connectProducer(filled)
-    const redis = await unlessAborted(connecting, signal, (opened) => opened.disconnect())
-    steps.push({ name: 'connection', close: () => redis.disconnect() })
+    const connecting = Shards.open(filled, connectProducer, mayStart ? 'worker' : 'observer')
+    const shards = await unlessAborted(connecting, signal, (opened) => opened.close())
+    steps.push({ name: 'connection', close: () => shards.close() })
+    const { redis } = shards.first
     new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
     const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()
@@ -107,7 +109,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const started = await startFleet()
     // Beside a fleet that runs it is not needed, and takes its time to load.
     const { FleetMetrics } = await import('../../monitoring/fleet.js')
-    const metrics = new FleetMetrics(redis, keysOf(filled.prefix, filled.queue), () => started.snapshots())
+    const metrics = new FleetMetrics(shards.all, () => started.snapshots())
     const server = await serveFleet(filled, started, metrics, session.metricsPort ?? { port: 0 }, () => redis.status)
     steps.push({ name: 'metrics server', close: () => server.close() })
     note(`rankmill: ${found.description}; started ${described}; metrics at ${server.url}/metrics`)
@@ -123,7 +125,7 @@ export function clientOptions({ options }: Session): OptionsInput {
   return { ...options, model: undefined }
 }
 
-/** Workers that say they live, but for those of this machine whose process is gone. */
+/** Workers that say in the first shard that they live, as they do in each, but for those of this machine whose process is gone. */
 async function aliveWorkers(redis: Redis, { prefix, queue }: Options): Promise<number> {
   const said = await new WorkerRegistry(redis, keysOf(prefix, queue)).workers()
   return said.filter(({ host, pid }) => host !== hostname() || isAlive(pid)).length

@@ -1,16 +1,15 @@
 /** Passages stored once, that requests name: JSON lines in, as a stream. */
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Redis } from 'ioredis'
 import { z } from 'zod'
 import type { RerankClient } from '../../producer/client.js'
 import type { Passage } from '../../producer/corpora/passage-lines.js'
 import { readLines } from '../../producer/lines/line-reader.js'
-import { Corpora, type CorpusInfo } from '../../shared/corpus/corpora.js'
+import type { CorpusInfo } from '../../shared/corpus/corpora.js'
 import { checkCorpusName } from '../../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../../shared/corpus/corpus-shelves.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
-import { keysOf } from '../../shared/protocol/keys.js'
 import { reaching } from '../../shared/redis/connection.js'
 import { callerGone } from '../caller-gone.js'
 import { invalid } from '../dialects/fields.js'
@@ -36,12 +35,12 @@ const corpusSchema = z.looseObject({
 })
 
 export interface CorpusParts {
-  readonly redis: Redis
+  readonly corpora: CorpusShelves
   readonly client: RerankClient
   readonly options: Options
 }
 
-export function corpusRoutes(app: FastifyInstance, { redis, client, options }: CorpusParts): void {
+export function corpusRoutes(app: FastifyInstance, { corpora, client, options }: CorpusParts): void {
   for (const type of [
     'application/x-ndjson',
     'application/jsonl',
@@ -50,7 +49,6 @@ export function corpusRoutes(app: FastifyInstance, { redis, client, options }: C
   ]) {
     app.addContentTypeParser(type, async (_request: FastifyRequest, payload: Readable) => payload)
   }
-  const corpora = new Corpora(redis, keysOf(options.prefix, options.queue))
   const typed = typedRoutes(app)
   const tags = ['corpora']
 
@@ -107,7 +105,7 @@ export function corpusRoutes(app: FastifyInstance, { redis, client, options }: C
     },
     async (request) => {
       const own = ownName(request.caller, request.params.name)
-      return corpusObject(await reaching(() => corpora.info(own)), request.caller)
+      return corpusObject(await reaching(() => corpora.of(own).info(own)), request.caller)
     },
   )
 
@@ -123,7 +121,8 @@ export function corpusRoutes(app: FastifyInstance, { redis, client, options }: C
     },
     async (request) => {
       const { name } = request.params
-      await reaching(() => corpora.remove(ownName(request.caller, name)))
+      const own = ownName(request.caller, name)
+      await reaching(() => corpora.of(own).remove(own))
       return { name, object: 'corpus', deleted: true }
     },
   )

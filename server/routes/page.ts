@@ -4,9 +4,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
-import type { QueueState } from '../../monitoring/queue-collector.js'
-import type { RerankClient } from '../../producer/client.js'
-import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
+import type { FleetState, QueueState } from '../../monitoring/queue-collector.js'
 import { errorReplies } from './rerank.js'
 
 const PAGE = join(dirname(createRequire(import.meta.url).resolve('rankmill/package.json')), 'server', 'page')
@@ -16,11 +14,7 @@ const FILES: Readonly<Record<string, readonly [file: string, type: string]>> = {
   '/page/page.js': ['page.js', 'text/javascript; charset=utf-8'],
 }
 
-export function pageRoutes(
-  app: FastifyInstance,
-  client: RerankClient,
-  queues: (workers: readonly WorkerInfo[]) => Promise<QueueState[]>,
-): void {
+export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState>): void {
   for (const [url, [file, type]] of Object.entries(FILES)) {
     const content = readFileSync(join(PAGE, file))
     app.get(url, { config: { scope: null }, schema: { hide: true } }, async (_request, reply) =>
@@ -38,10 +32,10 @@ export function pageRoutes(
       },
     },
     async () => {
-      const workers = await client.workers()
+      const { queues, workers } = await fleet()
       return {
         object: 'status',
-        queues: (await queues(workers)).map(shown),
+        queues: queues.map(shown),
         workers: workers.map(({ id, models, startedAt, jobsPerSecond }) => ({
           id,
           models,

@@ -7,14 +7,20 @@ import type { FastifyInstance } from 'fastify'
 
 const BASE = '/queues'
 
+export interface BoardQueue {
+  readonly queue: Queue
+  /** Put before its name, which queues of several shards have in common. */
+  readonly prefix: string
+}
+
 /** @param queues as they are whenever somebody looks: pools come and go */
-export async function queueBoard(app: FastifyInstance, queues: () => Promise<readonly Queue[]>): Promise<void> {
+export async function queueBoard(app: FastifyInstance, queues: () => Promise<readonly BoardQueue[]>): Promise<void> {
   const adapter = new FastifyAdapter()
   const options = { uiConfig: { boardTitle: 'Rankmill' } }
   const { replaceQueues } = createBullBoard({ queues: [], serverAdapter: adapter, options })
   const look = async () => {
     const found = await queues()
-    replaceQueues(found.map((queue) => new BullMQAdapter(queue as never, { readOnlyMode: true })))
+    replaceQueues(found.map(({ queue, prefix }) => new BullMQAdapter(queue as never, { readOnlyMode: true, prefix })))
   }
   adapter.setBasePath(BASE)
   await app.register(

@@ -40,3 +40,27 @@ export interface WorkerInfo {
   /** Bulk jobs that it holds at once to keep its sessions fed; it follows the size of the jobs. */
   readonly appetite: number
 }
+
+/** Workers as they say of themselves in each of a fleet's shards, as one list: what they do is added up. */
+export function mergeWorkers(ofShards: readonly (readonly WorkerInfo[])[]): WorkerInfo[] {
+  const merged = new Map<string, WorkerInfo>()
+  for (const info of ofShards.flat()) {
+    const before = merged.get(info.id)
+    merged.set(info.id, before ? together(before, info) : info)
+  }
+  return [...merged.values()]
+}
+
+function together(a: WorkerInfo, b: WorkerInfo): WorkerInfo {
+  const rates = new Map<string, number>()
+  for (const { name, jobsPerSecond } of [...a.pools, ...b.pools]) {
+    rates.set(name, (rates.get(name) ?? 0) + jobsPerSecond)
+  }
+  return {
+    ...a,
+    pools: Array.from(rates, ([name, jobsPerSecond]) => ({ name, jobsPerSecond })),
+    lockers: [...(a.lockers ?? []), ...(b.lockers ?? [])],
+    jobsPerSecond: a.jobsPerSecond + b.jobsPerSecond,
+    appetite: a.appetite + b.appetite,
+  }
+}

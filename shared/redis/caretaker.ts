@@ -58,7 +58,7 @@ export class Caretaker {
   readonly #life: RequestLife
   readonly #registry: WorkerRegistry
   readonly #queues: PoolQueues
-  readonly #corpora: Corpora
+  readonly #corpora: Pick<Corpora, 'shortenPin'>
   readonly #events: CaretakerEvents
   readonly #log: Logger
   readonly #times: CaretakerTimes
@@ -66,7 +66,10 @@ export class Caretaker {
   readonly #unserved = new Map<string, number>()
   #round: Promise<void> | undefined
 
-  /** @param id what it calls itself among those that would do the same */
+  /**
+   * @param id what it calls itself among those that would do the same
+   * @param corpora of the fleet; default: those that lie beside the requests
+   */
   constructor(
     id: string,
     redis: Redis,
@@ -75,6 +78,7 @@ export class Caretaker {
     events: CaretakerEvents,
     log: Logger,
     times: CaretakerTimes = TIMES,
+    corpora: Pick<Corpora, 'shortenPin'> = new Corpora(redis, keys),
   ) {
     this.#id = id
     this.#redis = redis
@@ -86,7 +90,7 @@ export class Caretaker {
     this.#events = events
     this.#log = log
     this.#times = times
-    this.#corpora = new Corpora(redis, keys)
+    this.#corpora = corpora
   }
 
   /** One round, if it is this one's turn; rounds do not overlap. */

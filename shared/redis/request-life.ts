@@ -41,6 +41,8 @@ export interface NewNote {
   readonly unservedMs: number
   /** The corpus whose version will be pinned for it, or null. */
   readonly pinnedCorpus: string | null
+  /** How many the fleet has. */
+  readonly shards: number
 }
 
 /** A request as its note has it: decided once, read by everybody after. */
@@ -71,6 +73,8 @@ export type NoteOutcome =
   | { readonly state: 'overloaded'; readonly pool: string; readonly jobs: number; readonly bytes: number }
   /** It could never be taken, however empty the queue. */
   | { readonly state: 'too_large'; readonly jobs: number; readonly bytes: number }
+  /** The fleet has another number of shards now: the request would not be where others look for it. */
+  | { readonly state: 'other_shards'; readonly has: number }
 
 /** One job of a request, as scripts know it. */
 export interface PartRef {
@@ -182,6 +186,7 @@ export class RequestLife {
         bellChannel,
         Math.min(LOOK_AFTER_MS, note.unservedMs),
         note.pinnedCorpus ?? '',
+        note.shards,
       ],
     )) as Reply
     const state = reply[0] as NoteOutcome['state']
@@ -193,6 +198,8 @@ export class RequestLife {
         return { state, pool: text(1), jobs: Number(reply[2]), bytes: Number(reply[3]) }
       case 'too_large':
         return { state, jobs: Number(reply[1]), bytes: Number(reply[2]) }
+      case 'other_shards':
+        return { state, has: Number(reply[1]) }
       case 'new':
       case 'unqueued':
       case 'pending':

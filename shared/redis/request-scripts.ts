@@ -55,7 +55,7 @@ end
  * ARGV: 1 id, 2 fingerprint, 3 what it shares or '', 4 model or '', 5 the pool's suffix, 6 the model where nobody says one,
  *   7 lane, 8 parts, 9 pairs, 10 bytes, 11 deadline in ms or '', 12 lifetime, 13 lifetime of the result, 14 bound of jobs,
  *   15 bound of bytes, 16 codes that a retry can help, 17 'durable', 'waits' or 'counted', 18 channel of the bell, 19 ms until it is looked after,
- *   20 the corpus that is pinned for it, or ''
+ *   20 the corpus that is pinned for it, or '', 21 how many shards the fleet has by who notes it
  */
 const NOTE = `
 ${CLOCK}${CODE_OF}
@@ -112,7 +112,12 @@ if jobs > tonumber(ARGV[14]) or bytes > tonumber(ARGV[15]) then return {'too_lar
 if waitingJobs + jobs > tonumber(ARGV[14]) or waitingBytes + bytes > tonumber(ARGV[15]) then
   return {'overloaded', pool, waitingJobs, waitingBytes}
 end
-local generation = math.max(tonumber(redis.call('HGET', KEYS[8], 'generation') or 0) + 1, now)
+local fleet = redis.call('HMGET', KEYS[8], 'generation', 'shards')
+if (fleet[2] or '1') ~= ARGV[21] then
+  if redis.call('EXISTS', KEYS[8]) == 1 then return {'other_shards', fleet[2] or '1'} end
+  redis.call('HSET', KEYS[8], 'shards', ARGV[21])
+end
+local generation = math.max(tonumber(fleet[1] or 0) + 1, now)
 redis.call('HSET', KEYS[8], 'generation', string.format('%.0f', generation))
 generation = string.format('%.0f', generation)
 local submitted = string.format('%.0f', now)

@@ -10,7 +10,7 @@ import type { HeldJob } from './request-life.js'
 /** A worker gives a sign of life this often … */
 export const HEARTBEAT_MS = 2000
 /** … and counts as dead when it gave none for so long. */
-const DEAD_MS = 3 * HEARTBEAT_MS
+export const DEAD_MS = 3 * HEARTBEAT_MS
 /** What is held is kept so long after the last sign of the worker, in case nobody looks after it sooner. */
 const HELD_TTL_MS = 86_400_000
 
@@ -19,7 +19,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `
 
-/** KEYS: seen, info, fleet, held; ARGV: worker, info, its first model or '' where it takes no more, ms to be dead, lifetime of what is held */
+/**
+ * KEYS: seen, info, fleet, held; ARGV: worker, info, a model or '' where it takes no more, ms to be dead, lifetime of what is
+ * held, 'follows' where the model was decided elsewhere, shards. Returns the fleet's model
+ */
 const HEARTBEAT = `
 ${CLOCK}
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -28,9 +31,12 @@ redis.call('PEXPIRE', KEYS[4], ARGV[5])
 if ARGV[3] ~= '' then
   local owner = redis.call('HGET', KEYS[3], 'modelOf')
   local seen = owner and owner ~= ARGV[1] and redis.call('ZSCORE', KEYS[1], owner)
-  if not seen or tonumber(seen) < now - ARGV[4] then redis.call('HSET', KEYS[3], 'model', ARGV[3], 'modelOf', ARGV[1]) end
+  if ARGV[6] == 'follows' or not seen or tonumber(seen) < now - ARGV[4] then
+    redis.call('HSET', KEYS[3], 'model', ARGV[3], 'modelOf', ARGV[1])
+  end
 end
-return 1
+if ARGV[7] ~= '1' then redis.call('HSETNX', KEYS[3], 'shards', ARGV[7]) end
+return redis.call('HGET', KEYS[3], 'model') or ''
 `
 
 /** A worker is gone for good: its jobs are done or were given back. KEYS: seen, info, held; ARGV: worker */
@@ -64,6 +70,15 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 `
 
+/** What a worker says beside what it is. */
+export interface Beat {
+  /** As in a pool's name: what it would have requests mean that name none; '' where it takes no more. */
+  readonly model: string
+  /** The model is what the fleet's first shard has: requests mean the same in all shards. */
+  readonly follows: boolean
+  readonly shards: number
+}
+
 const SCRIPTS = {
   rankmillHeartbeat: { numberOfKeys: 4, lua: HEARTBEAT },
   rankmillFarewell: { numberOfKeys: 3, lua: FAREWELL },
@@ -83,11 +98,13 @@ export class WorkerRegistry {
     this.#keys = keys
   }
 
-  /** @param model as in a pool's name: what requests mean that name none; '' where the worker takes no more */
-  async heartbeat(info: WorkerInfo, model: string): Promise<void> {
+  /** @returns what requests mean that name no model; '' where no worker has said yet */
+  async heartbeat(info: WorkerInfo, { model, follows, shards }: Beat): Promise<string> {
     const { workersSeen, workersInfo, fleet, held } = this.#keys
     const keys = [workersSeen, workersInfo, fleet, held(info.id)]
-    await this.#redis.rankmillHeartbeat(...keys, info.id, JSON.stringify(info), model, DEAD_MS, HELD_TTL_MS)
+    const times = [DEAD_MS, HELD_TTL_MS]
+    const rest = [...times, follows ? 'follows' : '', shards]
+    return String(await this.#redis.rankmillHeartbeat(...keys, info.id, JSON.stringify(info), model, ...rest))
   }
 
   /** Takes a worker off the list, and forgets what it held. */

@@ -173,7 +173,7 @@ async function noteAgain(s: Stage, id: string): Promise<NewNote> {
 function noteOf(id: string, fingerprint: string, pool: string): NewNote {
   return {
     ...{ id, fingerprint, shares: null, model: pool, poolSuffix: '', fallbackModel: pool, lane: 'interactive' },
-    ...{ parts: 1, pairs: 3, bytes: 100, deadlineMs: null, interest: 'durable', pinnedCorpus: null },
+    ...{ parts: 1, pairs: 3, bytes: 100, deadlineMs: null, interest: 'durable', pinnedCorpus: null, shards: 1 },
     ...{ requestTtlMs: 60_000, resultTtlMs: 60_000, maxQueuedJobs: 1e9, maxQueuedBytes: 1e12, unservedMs: 60_000 },
   }
 }

@@ -150,6 +150,7 @@ class World {
       ...{ lane: 'interactive', parts: PARTS, pairs: 2, bytes: 100, deadlineMs: null, interest: 'durable' },
       ...{ requestTtlMs: 60_000, resultTtlMs: 60_000, maxQueuedJobs: 1e9, maxQueuedBytes: 1e12, unservedMs: 60_000 },
       pinnedCorpus: null,
+      shards: 1,
     }
   }
 

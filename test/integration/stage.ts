@@ -60,20 +60,23 @@ export class Stage {
   }
 
   /** Keys under this test's prefix. */
-  async keys(pattern = '*'): Promise<string[]> {
+  keys(pattern = '*'): Promise<string[]> {
+    return this.#matching(`${this.prefix.replace(/[{}]/g, '\\$&')}:${pattern}`)
+  }
+
+  #ofAllShards(): Promise<string[]> {
+    return this.#matching(`\\${this.prefix.slice(0, -1)}*`)
+  }
+
+  async #matching(match: string): Promise<string[]> {
     const keys: string[] = []
-    for await (const found of this.redis.scanStream({
-      match: `${this.prefix.replace(/[{}]/g, '\\$&')}:${pattern}`,
-      count: 1000,
-    })) {
-      keys.push(...(found as string[]))
-    }
+    for await (const found of this.redis.scanStream({ match, count: 1000 })) keys.push(...(found as string[]))
     return keys
   }
 
   async end(): Promise<void> {
     for (const close of this.#closers.splice(0).reverse()) await close()
-    const keys = await this.keys()
+    const keys = await this.#ofAllShards()
     if (keys.length > 0) await this.redis.unlink(keys)
     this.redis.disconnect()
   }

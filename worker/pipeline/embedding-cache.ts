@@ -4,10 +4,9 @@
  * hash holds more than half of `sharedEmbeddingCacheEntries`.
  */
 import { hash } from 'node:crypto'
-import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
 import type { Options } from '../../shared/options.js'
-import type { Keys } from '../../shared/protocol/keys.js'
+import type { Shard } from '../../shared/redis/shards.js'
 import { type Embedding, packEmbedding, unpackEmbedding } from '../embedding.js'
 import { TimeSlice } from '../time-slice.js'
 import { SharedCache, type Shelf } from './shared-cache.js'
@@ -24,12 +23,12 @@ const HASH_BYTES = 18
 
 export class EmbeddingCache {
   readonly #cache: SharedCache<Embedding>
-  readonly #keys: Keys
+  readonly #shards: readonly Shard[]
   readonly #halfMs: number
   readonly #maxFields: number
   readonly #now: () => number
 
-  constructor(redis: Redis, keys: Keys, options: EmbeddingCacheOptions, now: () => number) {
+  constructor(shards: readonly Shard[], options: EmbeddingCacheOptions, now: () => number) {
     const { embeddingCacheBytes, embeddingCacheTtlMs, sharedEmbeddingCacheEntries } = options
     const local =
       embeddingCacheBytes > 0
@@ -38,10 +37,11 @@ export class EmbeddingCache {
             sizeCalculation: ({ values }, name) => values.length + 2 * name.length + ENTRY_BYTES,
           })
         : undefined
-    this.#cache = new SharedCache(redis, local, { pack: packEmbedding, unpack: unpackEmbedding })
-    this.#keys = keys
+    const connections = shards.map(({ redis }) => redis)
+    this.#cache = new SharedCache(connections, local, { pack: packEmbedding, unpack: unpackEmbedding })
+    this.#shards = shards
     this.#halfMs = Math.ceil(embeddingCacheTtlMs / 2)
-    this.#maxFields = Math.ceil(sharedEmbeddingCacheEntries / 2)
+    this.#maxFields = Math.ceil(sharedEmbeddingCacheEntries / 2 / shards.length)
     this.#now = now
   }
 
@@ -51,15 +51,28 @@ export class EmbeddingCache {
    * @param context hash of all that an embedding depends on beside the text
    * @param fields what the texts go by (fieldsOf)
    */
-  read(context: string, fields: readonly string[]): Promise<(Embedding | undefined)[]> {
-    return this.#cache.read(this.#shelf(context), fields)
+  async read(context: string, fields: readonly string[]): Promise<(Embedding | undefined)[]> {
+    const places: number[][] = this.#shards.map(() => [])
+    for (const [place, field] of fields.entries()) places[this.#shardOf(field)]?.push(place)
+    const embeddings: (Embedding | undefined)[] = new Array(fields.length).fill(undefined)
+    const readings = this.#shards.map(async (shard) => {
+      const own = places[shard.index] ?? []
+      const wanted = own.map((place) => fields[place] ?? '')
+      const read = await this.#cache.read(this.#shelf(context, shard), wanted)
+      for (const [i, place] of own.entries()) embeddings[place] = read[i]
+    })
+    await Promise.all(readings)
+    return embeddings
   }
 
   /** Keeps embeddings of texts here, by their fields, and shares them with the other workers. */
   async write(context: string, embeddings: ReadonlyMap<string, Embedding>): Promise<void> {
-    const shelf = this.#shelf(context)
-    for (const [field, embedding] of embeddings) this.#cache.remember(shelf, field, embedding)
-    await this.#cache.write(shelf, embeddings)
+    for (const [field, embedding] of embeddings) this.#cache.remember({ name: context }, field, embedding)
+    const writings = this.#shards.map((shard) => {
+      const own = [...embeddings].filter(([field]) => this.#shardOf(field) === shard.index)
+      return this.#cache.write(this.#shelf(context, shard), new Map(own))
+    })
+    await Promise.all(writings)
   }
 
   /** In this process alone: the embedding of a passage of a corpus, of which the text is not at hand. */
@@ -71,13 +84,19 @@ export class EmbeddingCache {
     this.#cache.remember({ name: `${context} ${corpus} ${version}` }, id, embedding)
   }
 
-  #shelf(context: string): Shelf {
+  /** A field is a hash already. */
+  #shardOf(field: string): number {
+    return field.charCodeAt(0) % this.#shards.length
+  }
+
+  #shelf(context: string, { index, keys }: Shard): Shelf {
     const now = this.#now()
     const half = this.#halfMs === 0 ? 0 : Math.floor(now / this.#halfMs)
     const isShared = this.#halfMs > 0 && this.#maxFields > 0
     return {
       name: context,
-      hashes: isShared ? [half, half - 1].map((n) => this.#keys.embeddings(context, n)) : [],
+      shard: index,
+      hashes: isShared ? [half, half - 1].map((n) => keys.embeddings(context, n)) : [],
       ttlMs: (half + 2) * this.#halfMs - now,
       maxFields: this.#maxFields,
     }

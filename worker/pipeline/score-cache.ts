@@ -5,11 +5,11 @@
  * `sharedScoreCacheEntries` scores the queries that were written longest ago go.
  */
 import { hash } from 'node:crypto'
-import type { Redis } from 'ioredis'
 import { LRUCache } from 'lru-cache'
-import type { Keys } from '../../shared/protocol/keys.js'
 import type { Window } from '../../shared/protocol/result.js'
+import { shardOf } from '../../shared/protocol/shards.js'
 import type { LongDocuments } from '../../shared/protocol/strategy.js'
+import type { Shard } from '../../shared/redis/shards.js'
 import type { ModelExit } from '../model/model-exits.js'
 import { TimeSlice } from '../time-slice.js'
 import type { WindowRule } from '../tokenize/pair-encoder.js'
@@ -44,6 +44,8 @@ export interface ScoringContext {
 export interface PairKeys {
   /** Redis key of the query's scores; it changes whenever a score could. */
   readonly query: string
+  /** The shard that has them, by the query: a pair is found whichever shard its request is in. */
+  readonly shard: number
   /** Of each passage its field there, binary. */
   readonly passages: readonly string[]
 }
@@ -67,21 +69,22 @@ const FIELD_BYTES = 12
 
 export class ScoreCache {
   readonly #cache: SharedCache<KnownScore>
-  readonly #keys: Keys
+  readonly #shards: readonly Shard[]
   readonly #ttlMs: number
   readonly #maxShared: number
   #unshared = 0
 
-  constructor(redis: Redis, keys: Keys, options: ScoreCacheOptions) {
+  constructor(shards: readonly Shard[], options: ScoreCacheOptions) {
     const { scoreCacheTtlMs, localScoreCacheEntries, sharedScoreCacheEntries } = options
     const local =
       scoreCacheTtlMs > 0 && localScoreCacheEntries > 0
         ? new LRUCache<string, KnownScore>({ max: localScoreCacheEntries, ttl: scoreCacheTtlMs })
         : undefined
-    this.#cache = new SharedCache(redis, local, { pack, unpack })
-    this.#keys = keys
+    const connections = shards.map(({ redis }) => redis)
+    this.#cache = new SharedCache(connections, local, { pack, unpack })
+    this.#shards = shards
     this.#ttlMs = scoreCacheTtlMs
-    this.#maxShared = sharedScoreCacheEntries
+    this.#maxShared = Math.ceil(sharedScoreCacheEntries / shards.length)
   }
 
   /** @throws the signal's reason */
@@ -92,7 +95,9 @@ export class ScoreCache {
     signal: AbortSignal,
   ): Promise<PairKeys> {
     // Without a cache nothing is shared: names that no other job has.
-    if (this.#ttlMs === 0) return { query: `unshared ${this.#unshared++}`, passages: passages.map((_, i) => String(i)) }
+    if (this.#ttlMs === 0) {
+      return { query: `unshared ${this.#unshared++}`, shard: 0, passages: passages.map((_, i) => String(i)) }
+    }
     const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, instruction, longDocuments, exit } = context
     const model = digest(
       JSON.stringify([
@@ -112,7 +117,9 @@ export class ScoreCache {
       fields.push(fieldOf(passage))
       if (slice.isOver) await slice.pause(signal)
     }
-    return { query: this.#keys.scores(model, digest(query).toString('base64url')), passages: fields }
+    const queryHash = digest(query).toString('base64url')
+    const shard = shardOf(queryHash, this.#shards.length)
+    return { query: this.#at(shard).keys.scores(model, queryHash), shard, passages: fields }
   }
 
   /** Name of a single pair, the same for the same pair in whatever request. */
@@ -143,11 +150,16 @@ export class ScoreCache {
     return this.#cache.write(this.#shelf(keys), byField)
   }
 
-  #shelf({ query }: PairKeys): Shelf {
+  #at(shard: number): Shard {
+    return this.#shards[shard] as Shard
+  }
+
+  #shelf({ query, shard }: PairKeys): Shelf {
     const isShared = this.#ttlMs > 0 && this.#maxShared > 0
-    const { scoresByAge: byAge, scoreCounts: sizes } = this.#keys
+    const { scoresByAge: byAge, scoreCounts: sizes } = this.#at(shard).keys
     return {
       name: query,
+      shard,
       hashes: isShared ? [query] : [],
       ttlMs: this.#ttlMs,
       ledger: { byAge, sizes, maxFields: this.#maxShared },

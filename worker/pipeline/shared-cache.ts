@@ -9,6 +9,8 @@ import type { LRUCache } from 'lru-cache'
 export interface Shelf {
   /** Put before the values' own names in this process. */
   readonly name: string
+  /** The shard that they are in. */
+  readonly shard: number
   /** Keys of the hashes in Redis, the one that is written first; none: values are not shared. */
   readonly hashes: readonly string[]
   /** How long the first hash lives after a write. */
@@ -72,14 +74,14 @@ interface LedgerCommands {
 }
 
 export class SharedCache<V extends object> {
-  readonly #redis: Redis & LedgerCommands
+  readonly #shards: readonly (Redis & LedgerCommands)[]
   readonly #local: LRUCache<string, V> | undefined
   readonly #settings: SharedCacheSettings<V>
 
   /** @param local undefined keeps nothing in this process */
-  constructor(redis: Redis, local: LRUCache<string, V> | undefined, settings: SharedCacheSettings<V>) {
-    redis.defineCommand('rankmillWriteWithin', { numberOfKeys: 3, lua: WRITE_WITHIN })
-    this.#redis = redis as Redis & LedgerCommands
+  constructor(shards: readonly Redis[], local: LRUCache<string, V> | undefined, settings: SharedCacheSettings<V>) {
+    for (const redis of shards) redis.defineCommand('rankmillWriteWithin', { numberOfKeys: 3, lua: WRITE_WITHIN })
+    this.#shards = shards as (Redis & LedgerCommands)[]
     this.#local = local
     this.#settings = settings
   }
@@ -104,7 +106,8 @@ export class SharedCache<V extends object> {
     const missing = known.flatMap((value, place) => (value === undefined ? [place] : []))
     if (shelf.hashes.length === 0 || missing.length === 0) return known
     const wanted = missing.map((place) => Buffer.from(fields[place] ?? '', 'latin1'))
-    const pages = await Promise.all(shelf.hashes.map((key) => this.#redis.hmgetBuffer(key, ...wanted)))
+    const redis = this.#at(shelf.shard)
+    const pages = await Promise.all(shelf.hashes.map((key) => redis.hmgetBuffer(key, ...wanted)))
     missing.forEach((place, n) => {
       const packed = pages.find((page) => page[n])?.[n]
       const value = packed ? this.#settings.unpack(packed) : undefined
@@ -116,21 +119,28 @@ export class SharedCache<V extends object> {
   }
 
   /** Shares values with the other workers, by their fields. */
-  async write({ hashes: [key], ttlMs, maxFields, ledger }: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
+  async write(shelf: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
+    const { shard, hashes, ttlMs, maxFields, ledger } = shelf
+    const [key] = hashes
     if (key === undefined || values.size === 0) return
+    const redis = this.#at(shard)
     const packed = [...values].flatMap(([field, value]) => [Buffer.from(field, 'latin1'), this.#settings.pack(value)])
     if (ledger) {
       const { byAge, sizes, maxFields: bound } = ledger
-      const dropped = await this.#redis.rankmillWriteWithin(key, byAge, sizes, ttlMs, bound, ...packed)
-      if (dropped.length > 0) await this.#redis.unlink(dropped)
+      const dropped = await redis.rankmillWriteWithin(key, byAge, sizes, ttlMs, bound, ...packed)
+      if (dropped.length > 0) await redis.unlink(dropped)
       return
     }
-    const room = maxFields === undefined ? values.size : maxFields - (await this.#redis.hlen(key))
+    const room = maxFields === undefined ? values.size : maxFields - (await redis.hlen(key))
     if (room <= 0) return
-    await this.#redis
+    await redis
       .pipeline()
       .hset(key, ...packed.slice(0, 2 * room))
       .pexpire(key, ttlMs)
       .exec()
+  }
+
+  #at(shard: number): Redis & LedgerCommands {
+    return this.#shards[shard] as Redis & LedgerCommands
   }
 }

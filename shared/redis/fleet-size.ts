@@ -1,0 +1,110 @@
+/**
+ * How many shards a fleet has: all of its processes must say the same, or they would look for requests where they are not. A
+ * record in the first shard tells; where there is none, the fleet has one. A worker may change it while the fleet is empty.
+ */
+import type { Redis } from 'ioredis'
+import { RankmillError } from '../errors.js'
+import type { Keys } from '../protocol/keys.js'
+import { DEAD_MS } from './worker-registry.js'
+
+/**
+ * Lets one of a fleet's shards belong to a fleet of another size, if nothing in it would be lost by that.
+ * KEYS: fleet, open, workersSeen, corpora; ARGV: shards, ms to be dead, '1' where no worker may ever have been here
+ */
+const RESIZE = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if (redis.call('HGET', KEYS[1], 'shards') or '1') == ARGV[1] then return {'done', 0} end
+if ARGV[3] == '1' and redis.call('HEXISTS', KEYS[1], 'model') == 1 then return {'served', 0} end
+local workers = redis.call('ZCOUNT', KEYS[3], now - ARGV[2], '+inf')
+if workers > 0 then return {'workers', workers} end
+local requests = redis.call('ZCARD', KEYS[2])
+if requests > 0 then return {'requests', requests} end
+local corpora = redis.call('SCARD', KEYS[4])
+if corpora > 0 then return {'corpora', corpora} end
+if ARGV[1] == '1' then redis.call('HDEL', KEYS[1], 'shards') else redis.call('HSET', KEYS[1], 'shards', ARGV[1]) end
+return {'done', 0}
+`
+
+type Commands = { rankmillResize(...args: (string | number)[]): Promise<[outcome: string, count: number]> }
+
+/** One shard's place. */
+export interface SizedShard {
+  readonly redis: Redis
+  readonly keys: Keys
+}
+
+/** What the record says. */
+export async function recordedShards({ redis, keys }: SizedShard): Promise<number> {
+  return Number((await redis.hget(keys.fleet, 'shards')) ?? 1)
+}
+
+/** Whether nobody has used the fleet yet, so that it is of no size. */
+export async function isUnused({ redis, keys }: SizedShard): Promise<boolean> {
+  return (await redis.exists(keys.fleet, keys.open)) === 0
+}
+
+/** Says in every shard to how many it belongs: requests that were cut for another number are refused there. */
+export async function markShards(shards: readonly SizedShard[]): Promise<void> {
+  if (shards.length === 1) return
+  const count = String(shards.length)
+  await Promise.all(
+    shards.map(async ({ redis, keys }) => {
+      if ((await redis.hget(keys.fleet, 'shards')) !== count) await redis.hset(keys.fleet, 'shards', count)
+    }),
+  )
+}
+
+/**
+ * Makes a fleet one of another size.
+ *
+ * @param before all of its shards as they are
+ * @param by a producer may only begin a fleet that no worker has served; a worker may change an empty one
+ * @throws RankmillError `invalid_configuration` where there is something in it, and all stays as it was
+ */
+export async function resize(
+  before: readonly SizedShard[],
+  after: number,
+  by: 'producer' | 'worker',
+  fleet: string,
+): Promise<void> {
+  const script = (shard: SizedShard, shards: number, strict: boolean) => {
+    const { fleet, open, workersSeen, corpora } = shard.keys
+    shard.redis.defineCommand('rankmillResize', { numberOfKeys: 4, lua: RESIZE })
+    const redis = shard.redis as Redis & Commands
+    return redis.rankmillResize(fleet, open, workersSeen, corpora, shards, DEAD_MS, strict ? '1' : '0')
+  }
+  const changed: SizedShard[] = []
+  // The first one last: it is what counts.
+  for (const shard of [...before].reverse()) {
+    const [outcome, count] = await script(shard, after, by === 'producer')
+    if (outcome === 'done') {
+      changed.push(shard)
+      continue
+    }
+    for (const one of changed) await script(one, before.length, false)
+    throw otherSize(fleet, before.length, after, reasonOf(outcome, count))
+  }
+}
+
+function reasonOf(outcome: string, count: number): string {
+  switch (outcome) {
+    case 'workers':
+      return `${count} worker(s) of it are alive`
+    case 'requests':
+      return `${count} or more of its requests are not answered yet`
+    case 'corpora':
+      return `${count} or more corpora lie where that number puts them`
+    default:
+      return 'only a worker may change it'
+  }
+}
+
+/** @param reason what is in the way of changing it */
+export function otherSize(fleet: string, has: number, wanted: number, reason: string): RankmillError {
+  const message =
+    `shards: the fleet ${fleet} has ${has}, this says ${wanted}: say --shards ${has} (RANKMILL_SHARDS). It can be changed by a ` +
+    `worker that starts with another number while no worker is alive, all requests are answered and there are no corpora; ` +
+    `now ${reason}`
+  return new RankmillError('invalid_configuration', message, { param: 'shards' })
+}

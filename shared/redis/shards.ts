@@ -1,0 +1,93 @@
+/**
+ * The shards of a fleet, each with a connection to where it is: whatever belongs to a request is in the shard that its id
+ * names, a corpus in the one that its name names.
+ */
+import type { Redis } from 'ioredis'
+import { CorpusShelves } from '../corpus/corpus-shelves.js'
+import type { Options } from '../options.js'
+import { type Keys, keysOf } from '../protocol/keys.js'
+import { shardOf, shardPrefixes } from '../protocol/shards.js'
+import { reaching } from './connection.js'
+import { isUnused, markShards, otherSize, recordedShards, resize } from './fleet-size.js'
+
+export interface Shard {
+  /** From 0; what metrics call it. */
+  readonly index: number
+  readonly redis: Redis
+  readonly keys: Keys
+}
+
+type FleetOptions = Pick<Options, 'redis' | 'prefix' | 'queue' | 'shards'>
+
+/** Who opens a fleet: one who only looks never says how many shards it has. */
+export type Opener = 'observer' | 'producer' | 'worker'
+
+export class Shards {
+  readonly all: readonly Shard[]
+  readonly corpora: CorpusShelves
+
+  /**
+   * Connects to all shards of a fleet.
+   *
+   * @param connect makes one connection, for the keys of the prefix that it is given
+   * @throws RankmillError `invalid_configuration` where the fleet has another number of shards; as `connect` does
+   */
+  static async open<T extends FleetOptions>(
+    options: T,
+    connect: (target: T) => Promise<Redis>,
+    by: Opener,
+  ): Promise<Shards> {
+    const { prefix, queue, shards: wanted } = options
+    const opened: Redis[] = []
+    const open = async (prefixes: readonly string[], first: number): Promise<Shard[]> => {
+      const settled = await Promise.allSettled(prefixes.map((own) => connect({ ...options, prefix: own })))
+      for (const one of settled) if (one.status === 'fulfilled') opened.push(one.value)
+      const failed = settled.find((one) => one.status === 'rejected')
+      if (failed) throw failed.reason
+      const redis = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
+      return redis.map((connection, i) => {
+        return { index: first + i, redis: connection, keys: keysOf(prefixes[i] ?? prefix, queue) }
+      })
+    }
+    try {
+      const [first] = await open([prefix], 0)
+      if (!first) throw new Error('a fleet has a shard')
+      const has = await reaching(() => recordedShards(first))
+      if (has !== wanted) {
+        const fleet = `"${queue}" under ${prefix}`
+        if (by === 'worker' || (by === 'producer' && has === 1)) {
+          const others = await open(shardPrefixes(prefix, has).slice(1), 1)
+          await reaching(() => resize([first, ...others], wanted, by, fleet))
+          for (const { redis } of others) redis.disconnect()
+        } else if (!(await reaching(() => isUnused(first)))) {
+          throw otherSize(fleet, has, wanted, 'it was not a worker that asked')
+        }
+      }
+      const shards = [first, ...(await open(shardPrefixes(prefix, wanted).slice(1), 1))]
+      await reaching(() => (by === 'observer' ? Promise.resolve() : markShards(shards)))
+      return new Shards(shards)
+    } catch (error) {
+      for (const redis of opened) redis.disconnect()
+      throw error
+    }
+  }
+
+  private constructor(all: readonly Shard[]) {
+    this.all = all
+    this.corpora = new CorpusShelves(all)
+  }
+
+  /** The first one, whose keys begin with the fleet's own prefix. */
+  get first(): Shard {
+    return this.all[0] as Shard
+  }
+
+  /** The shard of a request. */
+  of(id: string): Shard {
+    return this.all[shardOf(id, this.all.length)] as Shard
+  }
+
+  close(): void {
+    for (const { redis } of this.all) redis.disconnect()
+  }
+}
