@@ -1,11 +1,12 @@
 /**
- * What the queue costs a Redis, and what several of them carry: fleets with an engine that costs nothing on the primaries of
- * a Redis Cluster that is started here, one fleet a primary, first one of them, then two, then three. Redis' own CPU seconds
- * say what a primary could carry that is not shared with its producers and workers, as everything here is.
+ * What the queue costs a Redis, and what a fleet of several shards gains: fleets of one, two and three shards with an engine
+ * that costs nothing, on a Redis Cluster of three primaries that is started here. Redis' own CPU seconds say what a primary
+ * could carry that is not shared with its producers and workers, as everything here is: the busiest of them bounds the fleet.
+ * By reference, workers keep no passage, so that every request reads all of its passages from the one shard that has the corpus.
  *
  *   npm run bench:shards [-- requests]
  */
-import { execFile, fork, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -14,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
 import { RerankClient } from '../producer/client.js'
-import { resolveOptions } from '../shared/options.js'
+import { envOf, resolveOptions } from '../shared/options.js'
 import type { RerankInput } from '../shared/protocol/request.js'
 import { infoField } from '../shared/redis/connection.js'
 import { RerankWorker } from '../worker/worker.js'
@@ -23,18 +24,27 @@ import { fakeSource } from './fake-source.js'
 
 const CANDIDATES = 100
 const PRIMARIES = 3
+const PASSAGES = 2000
+const WARM_UP = 100
 const FIRST_PORT = 21_700
+const CORPUS = 'bench'
 const TEXT = 'A cross-encoder reads the query and the document together, so it ranks far better than embeddings do. '
+const KINDS = ['inline', 'by reference'] as const
 
-function* requests(count: number): Generator<RerankInput> {
+function* requests(count: number, kind: (typeof KINDS)[number]): Generator<RerankInput> {
   for (let i = 0; i < count; i++) {
     const documents = Array.from({ length: CANDIDATES }, (_, k) => `${i} ${k} ${TEXT.repeat(4)}`)
-    yield { query: `what does passage ${i} say`, documents, topN: 10 }
+    const ids = documents.map((_, k) => `p${(i * 37 + k * 13) % PASSAGES}`)
+    yield {
+      query: `what does passage ${i} say`,
+      documents: kind === 'inline' ? documents : { corpus: CORPUS, ids },
+      topN: 10,
+    }
   }
 }
 
-async function work(client: RerankClient, count: number): Promise<void> {
-  for await (const { error } of client.rerankAll(requests(count), { window: 64 })) if (error) throw error
+async function work(client: RerankClient, count: number, kind: (typeof KINDS)[number]): Promise<void> {
+  for await (const { error } of client.rerankAll(requests(count, kind), { window: 64 })) if (error) throw error
 }
 
 async function cpuSeconds(redis: Redis): Promise<number> {
@@ -42,16 +52,13 @@ async function cpuSeconds(redis: Redis): Promise<number> {
   return Number(infoField(info, 'used_cpu_sys')) + Number(infoField(info, 'used_cpu_user'))
 }
 
-/** A prefix whose slot is on that primary. */
-async function prefixOn(redis: Redis): Promise<string> {
-  for (let i = 0; ; i++) {
-    const prefix = `{bench-${i}}`
-    const here = await redis.exists(prefix).then(
-      () => true,
-      () => false,
-    )
-    if (here) return prefix
-  }
+/** A fleet of so many shards with one worker process: all of them take the same way. */
+async function startFleet(redis: string, shards: number): Promise<{ client: RerankClient; worker: ChildProcess }> {
+  const fleet = { redis, prefix: `{bench-${shards}}`, shards }
+  const env = Object.entries({ ...fleet, corpusCacheBytes: 0 }).map(([name, value]) => [envOf(name), String(value)])
+  const worker = fork(fileURLToPath(import.meta.url), { env: { ...process.env, ...Object.fromEntries(env) } })
+  await once(worker, 'message')
+  return { client: new RerankClient({ ...fleet, resultTtlMs: 5000 }), worker }
 }
 
 if (process.send) {
@@ -72,36 +79,35 @@ if (process.send) {
   const nodes = ports.map((port) => `127.0.0.1:${port}`)
   await promisify(execFile)('redis-cli', ['--cluster', 'create', ...nodes, '--cluster-yes'])
   const redis = `redis+cluster://${nodes.join(',')}`
-  const prefixes = await Promise.all(admins.map(prefixOn))
-  printConditions('queue path by primaries, engine that costs nothing', {
-    requests: `${count} a fleet`,
+  printConditions('queue path by shards, engine that costs nothing', {
+    requests: count,
     candidates: CANDIDATES,
     primaries: PRIMARIES,
   })
-  const children = prefixes.map((prefix) =>
-    fork(fileURLToPath(import.meta.url), { env: { ...process.env, RANKMILL_REDIS: redis, RANKMILL_PREFIX: prefix } }),
-  )
-  await Promise.all(children.map((child) => once(child, 'message')))
-  const clients = prefixes.map((prefix) => new RerankClient({ redis, prefix, resultTtlMs: 5000 }))
-  await Promise.all(clients.map((client) => work(client, 100)))
-  for (let fleets = 1; fleets <= PRIMARIES; fleets++) {
-    const before = await Promise.all(admins.map(cpuSeconds))
-    const startedAt = performance.now()
-    await Promise.all(clients.slice(0, fleets).map((client) => work(client, count)))
-    const seconds = (performance.now() - startedAt) / 1000
-    const after = await Promise.all(admins.map(cpuSeconds))
-    const used = after.map((cpu, i) => cpu - (before[i] ?? 0)).slice(0, fleets)
-    const pairs = count * CANDIDATES
-    const busiest = Math.max(...used)
-    console.log(
-      `primaries: ${fleets}; ${Math.round((fleets * pairs) / seconds).toLocaleString('en')} pairs/s in all; of Redis' CPU ` +
-        `${used.map((cpu) => ((1e6 * cpu) / count).toFixed(0)).join(', ')} µs a request, so a primary alone on a core ` +
-        `carries ${Math.round(pairs / busiest).toLocaleString('en')} pairs/s`,
-    )
+  const passages = Array.from({ length: PASSAGES }, (_, i) => ({ id: `p${i}`, text: `${i} ${TEXT.repeat(4)}` }))
+  for (let shards = 1; shards <= PRIMARIES; shards++) {
+    const { client, worker } = await startFleet(redis, shards)
+    await client.putCorpus(CORPUS, passages)
+    for (const kind of KINDS) {
+      await work(client, WARM_UP, kind)
+      const before = await Promise.all(admins.map(cpuSeconds))
+      const startedAt = performance.now()
+      await work(client, count, kind)
+      const seconds = (performance.now() - startedAt) / 1000
+      const after = await Promise.all(admins.map(cpuSeconds))
+      const used = after.map((cpu, i) => cpu - (before[i] ?? 0)).sort((a, b) => b - a)
+      const pairs = count * CANDIDATES
+      const micros = used.map((cpu) => ((1e6 * cpu) / count).toFixed(0)).join(', ')
+      console.log(
+        `shards: ${shards}, ${kind}: ${Math.round(pairs / seconds).toLocaleString('en')} pairs/s here; of the primaries' CPU ` +
+          `${micros} µs a request of the fleet, so with a core for each it carries ` +
+          `${Math.round(pairs / (used[0] ?? 1)).toLocaleString('en')} pairs/s`,
+      )
+    }
+    await client.close()
+    worker.disconnect()
+    await once(worker, 'exit')
   }
-  await Promise.all(clients.map((client) => client.close()))
-  for (const child of children) child.disconnect()
-  await Promise.all(children.map((child) => once(child, 'exit')))
   for (const admin of admins) admin.disconnect()
   for (const server of servers) server.kill('SIGKILL')
   await rm(folder, { recursive: true, force: true })

@@ -186,6 +186,8 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
   const look = async () => {
     for (const metric of [jobs, oldestWait, timeToDrain, workers, requests, failures]) metric.reset()
     const seen = await Promise.all(shards.filter(reports).map(lookAt))
+    // A worker is in every shard: who reports the first one has seen them.
+    if (!shards.slice(0, 1).every(reports)) return
     const infos = mergeWorkers(seen.map((one) => one.infos))
     const models = seen.flatMap(({ states }) => states.map(({ model }) => model))
     for (const model of new Set([...infos.flatMap((info) => info.models), ...models])) {

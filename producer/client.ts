@@ -281,10 +281,17 @@ export class RerankClient {
     return forgotten
   }
 
-  /** The live workers, as of their last heartbeat (every 2 s); a worker that died is gone from it after 6 s. */
+  /**
+   * The live workers, as of their last heartbeat (every 2 s); a worker that died is gone from it after 6 s. Of several shards
+   * one that answers is enough: workers are in all of them.
+   */
   async workers(): Promise<WorkerInfo[]> {
     const { parts } = await this.#connect()
-    return mergeWorkers(await reaching(() => Promise.all(parts.map(({ registry }) => registry.workers()))))
+    const told = await Promise.allSettled(parts.map(({ registry }) => reaching(() => registry.workers())))
+    const heard = told.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
+    const [failed] = told.flatMap((one) => (one.status === 'rejected' ? [one] : []))
+    if (heard.length === 0 && failed) throw failed.reason
+    return mergeWorkers(heard)
   }
 
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */

@@ -9,7 +9,6 @@ import { collectQueues } from '../dist/monitoring/queue-collector.js'
 import { HttpMetrics } from '../dist/server/http-metrics.js'
 import { ERRORS } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
-import { keysOf } from '../dist/shared/protocol/keys.js'
 
 const GENERATED = '<!-- made by `npm run docs`: do not edit -->'
 const cell = (text) => String(text).replaceAll('|', '\\|')
@@ -66,7 +65,7 @@ function metrics() {
     () => true,
   )
   // Nothing is asked of it: this one does not report.
-  collectQueues(registry, { defineCommand: () => undefined }, keysOf('{rankmill}', 'rerank'), () => false)
+  collectQueues(registry, [], () => false)
   const rows = [registry, new HttpMetrics(false).registry]
     .flatMap((each) => each.getMetricsAsArray())
     .filter(({ name }) => name.startsWith('rankmill_'))
@@ -78,7 +77,7 @@ function metrics() {
     ])
   const intro =
     'Served by every worker process at `/metrics`, and for all workers of `rankmill up` together at its port. The queue’s ' +
-    'gauges are reported by one process of a fleet only, so that they can be summed. Node’s own `process_` and `nodejs_` ' +
+    'gauges are reported by one process of a fleet only, so that they can be summed; the label `shard` is there where a fleet has several (`shards`). Node’s own `process_` and `nodejs_` ' +
     'metrics come with them. `/healthz` is 503 where work is held and no batch finishes (`livenessMs`), `/readyz` where ' +
     'the model is not loaded or Redis is away.'
   return `# Metrics\n\n${GENERATED}\n\n${intro}\n\n${table(['Name', 'Type', 'Labels', 'What it is'], rows)}\n`

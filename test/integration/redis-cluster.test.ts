@@ -6,10 +6,11 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openBatch } from '../../producer/batch/batch-file.js'
 import { Corpora } from '../../shared/corpus/corpora.js'
 import { keysOf } from '../../shared/protocol/keys.js'
+import { shardOf, shardPrefixes } from '../../shared/protocol/shards.js'
 import { connectProducer } from '../../shared/redis/connection.js'
 import { untilPasses } from '../../shared/redis/until-passes.js'
 import { OwnCluster } from './own-cluster.js'
-import { kill, useOwnRedis } from './own-redis.js'
+import { kill, type OwnRedis, useOwnRedis } from './own-redis.js'
 import { Stage, until, useStage } from './stage.js'
 
 const stage = useStage()
@@ -160,6 +161,72 @@ describe('a Redis Cluster', () => {
     expect(await asked).toMatchObject([{ results: { length: 4 } }, { passages: 1 }, { texts: ['one'] }])
     expect(await read()).toMatchObject({ texts: ['one'] })
     expect(await client.pinCorpus('moving', 'holder', 60_000)).toBe('1')
+  })
+})
+
+describe('a fleet of three shards on three primaries', () => {
+  it('has each of its shards on a primary of its own, and answers a batch byte for byte while one is killed', async () => {
+    const cluster = await OwnCluster.start(ownRedis)
+    const { url: redis } = cluster
+    const prefixes = shardPrefixes(stage().prefix, 3)
+    const owners = await Promise.all(prefixes.map((prefix) => cluster.ownerOf(prefix)))
+    expect(new Set(owners).size).toBe(3)
+    const replica = await cluster.replicate(owners[1] as OwnRedis)
+    const steady = { redis, lockMs: 2000, scoreCacheTtlMs: 0 }
+    await stage().worker({ ...steady, queue: 'single' })
+    await (await openBatch({ input, output })).run(stage().client({ redis, queue: 'single' }))
+    const expected = await linesOfOutput()
+
+    await stage().worker({ ...steady, shards: 3 })
+    const keysOn = async () =>
+      (await Promise.all(owners.map(({ admin }) => admin.keys('*:request:rerank:*')))).map((keys) => keys.length)
+    const run = await openBatch({ input, output, overwrite: true, options: { resubmitMs: 1000 } })
+    const running = run.run(stage().client({ redis, shards: 3, attempts: 20 }))
+    await until('each primary has requests of it', async () => (await keysOn()).every((count) => count > 0))
+    await until('some lines are written', () => run.progress().requests > 10)
+    await kill((owners[1] as OwnRedis).process)
+    await until('the replica took over', async () => /role:master/.test(await replica.admin.info('replication')))
+    expect(await running).toMatchObject({ status: 'finished', totals: { requests: LINES, failed: 0 } })
+    expect(await linesOfOutput()).toEqual(expected)
+  })
+
+  it('goes on in the other shards while the primary of one is away', async () => {
+    const cluster = await OwnCluster.start(ownRedis)
+    for (const { admin } of cluster.nodes) await admin.config('SET', 'cluster-require-full-coverage', 'no')
+    const spread = { redis: cluster.url, shards: 3 }
+    await stage().worker(spread)
+    const client = stage().client({ ...spread, commandTimeoutMs: 1000 })
+    const ids = Array.from({ length: 12 }, (_, i) => `r${i}`)
+    const away = ids.filter((id) => shardOf(id, 3) === 1)
+    await client.submit({ id: 'before', query: 'cats', documents: DOCUMENTS })
+    await kill((await cluster.ownerOf(shardPrefixes(stage().prefix, 3)[1] ?? '')).process)
+    const asked = ids.map((id) => client.rerank({ id, query: id, documents: DOCUMENTS }, { timeoutMs: 20_000 }))
+    const outcomes = await Promise.allSettled(asked)
+    const failed = outcomes.flatMap((one, i) => (one.status === 'rejected' ? [[ids[i], one.reason.code]] : []))
+    expect(failed).toEqual(away.map((id) => [id, 'redis_unavailable']))
+    expect(await client.workers()).toHaveLength(1)
+  })
+
+  it('declares every key that its scripts touch, and serves corpora, cancellation and forgetting', async () => {
+    const cluster = await OwnCluster.start(ownRedis)
+    const { url: redis } = cluster
+    const spread = { redis, shards: 3 }
+    const client = stage().client({ ...spread, maxJobPairs: 2 })
+    const ids = Array.from({ length: 12 }, (_, i) => `r${i}`)
+    for (const id of ids) await client.submit({ id, query: 'cats', documents: DOCUMENTS })
+    for (const id of ids.slice(0, 3)) expect(await client.cancel(id)).toBe(true)
+    const places = DOCUMENTS.map((text, i) => ({ id: `d${i}`, text }))
+    for (const name of ['a', 'b', 'c', 'd']) await client.putCorpus(name, places)
+    await stage().worker(spread)
+    for (const corpus of ['a', 'b', 'c', 'd']) {
+      const documents = { corpus, ids: places.map(({ id }) => id) }
+      expect((await client.rerank({ query: 'cats', documents })).results).toHaveLength(4)
+    }
+    for (const id of ids.slice(3)) expect((await client.result(id)).results).toHaveLength(4)
+    await until('all can be forgotten', async () => (await client.forget(ids)) > 0)
+    expect(await client.workers()).toHaveLength(1)
+    // A worker of one model and a client: on each primary no more connections than a fleet of one has.
+    expect(await connectionsTo(cluster)).toBeLessThanOrEqual(3 * (4 + 2))
   })
 })
 

@@ -4,6 +4,12 @@
  */
 import type { Redis } from 'ioredis'
 import type { LRUCache } from 'lru-cache'
+import { within } from '../../shared/lifecycle.js'
+import { redisError } from '../../shared/redis/redis-errors.js'
+import { passes } from '../../shared/redis/until-passes.js'
+
+/** Of several shards one that does not answer for so long is done without. */
+const AWAY_MS = 1000
 
 /** Where values lie that are looked up together. */
 export interface Shelf {
@@ -106,8 +112,10 @@ export class SharedCache<V extends object> {
     const missing = known.flatMap((value, place) => (value === undefined ? [place] : []))
     if (shelf.hashes.length === 0 || missing.length === 0) return known
     const wanted = missing.map((place) => Buffer.from(fields[place] ?? '', 'latin1'))
-    const redis = this.#at(shelf.shard)
-    const pages = await Promise.all(shelf.hashes.map((key) => redis.hmgetBuffer(key, ...wanted)))
+    const pages = await this.#unlessAway(shelf.shard, (redis) =>
+      Promise.all(shelf.hashes.map((key) => redis.hmgetBuffer(key, ...wanted))),
+    )
+    if (!pages) return known
     missing.forEach((place, n) => {
       const packed = pages.find((page) => page[n])?.[n]
       const value = packed ? this.#settings.unpack(packed) : undefined
@@ -120,10 +128,13 @@ export class SharedCache<V extends object> {
 
   /** Shares values with the other workers, by their fields. */
   async write(shelf: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
-    const { shard, hashes, ttlMs, maxFields, ledger } = shelf
-    const [key] = hashes
-    if (key === undefined || values.size === 0) return
-    const redis = this.#at(shard)
+    if (shelf.hashes.length === 0 || values.size === 0) return
+    await this.#unlessAway(shelf.shard, (redis) => this.#write(redis, shelf, values))
+  }
+
+  async #write(redis: Redis & LedgerCommands, shelf: Shelf, values: ReadonlyMap<string, V>): Promise<void> {
+    const { hashes, ttlMs, maxFields, ledger } = shelf
+    const [key = ''] = hashes
     const packed = [...values].flatMap(([field, value]) => [Buffer.from(field, 'latin1'), this.#settings.pack(value)])
     if (ledger) {
       const { byAge, sizes, maxFields: bound } = ledger
@@ -140,7 +151,24 @@ export class SharedCache<V extends object> {
       .exec()
   }
 
-  #at(shard: number): Redis & LedgerCommands {
-    return this.#shards[shard] as Redis & LedgerCommands
+  /**
+   * What is known in another shard than the request's may not keep the request waiting: where that does not answer, nothing
+   * is known. In a fleet of one shard nothing goes on without its Redis anyway.
+   */
+  async #unlessAway<T>(shard: number, call: (redis: Redis & LedgerCommands) => Promise<T>): Promise<T | undefined> {
+    const redis = this.#shards[shard] as Redis & LedgerCommands
+    if (this.#shards.length === 1) return call(redis)
+    if (redis.status !== 'ready') return undefined
+    let answer: T | undefined
+    const answered = call(redis).then(
+      (reply) => {
+        answer = reply
+      },
+      (error) => {
+        if (!passes(redisError(error))) throw error
+      },
+    )
+    await within(answered, AWAY_MS)
+    return answer
   }
 }
