@@ -11,6 +11,7 @@ import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { Redis } from 'ioredis'
@@ -26,6 +27,7 @@ const CANDIDATES = 100
 const PRIMARIES = 3
 const PASSAGES = 2000
 const WARM_UP = 100
+const IDLE_MS = 4000
 const FIRST_PORT = 21_700
 const CORPUS = 'bench'
 const TEXT = 'A cross-encoder reads the query and the document together, so it ranks far better than embeddings do. '
@@ -84,6 +86,12 @@ if (process.send) {
     candidates: CANDIDATES,
     primaries: PRIMARIES,
   })
+  // What a node of a cluster spends on being one.
+  await delay(2000)
+  const atRest = await Promise.all(admins.map(cpuSeconds))
+  await delay(IDLE_MS)
+  const idle = (await Promise.all(admins.map(cpuSeconds))).map((cpu, i) => (cpu - (atRest[i] ?? 0)) / (IDLE_MS / 1000))
+  console.log(`idle: ${idle.map((cpu) => (1000 * cpu).toFixed(1)).join(', ')} ms of CPU a second, taken off below`)
   const passages = Array.from({ length: PASSAGES }, (_, i) => ({ id: `p${i}`, text: `${i} ${TEXT.repeat(4)}` }))
   for (let shards = 1; shards <= PRIMARIES; shards++) {
     const { client, worker } = await startFleet(redis, shards)
@@ -95,7 +103,7 @@ if (process.send) {
       await work(client, count, kind)
       const seconds = (performance.now() - startedAt) / 1000
       const after = await Promise.all(admins.map(cpuSeconds))
-      const used = after.map((cpu, i) => cpu - (before[i] ?? 0)).sort((a, b) => b - a)
+      const used = after.map((cpu, i) => cpu - (before[i] ?? 0) - (idle[i] ?? 0) * seconds).sort((a, b) => b - a)
       const pairs = count * CANDIDATES
       const micros = used.map((cpu) => ((1e6 * cpu) / count).toFixed(0)).join(', ')
       console.log(

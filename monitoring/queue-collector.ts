@@ -185,7 +185,8 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
 
   const look = async () => {
     for (const metric of [jobs, oldestWait, timeToDrain, workers, requests, failures]) metric.reset()
-    const seen = await Promise.all(shards.filter(reports).map(lookAt))
+    const seen = await Promise.all(shards.filter(reports).map(seenIn))
+    for (const one of seen) tell(one)
     // A worker is in every shard: who reports the first one has seen them.
     if (!shards.slice(0, 1).every(reports)) return
     const infos = mergeWorkers(seen.map((one) => one.infos))
@@ -195,12 +196,8 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
     }
   }
 
-  const lookAt = async (one: Shard) => {
-    const { redis, keys, index } = one
+  const tell = ({ index, states, ends }: Awaited<ReturnType<typeof seenIn>>) => {
     const shard = isOne ? {} : { shard: String(index) }
-    const infos = await new WorkerRegistry(redis, keys).workers().catch(() => [])
-    const states = await queueStates(one, infos).catch(() => [])
-    const ends = await redis.hgetall(keys.ends).catch(() => ({}))
     for (const { queue, model, lane, jobs: counts, oldestWaitSeconds, secondsToDrain } of states) {
       const labels = { queue, model, lane, ...shard }
       for (const state of STATES) jobs.set({ ...labels, state }, counts[state])
@@ -213,8 +210,16 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
       requests.inc({ model, lane, outcome, ...shard }, Number(count))
       if (outcome !== 'completed') failures.inc({ code: outcome, model, lane, ...shard }, Number(count))
     }
-    return { infos, states }
   }
+}
+
+/** What a scrape reads of a shard; empty where its Redis does not answer. */
+async function seenIn(shard: Shard) {
+  const { redis, keys, index } = shard
+  const infos = await new WorkerRegistry(redis, keys).workers().catch(() => [])
+  const states = await queueStates(shard, infos).catch(() => [])
+  const ends: Record<string, string> = await redis.hgetall(keys.ends).catch(() => ({}))
+  return { index, infos, states, ends }
 }
 
 async function repliesOf(pipeline: ReturnType<Redis['pipeline']>): Promise<unknown[]> {

@@ -105,6 +105,6 @@ export function otherSize(fleet: string, has: number, wanted: number, reason: st
   const message =
     `shards: the fleet ${fleet} has ${has}, this says ${wanted}: say --shards ${has} (RANKMILL_SHARDS). It can be changed by a ` +
     `worker that starts with another number while no worker is alive, all requests are answered and there are no corpora; ` +
-    `now ${reason}`
+    `in the way: ${reason}`
   return new RankmillError('invalid_configuration', message, { param: 'shards' })
 }

@@ -60,7 +60,7 @@ export class Shards {
           await reaching(() => resize([first, ...others], wanted, by, fleet))
           for (const { redis } of others) redis.disconnect()
         } else if (!(await reaching(() => isUnused(first)))) {
-          throw otherSize(fleet, has, wanted, 'it was not a worker that asked')
+          throw otherSize(fleet, has, wanted, 'this is not a worker')
         }
       }
       const shards = [first, ...(await open(shardPrefixes(prefix, wanted).slice(1), 1))]

@@ -123,6 +123,12 @@ describe('a Redis Cluster', () => {
     await stage().worker({ redis })
     const client = stage().client({ redis })
     expect((await client.rerank({ query: 'cats', documents: DOCUMENTS })).results).toHaveLength(4)
+    // Of several shards each has a prefix that begins as the first one's.
+    const begins = rules.map((rule) => rule.replace(`${prefix}:*`, `${prefix.slice(0, -1)}*`))
+    for (const { admin } of cluster.nodes) await admin.acl('SETUSER', 'spread', ...begins)
+    const spread = { redis: cluster.url.replace('//', '//spread:secret@'), shards: 3, queue: 'spread' }
+    await stage().worker(spread)
+    expect((await stage().client(spread).rerank({ query: 'cats', documents: DOCUMENTS })).results).toHaveLength(4)
     for (const { admin } of cluster.nodes) expect(await admin.call('ACL', 'LOG')).toEqual([])
   })
 

@@ -277,14 +277,14 @@ describe('a batch', () => {
 describe('another number of shards', () => {
   const refusal = (has: number, why: string) => ({
     code: 'invalid_configuration',
-    message: expect.stringMatching(new RegExp(`has ${has}.*--shards ${has}.*now ${why}`)),
+    message: expect.stringMatching(new RegExp(`has ${has}.*--shards ${has}.*in the way: ${why}`)),
   })
 
   it('is refused to clients and workers while there is anything in the fleet', async () => {
     const worker = await stage().worker(three)
     const client = stage().client(three)
     for (const shards of [1, 2]) {
-      await expect(stage().client({ shards }).workers()).rejects.toMatchObject(refusal(3, 'it was not a worker'))
+      await expect(stage().client({ shards }).workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
       await expect(stage().worker({ shards })).rejects.toMatchObject(refusal(3, '1 worker'))
     }
     await worker.close()
@@ -322,7 +322,7 @@ describe('another number of shards', () => {
     await expect(stage().client(three).workers()).rejects.toMatchObject(refusal(1, 'only a worker'))
     expect(await stage().redis.hget(keysOf(stage().prefix, 'rerank').fleet, 'shards')).toBe(null)
     await stage().worker(three)
-    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'it was not a worker'))
+    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
     expect((await stage().client(three).rerank(request('r', 4))).results).toHaveLength(4)
   })
 
@@ -331,7 +331,7 @@ describe('another number of shards', () => {
     await client.workers()
     for (const shard of [0, 1, 2]) await stage().redis.del(keysOfShard(stage(), shard).fleet)
     for (const id of perShard) await client.submit(request(id))
-    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'it was not a worker'))
+    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
   })
 })
 
