@@ -174,6 +174,10 @@ export class RerankClient {
       return { ...known, state: outcome.code === 'cancelled' ? 'cancelled' : 'failed', error: outcome }
     }
     if (outcome === 'completed') return { ...known, state: 'completed' }
+    if (note.isAnswered) {
+      const lost = new RankmillError('request_lost', `the answer to request "${id}" is gone from Redis`)
+      return { ...known, state: 'failed', error: lost.toBody() }
+    }
     if (waitingJobs < parts) return { ...known, state: 'running' }
     const isServed = (await reaching(() => registry.workers())).some((worker) => serves(worker, pool))
     return { ...known, state: 'waiting', ...(isServed ? {} : { waitingFor: unserved(pool) }) }
@@ -407,7 +411,7 @@ export class RerankClient {
     const registry = new WorkerRegistry(redis, this.#keys)
     const corpora = new Corpora(redis, this.#keys)
     const submission = new Submission(queues, life, registry, corpora, this.options, this.#model)
-    const answers = new Answers(redis, this.#keys, pollIntervalMs, this.#log)
+    const answers = new Answers(redis, this.#keys, life, pollIntervalMs, this.#log)
     return { redis, queues, life, registry, corpora, submission, answers }
   }
 }

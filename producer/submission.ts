@@ -98,7 +98,10 @@ export class Submission {
       await this.#add(request, noted.opened, all)
     } catch (error) {
       // Should this fail as well, whoever looks after lost requests finds the note.
-      await this.#life.withdraw(request.id, noted.opened.generation, note.shares).catch(() => undefined)
+      const { opened } = noted
+      const isGone = await this.#life.withdraw(request.id, opened.generation, note.shares).catch(() => false)
+      // Some of its jobs may be there, and nobody would take them where no worker is.
+      if (isGone) await this.#queues.remove(request.id, opened).catch(() => undefined)
       throw error
     }
     // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.

@@ -7,6 +7,7 @@ import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import { isCorpusReference } from '../shared/protocol/documents.js'
 import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
+import { partOfJob } from '../shared/protocol/keys.js'
 import type { Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
@@ -56,7 +57,7 @@ export class JobHands {
 
   /** BullMQ's processor: whatever happens to a job is decided here. */
   async take(job: Job<RerankJob>, token: string, pool: string, lane: Lane): Promise<void> {
-    const { requestId, generation = 0, part } = job.data
+    const { requestId, generation = 0, part } = isEmpty(job) ? (partOfJob(job.id ?? '') ?? job.data) : job.data
     const held: HeldJob = { requestId, generation, part, queue: job.queueName, jobId: job.id ?? '', token }
     const controller = this.#track(held)
     try {
@@ -93,6 +94,8 @@ export class JobHands {
   /** Jobs that BullMQ gave up itself, because they lost their worker too often, still owe an answer. */
   async failed(job: Job<RerankJob> | undefined, cause: Error): Promise<void> {
     if (!job || (await job.isFailed()) === false) return
+    // It was answered by what its id says, and there is nothing to be tried again.
+    if (isEmpty(job)) return void (await job.remove())
     const message = `the job was given up after ${job.attemptsMade} attempts: ${cause.message}`
     const { requestId: id, generation = 0 } = job.data
     const note = await this.#parts.life.read(id)
@@ -122,6 +125,7 @@ export class JobHands {
   async #attempt(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
     const { life, worker, metrics, now } = this.#parts
     const stages = this.#parts.stages[lane]
+    if (isEmpty(job)) throw new RankmillError('request_lost', 'what its job holds is gone from Redis')
     const data = readJob(job.data)
     if (data.v === 1) await life.adopt(data, pool, lane, ...this.#parts.ttlMs)
     const scorer = await stages.scorers.get(data.model || needsOf(pool).model, data.dtype)
@@ -243,6 +247,11 @@ export class JobHands {
     running?.delete(controller)
     if (running?.size === 0) this.#running.delete(key)
   }
+}
+
+/** Redis has lost what it holds (a deleted or evicted key), and BullMQ has written the rest of it anew. */
+function isEmpty({ data }: Job<RerankJob>): boolean {
+  return data.requestId === undefined
 }
 
 /** A job whose times are by this process' clock: Redis' is the one that counts. */
