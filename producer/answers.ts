@@ -18,8 +18,8 @@ interface Waiter {
 
 /** Keys in one MGET: bounds the reply, which holds whole results. */
 const READ_CHUNK = 64
-/** Whether Redis still knows a request is asked for those that wait for so long, and so often. */
-const LOST_LOOK_MS = 5000
+/** Whether Redis still knows a request is asked for those that wait for so many poll intervals, and so often. */
+const LOST_LOOK_POLLS = 5
 
 export class Answers {
   readonly #redis: Redis
@@ -102,10 +102,11 @@ export class Answers {
   #look(): void {
     this.#readSoon(this.#waiters.keys())
     const now = performance.now()
-    if (this.#looksForLost || now - this.#lookedForLostAt < LOST_LOOK_MS) return
+    const lookMs = LOST_LOOK_POLLS * this.#pollIntervalMs
+    if (this.#looksForLost || now - this.#lookedForLostAt < lookMs) return
     this.#lookedForLostAt = now
     this.#looksForLost = true
-    this.#endLost(now - LOST_LOOK_MS)
+    this.#endLost(now - lookMs)
       .catch((error) => this.#log.debug({ err: error }, 'cannot look for lost requests: trying again'))
       .finally(() => {
         this.#looksForLost = false

@@ -75,6 +75,7 @@ export class Submission {
         await this.#mend(request, noted.opened)
         return { id: request.id, life: noted.opened.life }
       case 'shared':
+        if (await this.#life.partFrom(noted.id, noted.life, note.shares ?? '')) return this.submit(request, how)
         // Its producer may have died before it had queued it.
         return noted.queued
           ? { id: noted.id, life: noted.life }
@@ -125,7 +126,12 @@ export class Submission {
     const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
     for (let first = 0; first < parts.length; first += ADD_CHUNK) {
       const jobs = parts.slice(first, first + ADD_CHUNK).map((part) => partOf(request, opened, part, version))
-      await queue.addBulk(jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })))
+      const added = jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) }))
+      await queue.addBulk(added).catch(async (error: Error) => {
+        // In a transaction a script that Redis has forgotten is not sent anew, and never would be; by itself it is.
+        if (!error.message.startsWith('NOSCRIPT')) throw error
+        for (const { name, data, opts } of added) await queue.add(name, data, opts)
+      })
     }
   }
 

@@ -24,6 +24,10 @@ import { processJob, type Stages } from './process-job.js'
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
+/** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
+const REFUSAL_MS = 60_000
+/** Codes of it: they say nothing of the request. */
+const REFUSED: ReadonlySet<ErrorCode> = new Set(['redis_denied', 'redis_misconfigured'])
 /** A job of a newer release is offered again after this: some worker will be of that release. */
 const NEWER_JOB_MS = 1000
 
@@ -70,7 +74,7 @@ export class JobHands {
         await job.moveToDelayed(this.#parts.now() + NEWER_JOB_MS, token)
         throw new DelayedError()
       }
-      const error = redisError(cause)
+      const error = ofRequest(redisError(cause))
       if (error.code === 'closed') {
         await job.moveToWait(token)
         await this.#giveBack(held)
@@ -118,7 +122,7 @@ export class JobHands {
 
   /** A Redis that cannot be reached, or takes no writes, is waited for: it is no fault of the job. */
   #untilTold(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
-    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    const patience = { limitMs: Number.POSITIVE_INFINITY, refusalMs: REFUSAL_MS, signal }
     return untilPasses(() => this.#attempt(job, held, pool, lane, signal), patience)
   }
 
@@ -132,7 +136,7 @@ export class JobHands {
     const taken = await life.take(worker, held, scorer.space)
     const local = byOwnClock(data, taken, now())
     const holder: Holder = { life, worker, held, taken, space: scorer.space, now }
-    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    const patience = { limitMs: Number.POSITIVE_INFINITY, refusalMs: REFUSAL_MS, signal }
     switch (taken.outcome) {
       case 'score': {
         const part: ScoredPart = await processJob(local, scorer, stages, signal)
@@ -212,7 +216,10 @@ export class JobHands {
     const shared = note?.shared ?? ''
     const end = errorEnd(error.toBody(), generation)
     const answer = () => life.answer({ id, generation, shared }, end, { worker, job: held })
-    const { outcome, durationMs } = await untilPasses(answer, { limitMs: Number.POSITIVE_INFINITY })
+    const { outcome, durationMs } = await untilPasses(answer, {
+      limitMs: Number.POSITIVE_INFINITY,
+      refusalMs: REFUSAL_MS,
+    })
     if (outcome === 'written') this.#observeEnd(error.code, durationMs)
     if (outcome === 'written' && note?.corpus) {
       // What of it was scored may still be gone on with.
@@ -247,6 +254,12 @@ export class JobHands {
     running?.delete(controller)
     if (running?.size === 0) this.#running.delete(key)
   }
+}
+
+/** What Redis refused this worker is no answer to a request: another worker may be allowed it. */
+function ofRequest(error: RankmillError): RankmillError {
+  if (!REFUSED.has(error.code)) return error
+  return new RankmillError('worker_lost', `a worker could not finish the job: ${error.message}`)
 }
 
 /** Redis has lost what it holds (a deleted or evicted key), and BullMQ has written the rest of it anew. */

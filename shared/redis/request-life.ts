@@ -224,6 +224,12 @@ export class RequestLife {
     }
   }
 
+  /** @returns whether a request that was joined is lost, and nobody joins it any more: it is to be noted anew */
+  async partFrom(id: string, life: number, shares: string): Promise<boolean> {
+    const { same, request } = this.#keys
+    return (await this.#redis.rankmillPartFrom(same(shares), request(id), id, life)) === 1
+  }
+
   /** All jobs of a generation are in the queue: whoever submits it again has nothing to add. */
   async queued({ id, generation, shared }: EndingRef): Promise<void> {
     await this.#redis.rankmillQueued(this.#keys.request(id), this.#keys.same(shared), generation, id)

@@ -148,6 +148,18 @@ return {known[1] and 'reopened' or 'new', generation, pool, ARGV[7], tostring(pa
   known[2], known[3], known[4]}
 `
 
+/**
+ * Nobody joins a request any more that Redis has lost, or lost the answer of.
+ * KEYS: same, request; ARGV: id, the life that was joined
+ */
+const PART_FROM = `
+local other = redis.call('HMGET', KEYS[1], 'id', 'generation')
+if other[1] ~= ARGV[1] or other[2] ~= ARGV[2] then return 0 end
+local note = redis.call('HMGET', KEYS[2], 'life', 'generation', 'ended')
+if note[1] == ARGV[2] and note[2] ~= note[3] then return 0 end
+return redis.call('DEL', KEYS[1])
+`
+
 /** All jobs of a generation are in the queue. KEYS: request, same; ARGV: generation, id */
 const QUEUED = `
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
@@ -314,6 +326,8 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', note[7])
 redis.call('HSET', KEYS[1], 'ended', ARGV[1])
 release(KEYS[5], KEYS[1], note[2], note[3], tonumber(note[4]), tonumber(note[5]))
 redis.call('ZREM', KEYS[4], ARGV[5])
+-- Where no request is open, nothing is promised, whatever became of the notes of some.
+if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('DEL', KEYS[5]) end
 if ARGV[3] == 'completed' then redis.call('DEL', KEYS[3]) else redis.call('PEXPIRE', KEYS[3], note[7]) end
 redis.call('PEXPIRE', KEYS[1], note[7])
 if shared then redis.call('DEL', KEYS[6]) end
@@ -408,6 +422,7 @@ return redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
 
 export const REQUEST_SCRIPTS = {
   rankmillNote: { numberOfKeys: 8, lua: NOTE },
+  rankmillPartFrom: { numberOfKeys: 2, lua: PART_FROM },
   rankmillQueued: { numberOfKeys: 2, lua: QUEUED },
   rankmillWithdraw: { numberOfKeys: 4, lua: WITHDRAW },
   rankmillResolve: { numberOfKeys: 5, lua: RESOLVE },

@@ -190,7 +190,7 @@ export async function chaos({ requests, faults, seed, redis, isFake, log }: Chao
     return { faults: counts, same, lines, seconds, answered, compared, wrong, folder: kept }
   } finally {
     disk.free()
-    await producers.stop()
+    await producers.stop(true)
     await runner.end()
     await Promise.all(workers.map((each) => each.end()))
     await servers.end()

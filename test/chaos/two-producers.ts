@@ -24,6 +24,7 @@ export class TwoProducers {
   readonly #clients: readonly RerankClient[]
   readonly #answers = new Map<string, RerankResult>()
   #isStopped = false
+  #isGivenUp = false
   /** How often Redis forgot what it had said: whoever comes later may be given another answer of another version. */
   #losses = 0
   #running: Promise<void> | undefined
@@ -51,9 +52,10 @@ export class TwoProducers {
     this.#losses++
   }
 
-  /** The last request is answered. */
-  async stop(): Promise<void> {
+  /** The last request is answered. @param gives it up where it is not */
+  async stop(givesUp = false): Promise<void> {
     this.#isStopped = true
+    this.#isGivenUp = givesUp
     await this.#running
     await Promise.all(this.#clients.map((client) => client.close()))
   }
@@ -98,6 +100,7 @@ export class TwoProducers {
           return undefined
         }
         this.tries++
+        if (this.#isGivenUp) return undefined
         await delay(PAUSE_MS)
       }
     }
