@@ -103,6 +103,44 @@ it('its scripts (SCRIPT FLUSH), under requests of many parts', async () => {
   }
 })
 
+describe('a right that is taken and given back', () => {
+  const url = async () => {
+    const own = await ownRedis()
+    await own.admin.acl('SETUSER', 'app', 'on', '>secret', '~*', '&*', '+@all')
+    return { ...own, redis: own.url.replace('//', '//app:secret@') }
+  }
+
+  it('to listen costs neither the process nor the answer, and events come again', async () => {
+    const { redis, admin } = await url()
+    const client = stage().client({ redis })
+    const answer = client.rerank({ query: 'q', documents: ['a', 'b'] })
+    const listeners = async () => Number((await admin.pubsub('NUMSUB', lifeOf(stage()).keys.doneChannel))[1])
+    await until('it listens', async () => (await listeners()) === 1)
+    const denied = async () => /cmdstat_subscribe:.*rejected_calls=[1-9]/.test(await admin.info('commandstats'))
+    await admin.acl('SETUSER', 'app', 'resetchannels')
+    await until('it may not listen', denied)
+    await admin.acl('SETUSER', 'app', 'allchannels')
+    await until('it listens again', async () => (await listeners()) === 1)
+    await stage().worker({ redis })
+    expect((await answer).results).toHaveLength(2)
+  })
+
+  it('to write costs no request that a worker has in hand', async () => {
+    const { redis, url: own, admin } = await url()
+    const { pace } = await pacedWorker(stage(), { redis })
+    const client = stage().client({ redis: own })
+    const answers = ['a', 'b'].map((id) => client.rerank(request(id)))
+    await until('they are taken', () => pace.handed > 0)
+    await admin.acl('SETUSER', 'app', '-set')
+    pace.release()
+    const refused = async () =>
+      Number((await admin.info('errorstats')).match(/errorstat_(NOPERM|ERR):count=(\d+)/)?.[2])
+    await until('it was refused', async () => (await refused()) > 0)
+    await admin.acl('SETUSER', 'app', '+@all')
+    for (const { results } of await Promise.all(answers)) expect(results).toHaveLength(4)
+  })
+})
+
 it('to answer (the reply to what it did is lost): each request has one answer, and nothing stays', async () => {
   const { url, port } = await ownRedis()
   const proxy = await FaultyProxy.start(port)
