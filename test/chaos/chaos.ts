@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { seededRandom } from '../../shared/random.js'
 import { KeptProcess } from './kept-process.js'
-import { FORGETFUL, OneRedis, SERVER_FAULTS, type ServerFault } from './one-redis.js'
+import { FORGETFUL, OneRedis, type ServerFault } from './one-redis.js'
 import { RunnerUnderTest } from './runner-under-test.js'
 import { SentinelRedis } from './sentinel-redis.js'
 import { SmallDisk } from './small-disk.js'
@@ -48,9 +48,6 @@ const OWN_FAULTS = [
 ] as const
 type Fault = (typeof OWN_FAULTS)[number] | ServerFault
 
-/** Kinds that there are, whether they can be brought about here or not. */
-export const KINDS: readonly Fault[] = [...OWN_FAULTS, ...SERVER_FAULTS]
-
 const MAIN = resolve('dist/cli/main.js')
 const FAKE_WORKER = resolve('dist/test/chaos/chaos-worker.js')
 const CLOCK = pathToFileURL(resolve('dist/test/chaos/skewed-clock.js')).href
@@ -65,7 +62,6 @@ const WORKERS = 2
 const BYTES_PER_REQUEST = 6000
 /** A worker that is stopped for so long counts as dead. */
 const ASLEEP_MS = 8000
-/** Bytes that one may say of the disk's room besides. */
 const SPARE_MB = 16
 const CLOCKS_MS = [-3_600_000, 0, 3_600_000] as const
 

@@ -23,7 +23,7 @@ export interface Servers {
   end(): Promise<void>
 }
 
-export const SERVER_FAULTS = [
+const SERVER_FAULTS = [
   ...(['redis killed', 'redis rolled back', 'failover', 'primary killed'] as const),
   ...REDIS_FAULTS,
 ] as const

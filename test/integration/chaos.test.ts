@@ -3,8 +3,8 @@ import { expect, it } from 'vitest'
 import { type ChaosOptions, chaos } from '../chaos/chaos.js'
 
 it.each<Pick<ChaosOptions, 'redis' | 'requests' | 'faults'>>([
-  { redis: 'one', requests: 500, faults: 25 },
-  { redis: 'sentinel', requests: 150, faults: 9 },
+  { redis: 'one', requests: 300, faults: 25 },
+  { redis: 'sentinel', requests: 100, faults: 9 },
 ])(
   'a batch gives the same bytes, and every request has one answer, through every kind of fault ($redis)',
   async ({ redis, requests, faults }) => {
