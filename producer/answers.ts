@@ -4,22 +4,27 @@
  * so that a lost event costs time and never the answer.
  */
 import type { Redis } from 'ioredis'
-import type { ErrorBody } from '../shared/errors.js'
+import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import { type Answer, ERROR_HEAD } from '../shared/protocol/job.js'
 import type { Keys } from '../shared/protocol/keys.js'
 import { openSubscriber } from '../shared/redis/connection.js'
+import type { RequestLife } from '../shared/redis/request-life.js'
 
 interface Waiter {
+  readonly since: number
   resolve(answer: Answer): void
 }
 
 /** Keys in one MGET: bounds the reply, which holds whole results. */
 const READ_CHUNK = 64
+/** Whether Redis still knows a request is asked for those that wait for so many poll intervals, and so often. */
+const LOST_LOOK_POLLS = 5
 
 export class Answers {
   readonly #redis: Redis
   readonly #keys: Keys
+  readonly #life: RequestLife
   readonly #pollIntervalMs: number
   readonly #log: Logger
   readonly #waiters = new Map<string, Set<Waiter>>()
@@ -28,10 +33,13 @@ export class Answers {
   #subscribed: Promise<unknown> | undefined
   #poll: NodeJS.Timeout | undefined
   #reading: Promise<void> | undefined
+  #lookedForLostAt = 0
+  #looksForLost = false
 
-  constructor(redis: Redis, keys: Keys, pollIntervalMs: number, log: Logger) {
+  constructor(redis: Redis, keys: Keys, life: RequestLife, pollIntervalMs: number, log: Logger) {
     this.#redis = redis
     this.#keys = keys
+    this.#life = life
     this.#pollIntervalMs = pollIntervalMs
     this.#log = log
   }
@@ -61,6 +69,7 @@ export class Answers {
     signal.throwIfAborted()
     return new Promise<Answer>((resolve, reject) => {
       const waiter: Waiter = {
+        since: performance.now(),
         resolve: (answer) => {
           signal.removeEventListener('abort', stop)
           resolve(answer)
@@ -74,7 +83,7 @@ export class Answers {
       const waiters = this.#waiters.get(id)
       if (waiters) waiters.add(waiter)
       else this.#waiters.set(id, new Set([waiter]))
-      this.#poll ??= setInterval(() => this.#readSoon(this.#waiters.keys()), this.#pollIntervalMs).unref()
+      this.#poll ??= setInterval(() => this.#look(), this.#pollIntervalMs).unref()
       // Subscribe first, then look: an answer written in between is seen by one or the other.
       this.#subscribe().then(
         () => this.#readSoon([id]),
@@ -88,6 +97,31 @@ export class Answers {
     this.#poll = undefined
     this.#waiters.clear()
     this.#subscriber?.disconnect()
+  }
+
+  #look(): void {
+    this.#readSoon(this.#waiters.keys())
+    const now = performance.now()
+    const lookMs = LOST_LOOK_POLLS * this.#pollIntervalMs
+    if (this.#looksForLost || now - this.#lookedForLostAt < lookMs) return
+    this.#lookedForLostAt = now
+    this.#looksForLost = true
+    this.#endLost(now - lookMs)
+      .catch((error) => this.#log.debug({ err: error }, 'cannot look for lost requests: trying again'))
+      .finally(() => {
+        this.#looksForLost = false
+      })
+  }
+
+  /** Ends waits for what nobody will answer: Redis has forgotten the request, or its answer. */
+  async #endLost(since: number): Promise<void> {
+    const ids = [...this.#waiters].filter(([, waiters]) => [...waiters].some((waiter) => waiter.since < since))
+    for (let first = 0; first < ids.length; first += READ_CHUNK) {
+      for (const id of await this.#life.lost(ids.slice(first, first + READ_CHUNK).map(([id]) => id))) {
+        const error = new RankmillError('request_lost', `request "${id}" was lost: Redis knows it no more`)
+        this.#settle(id, { error: error.toBody(), generation: 0 })
+      }
+    }
   }
 
   #remove(id: string, waiter: Waiter): void {

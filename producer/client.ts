@@ -172,6 +172,10 @@ export class RerankClient {
       return { ...known, state: outcome.code === 'cancelled' ? 'cancelled' : 'failed', error: outcome }
     }
     if (outcome === 'completed') return { ...known, state: 'completed' }
+    if (note.isAnswered) {
+      const lost = new RankmillError('request_lost', `the answer to request "${id}" is gone from Redis`)
+      return { ...known, state: 'failed', error: lost.toBody() }
+    }
     if (waitingJobs < parts) return { ...known, state: 'running' }
     const isServed = (await reaching(() => registry.workers())).some((worker) => serves(worker, pool))
     return { ...known, state: 'waiting', ...(isServed ? {} : { waitingFor: unserved(pool) }) }

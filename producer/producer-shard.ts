@@ -29,7 +29,7 @@ export class ProducerShard {
     this.life = new RequestLife(redis, keys)
     this.registry = new WorkerRegistry(redis, keys)
     this.submission = new Submission(this.queues, this.life, this.registry, corpora, options, model)
-    this.answers = new Answers(redis, keys, options.pollIntervalMs, log)
+    this.answers = new Answers(redis, keys, this.life, options.pollIntervalMs, log)
   }
 
   /** What is to be closed before the connection. */

@@ -78,6 +78,7 @@ export class Submission {
         await this.#mend(request, noted.opened)
         return { id: request.id, life: noted.opened.life }
       case 'shared':
+        if (await this.#life.partFrom(noted.id, noted.life, note.shares ?? '')) return this.submit(request, how)
         // Its producer may have died before it had queued it.
         return noted.queued
           ? { id: noted.id, life: noted.life }
@@ -103,7 +104,10 @@ export class Submission {
       await this.#add(request, noted.opened, all)
     } catch (error) {
       // Should this fail as well, whoever looks after lost requests finds the note.
-      await this.#life.withdraw(request.id, noted.opened.generation, note.shares).catch(() => undefined)
+      const { opened } = noted
+      const isGone = await this.#life.withdraw(request.id, opened.generation, note.shares).catch(() => false)
+      // Some of its jobs may be there, and nobody would take them where no worker is.
+      if (isGone) await this.#queues.remove(request.id, opened).catch(() => undefined)
       throw error
     }
     // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.
@@ -127,7 +131,12 @@ export class Submission {
     const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
     for (let first = 0; first < parts.length; first += ADD_CHUNK) {
       const jobs = parts.slice(first, first + ADD_CHUNK).map((part) => partOf(request, opened, part, version))
-      await queue.addBulk(jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })))
+      const added = jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) }))
+      await queue.addBulk(added).catch(async (error: Error) => {
+        // In a transaction a script that Redis has forgotten is not sent anew, and never would be; by itself it is.
+        if (!error.message.startsWith('NOSCRIPT')) throw error
+        for (const { name, data, opts } of added) await queue.add(name, data, opts)
+      })
     }
   }
 

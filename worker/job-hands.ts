@@ -7,6 +7,7 @@ import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import { isCorpusReference } from '../shared/protocol/documents.js'
 import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
+import { partOfJob } from '../shared/protocol/keys.js'
 import type { Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
@@ -23,6 +24,12 @@ import { processJob, type Stages } from './process-job.js'
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
+/** … and so often: should those never come to it (one whose clock is behind finds nothing due), the request goes on here. */
+const ELSEWHERE_TRIES = 120
+/** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
+const REFUSAL_MS = 60_000
+/** Codes of it: they say nothing of the request. */
+const REFUSED: ReadonlySet<ErrorCode> = new Set(['redis_denied', 'redis_misconfigured'])
 /** A job of a newer release is offered again after this: some worker will be of that release. */
 const NEWER_JOB_MS = 1000
 
@@ -56,7 +63,7 @@ export class JobHands {
 
   /** BullMQ's processor: whatever happens to a job is decided here. */
   async take(job: Job<RerankJob>, token: string, pool: string, lane: Lane): Promise<void> {
-    const { requestId, generation = 0, part } = job.data
+    const { requestId, generation = 0, part } = isEmpty(job) ? (partOfJob(job.id ?? '') ?? job.data) : job.data
     const held: HeldJob = { requestId, generation, part, queue: job.queueName, jobId: job.id ?? '', token }
     const controller = this.#track(held)
     try {
@@ -69,7 +76,7 @@ export class JobHands {
         await job.moveToDelayed(this.#parts.now() + NEWER_JOB_MS, token)
         throw new DelayedError()
       }
-      const error = redisError(cause)
+      const error = ofRequest(redisError(cause))
       if (error.code === 'closed') {
         await job.moveToWait(token)
         await this.#giveBack(held)
@@ -93,6 +100,8 @@ export class JobHands {
   /** Jobs that BullMQ gave up itself, because they lost their worker too often, still owe an answer. */
   async failed(job: Job<RerankJob> | undefined, cause: Error): Promise<void> {
     if (!job || (await job.isFailed()) === false) return
+    // It was answered by what its id says, and there is nothing to be tried again.
+    if (isEmpty(job)) return void (await job.remove())
     const message = `the job was given up after ${job.attemptsMade} attempts: ${cause.message}`
     const { requestId: id, generation = 0 } = job.data
     const note = await this.#parts.life.read(id)
@@ -115,20 +124,21 @@ export class JobHands {
 
   /** A Redis that cannot be reached, or takes no writes, is waited for: it is no fault of the job. */
   #untilTold(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
-    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    const patience = { limitMs: Number.POSITIVE_INFINITY, refusalMs: REFUSAL_MS, signal }
     return untilPasses(() => this.#attempt(job, held, pool, lane, signal), patience)
   }
 
   async #attempt(job: Job<RerankJob>, held: HeldJob, pool: string, lane: Lane, signal: AbortSignal): Promise<void> {
     const { life, worker, metrics, now } = this.#parts
     const stages = this.#parts.stages[lane]
+    if (isEmpty(job)) throw new RankmillError('request_lost', 'what its job holds is gone from Redis')
     const data = readJob(job.data)
     if (data.v === 1) await life.adopt(data, pool, lane, ...this.#parts.ttlMs)
     const scorer = await stages.scorers.get(data.model || needsOf(pool).model, data.dtype)
     const taken = await life.take(worker, held, scorer.space)
     const local = byOwnClock(data, taken, now())
     const holder: Holder = { life, worker, held, taken, space: scorer.space, now }
-    const patience = { limitMs: Number.POSITIVE_INFINITY, signal }
+    const patience = { limitMs: Number.POSITIVE_INFINITY, refusalMs: REFUSAL_MS, signal }
     switch (taken.outcome) {
       case 'score': {
         const part: ScoredPart = await processJob(local, scorer, stages, signal)
@@ -180,7 +190,8 @@ export class JobHands {
     const { life, registry, queues } = this.#parts
     const pool = job.queueName.slice(job.queueName.indexOf('@') + 1)
     const workers = await registry.workers()
-    if (!workers.some((worker) => worker.spaces.includes(space) && serves(worker, pool))) {
+    const isServed = workers.some((worker) => worker.spaces.includes(space) && serves(worker, pool))
+    if (!isServed || job.attemptsStarted > ELSEWHERE_TRIES) {
       const note = await life.read(held.requestId)
       for (const part of await life.rebase(held, space, scorer.space)) {
         if (note) await queues.again(held.requestId, note, part, 'completed').catch(() => undefined)
@@ -208,7 +219,10 @@ export class JobHands {
     const shared = note?.shared ?? ''
     const end = errorEnd(error.toBody(), generation)
     const answer = () => life.answer({ id, generation, shared }, end, { worker, job: held })
-    const { outcome, durationMs } = await untilPasses(answer, { limitMs: Number.POSITIVE_INFINITY })
+    const { outcome, durationMs } = await untilPasses(answer, {
+      limitMs: Number.POSITIVE_INFINITY,
+      refusalMs: REFUSAL_MS,
+    })
     if (outcome === 'written') this.#observeEnd(error.code, durationMs)
     if (outcome === 'written' && note?.corpus) {
       // What of it was scored may still be gone on with.
@@ -243,6 +257,17 @@ export class JobHands {
     running?.delete(controller)
     if (running?.size === 0) this.#running.delete(key)
   }
+}
+
+/** What Redis refused this worker is no answer to a request: another worker may be allowed it. */
+function ofRequest(error: RankmillError): RankmillError {
+  if (!REFUSED.has(error.code)) return error
+  return new RankmillError('worker_lost', `a worker could not finish the job: ${error.message}`)
+}
+
+/** Redis has lost what it holds (a deleted or evicted key), and BullMQ has written the rest of it anew. */
+function isEmpty({ data }: Job<RerankJob>): boolean {
+  return data.requestId === undefined
 }
 
 /** A job whose times are by this process' clock: Redis' is the one that counts. */

@@ -12,9 +12,10 @@ import type { Options } from '../options.js'
 import type { Keys } from '../protocol/keys.js'
 import { describePool, serves, unservedField } from '../protocol/pool.js'
 import type { WorkerInfo } from '../protocol/worker-info.js'
+import { type JobState, JobSurvey } from './job-survey.js'
 import { PoolQueues } from './pool-queues.js'
 import { redisError } from './redis-errors.js'
-import { errorEnd, type HeldJob, type Place, RequestLife, type RequestNote } from './request-life.js'
+import { errorEnd, type HeldJob, type OpenRequest, type Place, RequestLife, type RequestNote } from './request-life.js'
 import { passes } from './until-passes.js'
 import { WorkerRegistry } from './worker-registry.js'
 
@@ -25,8 +26,14 @@ export interface CaretakerEvents {
   readonly reconciled: (id: string) => void
 }
 
-/** Requests that are looked after in one round: bounds what it costs. */
-const ROUND = 200
+/** Requests that are read together: bounds what one of its commands costs Redis, and the others who wait for it. */
+const SLICE = 250
+/** Requests of a slice that something has to be done for, at once. */
+const AT_ONCE = 32
+/** A round looks after what is due for so long; the next one goes on. */
+const ROUND_MS = 1000
+/** The longest that a job waits for another try where nobody has set more. */
+const LONGEST_DELAY_MS = 300_000
 /** A request that waits for a worker to say which model is meant is looked after so often, at first. */
 const UNRESOLVED_MS = 1000
 
@@ -38,6 +45,10 @@ export interface CaretakerTimes {
   readonly queueingMs: number
   /** A request that is about to be forgotten unanswered is answered before. */
   readonly beforeExpiryMs: number
+  /** What is known of the queues' lists serves for so long. */
+  readonly pictureMs: number
+  /** A delayed job may be so late, by Redis' clock. */
+  readonly overdueMs: number
   /** A pool that nobody serves and has no jobs is forgotten so long after its last request. */
   readonly poolMs: number
 }
@@ -47,17 +58,22 @@ const TIMES: CaretakerTimes = {
   latestMs: 300_000,
   queueingMs: 60_000,
   beforeExpiryMs: 5_000,
+  pictureMs: 30_000,
+  overdueMs: 10_000,
   poolMs: 86_400_000,
 }
+
+type CaretakerOptions = Pick<Options, 'maxStalled' | 'unservedMs' | 'attempts' | 'retryBackoffMs'>
 
 export class Caretaker {
   readonly #id: string
   readonly #redis: Redis
   readonly #keys: Keys
-  readonly #options: Pick<Options, 'maxStalled' | 'unservedMs'>
+  readonly #options: CaretakerOptions
   readonly #life: RequestLife
   readonly #registry: WorkerRegistry
   readonly #queues: PoolQueues
+  readonly #survey: JobSurvey
   readonly #corpora: Pick<Corpora, 'shortenPin'>
   readonly #events: CaretakerEvents
   readonly #log: Logger
@@ -74,7 +90,7 @@ export class Caretaker {
     id: string,
     redis: Redis,
     keys: Keys,
-    options: Pick<Options, 'maxStalled' | 'unservedMs'>,
+    options: CaretakerOptions,
     events: CaretakerEvents,
     log: Logger,
     times: CaretakerTimes = TIMES,
@@ -91,6 +107,12 @@ export class Caretaker {
     this.#log = log
     this.#times = times
     this.#corpora = corpora
+    const { attempts, retryBackoffMs } = options
+    this.#survey = new JobSurvey(redis, keys, this.#queues, {
+      pictureMs: times.pictureMs,
+      overdueMs: times.overdueMs,
+      longestDelayMs: Math.max(LONGEST_DELAY_MS, 2 * retryBackoffMs * 2 ** (attempts - 1)),
+    })
   }
 
   /** One round, if it is this one's turn; rounds do not overlap. */
@@ -114,9 +136,63 @@ export class Caretaker {
       if (workers.some((worker) => serves(worker, pool))) this.#unserved.delete(pool)
     }
     const isServed = (pool: string) => workers.some((worker) => serves(worker, pool))
-    const { now, ids } = await this.#life.due(ROUND)
-    for (const id of ids) await this.#apart(id, () => this.#examine(id, now, workers))
-    await this.#queues.forgetUnused(now - this.#times.poolMs, isServed)
+    const startedAt = performance.now()
+    let due: Awaited<ReturnType<RequestLife['due']>>
+    do {
+      due = await this.#life.due(SLICE)
+      await this.#examineAll(due.ids, due.now, workers)
+    } while (due.ids.length === SLICE && performance.now() - startedAt < ROUND_MS)
+    this.#survey.forget(due.now)
+    await this.#queues.forgetUnused(due.now - this.#times.poolMs, isServed)
+  }
+
+  /** Most need nothing: they are told from the others in a few round trips for all. */
+  async #examineAll(ids: readonly string[], now: number, workers: readonly WorkerInfo[]): Promise<void> {
+    if (ids.length === 0) return
+    const served = new Map<string, boolean>()
+    const isServed = (pool: string) => {
+      const known = served.get(pool) ?? workers.some((worker) => serves(worker, pool))
+      served.set(pool, known)
+      return known
+    }
+    const waiting: OpenRequest[] = []
+    const others: { readonly what: string; readonly look: () => Promise<void> }[] = []
+    const read = await this.#life.readAll(ids)
+    ids.forEach((what, i) => {
+      const request = read[i]
+      if (request instanceof Error) others.push({ what, look: () => Promise.reject(request) })
+      else if (!request) others.push({ what, look: () => this.#life.later(what, this.#times.soonestMs) })
+      else if (this.#isWaiting(request, now, isServed)) waiting.push(request)
+      else others.push({ what, look: () => this.#examine(request, now, workers) })
+    })
+    const known = waiting.filter(({ queued, submittedAt }) => queued || now - submittedAt >= this.#times.queueingMs)
+    const states = await this.#survey.states(known, openParts, now)
+    const fits = new Map(waiting.map((request) => [request.id, this.#nextLook(request, now)]))
+    known.forEach((request, i) => {
+      const open = states[i] ?? []
+      if (request.queued && isUnderWay(request, open)) return
+      fits.delete(request.id)
+      others.push({ what: request.id, look: () => this.#mend(request, open, now) })
+    })
+    await this.#life.laterAll(now, fits)
+    for (let first = 0; first < others.length; first += AT_ONCE) {
+      await Promise.all(others.slice(first, first + AT_ONCE).map(({ what, look }) => this.#apart(what, look)))
+    }
+  }
+
+  /** Whether it can only be its jobs that need something. */
+  #isWaiting(request: OpenRequest, now: number, isServed: (pool: string) => boolean): boolean {
+    const { movedFrom, unresolved, deadlineAt, leftMs, pool } = request
+    if (movedFrom || unresolved || !isServed(pool)) return false
+    return !(deadlineAt !== null && now > deadlineAt) && !(leftMs >= 0 && leftMs < this.#times.beforeExpiryMs)
+  }
+
+  #nextLook({ unresolved, submittedAt, deadlineAt, leftMs }: OpenRequest, now: number): number {
+    const { soonestMs, latestMs, beforeExpiryMs } = this.#times
+    const soonest = unresolved ? UNRESOLVED_MS : Math.min(soonestMs, this.#options.unservedMs)
+    const next = Math.min(latestMs, Math.max(soonest, (now - submittedAt) / 2))
+    const until = [deadlineAt === null ? next : deadlineAt - now + 1, leftMs < 0 ? next : leftMs - beforeExpiryMs + 1]
+    return Math.ceil(Math.max(1, Math.min(next, ...until)))
   }
 
   /** What cannot be looked after, because what Redis holds of it makes no sense, keeps nothing else from being. */
@@ -159,28 +235,25 @@ export class Caretaker {
     await this.#queues.fail(held, message)
   }
 
-  async #examine(id: string, now: number, workers: readonly WorkerInfo[]): Promise<void> {
-    const { soonestMs, latestMs, beforeExpiryMs } = this.#times
-    const note = await this.#life.read(id)
-    if (!note) return this.#life.later(id, soonestMs)
-    if (note.movedFrom) await this.#move(id, { ...note, ...note.movedFrom }, note)
-    if (note.unresolved && (await this.#resolve(id, note))) return this.#life.later(id, soonestMs)
-    const { deadlineAt, submittedAt, pool } = note
-    const leftMs = await this.#redis.pttl(this.#keys.request(id))
+  async #examine(request: OpenRequest, now: number, workers: readonly WorkerInfo[]): Promise<void> {
+    const { id, deadlineAt, submittedAt, pool, leftMs } = request
+    if (request.movedFrom) await this.#move(id, { ...request, ...request.movedFrom }, request)
+    if (request.unresolved && (await this.#resolve(id, request))) {
+      return this.#life.later(id, this.#times.soonestMs)
+    }
     if (deadlineAt !== null && now > deadlineAt) {
-      await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
-    } else if (leftMs >= 0 && leftMs < beforeExpiryMs) {
-      await this.#end(id, note, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
+      await this.#end(id, request, 'deadline_exceeded', `request "${id}" was not done within its deadline`)
+    } else if (leftMs >= 0 && leftMs < this.#times.beforeExpiryMs) {
+      await this.#end(id, request, 'deadline_exceeded', `request "${id}" was not done while it was remembered`)
     } else if (!workers.some((worker) => serves(worker, pool)) && this.#isUnservedTooLong(pool, now - submittedAt)) {
       const param = unservedField(workers, pool)
       const message = `${param}: no worker has served ${describePool(pool)} for ${this.#options.unservedMs} ms`
-      await this.#end(id, note, 'unknown_model', message, param)
+      await this.#end(id, request, 'unknown_model', message, param)
+    } else if (request.queued || now - submittedAt >= this.#times.queueingMs) {
+      const [states = []] = await this.#survey.states([request], openParts, now)
+      await this.#mend(request, states, now)
     } else {
-      await this.#reconcile(id, note, now - submittedAt)
-      const soonest = note.unresolved ? UNRESOLVED_MS : Math.min(soonestMs, this.#options.unservedMs)
-      const next = Math.min(latestMs, Math.max(soonest, (now - submittedAt) / 2))
-      const until = [deadlineAt === null ? next : deadlineAt - now + 1, leftMs < 0 ? next : leftMs - beforeExpiryMs + 1]
-      await this.#life.later(id, Math.max(1, Math.min(next, ...until)))
+      await this.#life.later(id, this.#nextLook(request, now))
     }
   }
 
@@ -204,34 +277,46 @@ export class Caretaker {
     return ageMs > unservedMs && since !== undefined && performance.now() - since > unservedMs
   }
 
-  /** Makes sure that a job, or somebody's answer, will end the request. */
-  async #reconcile(id: string, note: RequestNote, ageMs: number): Promise<void> {
-    if (!note.queued && ageMs < this.#times.queueingMs) return
-    const all = Array.from({ length: note.parts }, (_, part) => part)
-    const scored = note.parts === 1 ? new Set<number>() : await this.#life.scored(id)
-    const isScored = scored.size === note.parts
-    // Where all are scored, the job of any will bring them together.
-    const open = isScored ? all : all.filter((part) => !scored.has(part))
-    const states = await this.#queues.states(id, note, open)
-    if (isScored ? states.includes('under way') : states.every((state) => state === 'under way')) {
-      // Its producer died after the last job, or before it could say so.
-      if (!note.queued) await this.#life.queued({ id, ...note })
-      return
-    }
+  /**
+   * Makes sure that a job, or somebody's answer, will end the request.
+   *
+   * @param states of its open parts
+   */
+  async #mend(request: OpenRequest, states: readonly JobState[], now: number): Promise<void> {
+    const { id } = request
+    const open = openParts(request)
+    const isScored = request.scored.size === request.parts
     const again = open.filter((_, i) => states[i] === 'completed')
-    if (states.includes('failed')) {
-      await this.#found(id, note, 'worker_lost', 'its job failed, and whoever saw it died before saying so')
-    } else if (isScored ? again.length > 0 : !states.includes('absent')) {
+    if (isUnderWay(request, states)) {
+      // Its producer died after the last job, or before it could say so.
+      if (!request.queued) await this.#life.queued(request)
+    } else if (states.includes('failed')) {
+      return this.#found(id, request, 'worker_lost', 'its job failed, and whoever saw it died before saying so')
+    } else if (states.includes('absent') && (!isScored || again.length === 0)) {
+      return this.#found(id, request, 'request_lost', 'a part of it is not in the queue')
+    } else {
       for (const part of isScored ? again.slice(0, 1) : again) {
         // One that is back already was put there by a worker.
-        await this.#queues.again(id, note, part, 'completed').catch((error) => {
+        await this.#queues.again(id, request, part, 'completed').catch((error) => {
           if (passes(error)) throw error
         })
       }
-      this.#tell(id, 'its jobs were done and its parts were not: they are back in the queue')
-    } else {
-      await this.#found(id, note, 'request_lost', 'a part of it is not in the queue')
+      if (again.length > 0) this.#tell(id, 'its jobs were done and its parts were not: they are back in the queue')
+      await this.#freeStuck(request, open, states)
     }
+    await this.#life.later(id, this.#nextLook(request, now))
+  }
+
+  /** Jobs that are there and that nobody would have taken. */
+  async #freeStuck(request: OpenRequest, open: readonly number[], states: readonly JobState[]): Promise<void> {
+    const limbo = open.filter((_, i) => states[i] === 'limbo')
+    let queued = 0
+    for (const part of limbo) if (await this.#queues.requeue(request.id, request, part)) queued++
+    if (queued > 0) this.#tell(request.id, 'its jobs were in no list: they are back in the queue')
+    const delayed = open.filter((_, i) => states[i] === 'delayed')
+    for (const part of delayed) await this.#queues.promote(request.id, request, part)
+    if (delayed.length > 0)
+      this.#tell(request.id, 'its jobs waited for a clock that is off: they are back in the queue')
   }
 
   async #found(id: string, note: RequestNote, code: ErrorCode, why: string): Promise<void> {
@@ -259,4 +344,16 @@ export class Caretaker {
     if (note.corpus) await this.#corpora.shortenPin(note.corpus, requestPin(id), note.resultTtlMs)
     return true
   }
+}
+
+/** Parts whose jobs have to be somewhere. Where all are scored, the job of any will bring them together. */
+function openParts({ parts, scored }: OpenRequest): number[] {
+  const all = Array.from({ length: parts }, (_, part) => part)
+  return scored.size === parts ? all : all.filter((part) => !scored.has(part))
+}
+
+/** @param states of its open parts */
+function isUnderWay({ parts, scored }: OpenRequest, states: readonly JobState[]): boolean {
+  if (scored.size === parts) return states.includes('under way')
+  return states.every((state) => state === 'under way')
 }

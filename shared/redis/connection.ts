@@ -64,10 +64,28 @@ export function openSubscriber(redis: Redis, connectionName: string, beatMs = SU
     commandTimeout: undefined,
     connectionName,
     lazyConnect: false,
+    autoResubscribe: false,
   })
   subscriber.on('error', forgetCommand)
+  keepSubscriptions(subscriber)
   new ConnectionWatch(subscriber, { beatMs, beat: () => leaveReplica(subscriber) })
   return subscriber
+}
+
+/**
+ * Subscribes again to what was subscribed to, whenever the connection is back. ioredis does so itself, and lets nobody catch what
+ * Redis refuses it with (BUSY, NOPERM): that would end the process.
+ */
+function keepSubscriptions(subscriber: Redis): void {
+  const channels = new Set<string>()
+  const subscribe = subscriber.subscribe.bind(subscriber) as (...names: string[]) => Promise<unknown>
+  subscriber.subscribe = ((...names: string[]) => {
+    for (const name of names) channels.add(name)
+    return subscribe(...names)
+  }) as Redis['subscribe']
+  subscriber.on('ready', () => {
+    if (channels.size > 0) subscribe(...channels).catch(() => subscriber.disconnect(true))
+  })
 }
 
 async function leaveReplica(subscriber: Redis): Promise<unknown> {

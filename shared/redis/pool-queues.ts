@@ -28,8 +28,6 @@ export interface PoolLane {
   readonly queue: Queue<RerankJob>
 }
 
-export type JobState = 'absent' | 'failed' | 'completed' | 'under way'
-
 export class PoolQueues {
   readonly #redis: Redis & Commands
   readonly #keys: Keys
@@ -111,25 +109,6 @@ export class PoolQueues {
     }
   }
 
-  /** Where jobs of a request are, by part, without reading what they hold. */
-  async states(id: string, { generation, pool, lane }: Place, parts: readonly number[]): Promise<JobState[]> {
-    const name = `${this.#keys.prefix}:${queueName(this.#keys.queue, pool, lane)}`
-    const reading = this.#redis.pipeline()
-    for (const part of parts) {
-      const job = jobIdOf(id, generation, part)
-      reading.exists(`${name}:${job}`).zscore(`${name}:failed`, job).zscore(`${name}:completed`, job)
-    }
-    const replies = ((await reading.exec()) ?? []).map(([error, reply]) => {
-      if (error) throw error
-      return reply
-    })
-    return parts.map((_, i) => {
-      const [exists, failed, completed] = replies.slice(3 * i, 3 * i + 3)
-      if (exists !== 1) return 'absent'
-      return failed !== null ? 'failed' : completed !== null ? 'completed' : 'under way'
-    })
-  }
-
   /**
    * The parts of a request whose jobs Redis has lost, of those that were queued. BullMQ ignores an added job whose id it
    * knows, so one that is in none of its lists is taken out first.
@@ -190,6 +169,31 @@ export class PoolQueues {
     from: 'failed' | 'completed',
   ): Promise<void> {
     await this.#handle(queueName(this.#keys.queue, pool, lane), jobIdOf(id, generation, part)).retry(from)
+  }
+
+  /**
+   * Queues a job again whose content is there and that is in none of BullMQ's lists.
+   *
+   * @returns false where somebody has it in hand, or it is in a list after all
+   */
+  async requeue(id: string, { generation, pool, lane }: Place, part: number): Promise<boolean> {
+    const queue = this.of(pool, lane)
+    const jobId = jobIdOf(id, generation, part)
+    const job = await queue.getJob(jobId)
+    if (!job || (await queue.getJobState(jobId)) !== 'unknown') return false
+    // BullMQ ignores an added job whose id it knows. Should this process die in between, the request ends as lost.
+    if ((await queue.remove(jobId).catch(() => 0)) !== 1) return false
+    await queue.add(job.name, job.data, { ...job.opts, jobId })
+    return true
+  }
+
+  /** A delayed job waits no longer. */
+  async promote(id: string, { generation, pool, lane }: Place, part: number): Promise<void> {
+    const name = queueName(this.#keys.queue, pool, lane)
+    // One that is taken meanwhile is not delayed any more.
+    await this.#handle(name, jobIdOf(id, generation, part))
+      .promote()
+      .catch(() => undefined)
   }
 
   /** Queues the waiting jobs of a request as those of another generation, of another pool. */

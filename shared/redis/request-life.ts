@@ -58,6 +58,13 @@ export interface Opened {
   readonly life: number
 }
 
+/** What somebody who looks after a request has to know of it. */
+export interface OpenRequest extends RequestNote {
+  readonly id: string
+  readonly leftMs: number
+  readonly scored: ReadonlySet<number>
+}
+
 /** Where the jobs of a request's generation are. */
 export type Place = Pick<Opened, 'generation' | 'pool' | 'lane' | 'parts'>
 
@@ -147,6 +154,8 @@ export interface RequestNote extends Place {
   readonly corpus: string
   readonly resultTtlMs: number
   readonly life: number
+  /** This generation was answered. Where the answer is not there, Redis has lost it. */
+  readonly isAnswered: boolean
 }
 
 /** How long after its last sign of life a request is looked after for the first time. */
@@ -222,15 +231,21 @@ export class RequestLife {
     }
   }
 
+  /** @returns whether a request that was joined is lost, and nobody joins it any more: it is to be noted anew */
+  async partFrom(id: string, life: number, shares: string): Promise<boolean> {
+    const { same, request } = this.#keys
+    return (await this.#redis.rankmillPartFrom(same(shares), request(id), id, life)) === 1
+  }
+
   /** All jobs of a generation are in the queue: whoever submits it again has nothing to add. */
   async queued({ id, generation, shared }: EndingRef): Promise<void> {
     await this.#redis.rankmillQueued(this.#keys.request(id), this.#keys.same(shared), generation, id)
   }
 
-  /** Takes a note back whose jobs could not be queued; nothing happens where somebody else relies on it. */
-  async withdraw(id: string, generation: number, shares: string | null): Promise<void> {
+  /** Takes a note back whose jobs could not be queued. @returns false where somebody else relies on it */
+  async withdraw(id: string, generation: number, shares: string | null): Promise<boolean> {
     const { request, load, open, same } = this.#keys
-    await this.#redis.rankmillWithdraw(request(id), load, open, same(shares ?? ''), generation, id)
+    return (await this.#redis.rankmillWithdraw(request(id), load, open, same(shares ?? ''), generation, id)) === 1
   }
 
   /** Gives a job of release 0.1.0, which knew no generations, a note to go by. */
@@ -298,9 +313,21 @@ export class RequestLife {
     return this.#redis.hvals(this.#keys.parts(id))
   }
 
-  /** Parts of a split request that are scored. */
-  async scored(id: string): Promise<ReadonlySet<number>> {
-    return new Set((await this.#redis.hkeys(this.#keys.parts(id))).map(Number))
+  /**
+   * Of unanswered requests those that never will be, as they are: Redis knows them no more, or has lost their answers.
+   */
+  async lost(ids: readonly string[]): Promise<string[]> {
+    const reading = this.#redis.pipeline()
+    // The answer last: it is written before the note says so to this reading.
+    for (const id of ids) reading.hmget(this.#keys.request(id), 'generation', 'ended').exists(this.#keys.result(id))
+    const replies = ((await reading.exec()) ?? []).map(([error, reply]) => {
+      if (error) throw error
+      return reply
+    })
+    return ids.filter((_, i) => {
+      const [generation, ended] = replies[2 * i] as (string | null)[]
+      return replies[2 * i + 1] === 0 && (!generation || generation === ended)
+    })
   }
 
   async isAnswered(id: string): Promise<boolean> {
@@ -330,30 +357,32 @@ export class RequestLife {
   }
 
   async read(id: string): Promise<RequestNote | undefined> {
-    const fields = ['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs'] as const
-    const more = ['queued', 'shared', 'space', 'corpus', 'resultTtlMs', 'unresolved', 'life', 'movedFrom'] as const
-    const note = await this.#redis.hmget(this.#keys.request(id), ...fields, ...more)
-    const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs] = note
-    const [queued, shared, space, corpus, resultTtlMs, unresolved, life, movedFrom] = note.slice(fields.length)
-    if (!generation) return undefined
-    return {
-      generation: Number(generation),
-      pool: pool ?? '',
-      lane: lane as Lane,
-      parts: Number(parts),
-      pairs: Number(pairs),
-      submittedAt: Number(submittedAt),
-      deadlineAt: deadlineAt ? Number(deadlineAt) : null,
-      waitingJobs: Number(waitingJobs),
-      queued: queued === generation,
-      shared: shared ?? '',
-      space: space ?? '',
-      unresolved: unresolved === '1',
-      ...(movedFrom ? { movedFrom: placeIn(movedFrom) } : {}),
-      corpus: corpus ?? '',
-      resultTtlMs: Number(resultTtlMs),
-      life: Number(life ?? generation),
+    return noteOf(await this.#redis.hmget(this.#keys.request(id), ...NOTE_FIELDS))
+  }
+
+  /**
+   * Notes of several requests, each with how long it is still remembered (below 0: without limit) and which of its parts are
+   * scored; undefined where there is none; an error where it cannot be read.
+   */
+  async readAll(ids: readonly string[]): Promise<(OpenRequest | Error | undefined)[]> {
+    const reading = this.#redis.pipeline()
+    for (const id of ids) {
+      reading
+        .hmget(this.#keys.request(id), ...NOTE_FIELDS)
+        .pttl(this.#keys.request(id))
+        .hkeys(this.#keys.parts(id))
     }
+    const replies = (await reading.exec()) ?? []
+    return ids.map((id, i) => {
+      const [[wrong, fields], [, leftMs], [, parts]] = [0, 1, 2].map((k) => replies[3 * i + k] ?? [NO_REPLY, null]) as [
+        [Error | null, unknown],
+        [unknown, unknown],
+        [unknown, unknown],
+      ]
+      if (wrong) return wrong
+      const note = noteOf(fields as (string | null)[])
+      return note && { ...note, id, leftMs: Number(leftMs), scored: new Set(((parts ?? []) as string[]).map(Number)) }
+    })
   }
 
   /** Removes what Redis holds of an answered request. @returns undefined where it is unknown or not answered */
@@ -389,14 +418,21 @@ export class RequestLife {
   }
 
   /** Counts a death of a part's worker. @returns how many there were; 0 where the part is of another generation */
-  async lose({ requestId, generation, part }: PartRef): Promise<number> {
-    return (await this.#redis.rankmillLose(this.#keys.request(requestId), generation, part)) as number
+  async lose({ requestId, generation, part, token }: HeldJob): Promise<number> {
+    return (await this.#redis.rankmillLose(this.#keys.request(requestId), generation, part, token)) as number
   }
 
   /** Unanswered requests that somebody should look after, and the time by Redis' clock. */
   async due(count: number): Promise<{ readonly now: number; readonly ids: readonly string[] }> {
     const [now, ids] = (await this.#redis.rankmillDue(this.#keys.open, count)) as Reply
     return { now: Number(now), ids: (ids ?? []) as readonly string[] }
+  }
+
+  /** Looks after requests again, each in so many milliseconds after `now`; those that are answered meanwhile are left alone. */
+  async laterAll(now: number, ms: ReadonlyMap<string, number>): Promise<void> {
+    if (ms.size === 0) return
+    const scores = [...ms].flatMap(([id, after]) => [String(now + after), id])
+    await this.#redis.zadd(this.#keys.open, 'XX', ...scores)
   }
 
   /** Looks after a request again in a while; takes it off the list where there is no note any more. */
@@ -417,6 +453,38 @@ export class RequestLife {
       ...[generation, answer, outcome, doneChannel, id, by ? fieldOf(by.job) : '', mode],
     )) as Reply
     return { outcome: written as AnswerOutcome['outcome'], durationMs: Number(durationMs ?? 0) }
+  }
+}
+
+const NO_REPLY = new Error('Connection is closed.')
+const NOTE_FIELDS = [
+  ...(['generation', 'pool', 'lane', 'parts', 'pairs', 'submittedAt', 'deadlineAt', 'waitingJobs', 'queued'] as const),
+  ...(['shared', 'space', 'corpus', 'resultTtlMs', 'unresolved', 'life', 'movedFrom', 'ended'] as const),
+]
+
+/** @param fields as NOTE_FIELDS name them */
+function noteOf(fields: readonly (string | null)[]): RequestNote | undefined {
+  const [generation, pool, lane, parts, pairs, submittedAt, deadlineAt, waitingJobs, queued] = fields
+  const [shared, space, corpus, resultTtlMs, unresolved, life, movedFrom, ended] = fields.slice(9)
+  if (!generation) return undefined
+  return {
+    generation: Number(generation),
+    pool: pool ?? '',
+    lane: lane as Lane,
+    parts: Number(parts),
+    pairs: Number(pairs),
+    submittedAt: Number(submittedAt),
+    deadlineAt: deadlineAt ? Number(deadlineAt) : null,
+    waitingJobs: Number(waitingJobs),
+    queued: queued === generation,
+    shared: shared ?? '',
+    space: space ?? '',
+    unresolved: unresolved === '1',
+    ...(movedFrom ? { movedFrom: placeIn(movedFrom) } : {}),
+    corpus: corpus ?? '',
+    resultTtlMs: Number(resultTtlMs),
+    life: Number(life ?? generation),
+    isAnswered: ended === generation,
   }
 }
 

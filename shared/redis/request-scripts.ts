@@ -10,7 +10,8 @@
  *   queued                                   the generation whose jobs are all in the queue
  *   durable, waiters, shared                 who wants it: so many who will come back, so many who wait, its key for joining
  *   waitingJobs, waitingBytes                what of it still counts against the bounds of its lane
- *   taken:<part>, lost:<part>                which parts were begun in this generation, and how often their worker died
+ *   taken:<part>, lost:<part>                which parts were begun in this generation; how often their worker died, and who saw it last
+ *   ended                                    the generation that was answered: where the answer is gone, it is lost
  *   unresolved                               '1' where it names no model and no worker had said yet which one is meant
  *   movedFrom                                generation and pool that its jobs come from, until they are all moved
  *   space                                    the score space of a split request: that of the worker that began it
@@ -66,7 +67,7 @@ if ARGV[3] ~= '' then
     return {'shared', other[1], other[2] or '0', other[3] or '0'}
   end
 end
-local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'queued', 'life')
+local known = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation', 'pool', 'lane', 'parts', 'submittedAt', 'deadlineAt', 'queued', 'life', 'ended')
 local deadline = ARGV[11] == '' and '' or string.format('%.0f', now + ARGV[11])
 local parts = tonumber(ARGV[8])
 local pool
@@ -76,7 +77,9 @@ if known[1] then
   local answer = redis.call('GETRANGE', KEYS[2], 0, 99)
   local code = codeOf(answer)
   if answer ~= '' and not (code and string.find(ARGV[16], ' ' .. code .. ' ', 1, true)) then return {'answered'} end
-  if answer == '' then
+  if answer == '' and known[10] ~= known[2] then
+    -- Whatever became of the list of those to be looked after.
+    redis.call('ZADD', KEYS[6], 'NX', now + ARGV[19], ARGV[1])
     -- Who has more time, or none to keep, decides for all.
     if known[7] ~= '' and (deadline == '' or tonumber(deadline) > tonumber(known[7])) then
       redis.call('HSET', KEYS[1], 'deadlineAt', deadline)
@@ -148,6 +151,18 @@ redis.call('HSET', KEYS[7], pool, submitted)
 if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[18], pool) end
 return {known[1] and 'reopened' or 'new', generation, pool, ARGV[7], tostring(parts), submitted, deadline,
   known[2], known[3], known[4]}
+`
+
+/**
+ * Nobody joins a request any more that Redis has lost, or lost the answer of.
+ * KEYS: same, request; ARGV: id, the life that was joined
+ */
+const PART_FROM = `
+local other = redis.call('HMGET', KEYS[1], 'id', 'generation')
+if other[1] ~= ARGV[1] or other[2] ~= ARGV[2] then return 0 end
+local note = redis.call('HMGET', KEYS[2], 'life', 'generation', 'ended')
+if note[1] == ARGV[2] and note[2] ~= note[3] then return 0 end
+return redis.call('DEL', KEYS[1])
 `
 
 /** All jobs of a generation are in the queue. KEYS: request, same; ARGV: generation, id */
@@ -313,8 +328,11 @@ if ARGV[7] == 'give up' then
   end
 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', note[7])
+redis.call('HSET', KEYS[1], 'ended', ARGV[1])
 release(KEYS[5], KEYS[1], note[2], note[3], tonumber(note[4]), tonumber(note[5]))
 redis.call('ZREM', KEYS[4], ARGV[5])
+-- Where no request is open, nothing is promised, whatever became of the notes of some.
+if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('DEL', KEYS[5]) end
 if ARGV[3] == 'completed' then redis.call('DEL', KEYS[3]) else redis.call('PEXPIRE', KEYS[3], note[7]) end
 redis.call('PEXPIRE', KEYS[1], note[7])
 if shared then redis.call('DEL', KEYS[6]) end
@@ -376,10 +394,14 @@ if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[8]) 
 return 1
 `
 
-/** How often the worker of a part has died. KEYS: request; ARGV: generation, part */
+/** How often the worker of a part has died; each hold is lost once, whoever sees it. KEYS: request; ARGV: generation, part, token of the hold */
 const LOSE = `
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
-return redis.call('HINCRBY', KEYS[1], 'lost:' .. ARGV[2], 1)
+local lost = redis.call('HGET', KEYS[1], 'lost:' .. ARGV[2]) or '0'
+local count, token = string.match(lost, '^(%d+) ?(.*)$')
+if token == ARGV[3] then return tonumber(count) end
+redis.call('HSET', KEYS[1], 'lost:' .. ARGV[2], (count + 1) .. ' ' .. ARGV[3])
+return count + 1
 `
 
 /** Requests that somebody should look after. KEYS: open; ARGV: how many */
@@ -405,6 +427,7 @@ return redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
 
 export const REQUEST_SCRIPTS = {
   rankmillNote: { numberOfKeys: 8, lua: NOTE },
+  rankmillPartFrom: { numberOfKeys: 2, lua: PART_FROM },
   rankmillQueued: { numberOfKeys: 2, lua: QUEUED },
   rankmillWithdraw: { numberOfKeys: 4, lua: WITHDRAW },
   rankmillResolve: { numberOfKeys: 5, lua: RESOLVE },

@@ -6,6 +6,8 @@ import { PASSING, redisError, redisFault } from './redis-errors.js'
 export interface PassingOptions {
   /** Longest time that is waited in all, in ms; then the last error is thrown. */
   readonly limitMs: number
+  /** The same where Redis refuses (a password that was changed, a right that was taken), until somebody corrects it; default 0. */
+  readonly refusalMs?: number | undefined
   readonly signal?: AbortSignal | undefined
   /** Told before each wait. */
   readonly onWait?: ((error: RankmillError, waitMs: number) => void) | undefined
@@ -19,6 +21,12 @@ const LONGEST_MS = 2000
 /** Whether an error is one of Redis that passes by itself. */
 export function passes(error: unknown): boolean {
   return error instanceof RankmillError ? PASSING.has(error.code) : (redisFault(error)?.passes ?? false)
+}
+
+/** Whether Redis refuses what it is asked, until somebody corrects that. */
+function refuses(error: unknown): boolean {
+  const code = redisFault(error)?.code
+  return code === 'redis_denied' || code === 'redis_misconfigured'
 }
 
 /** How long to wait after so many failures in a row: doubles up to 2 s, between half and all of it. */
@@ -35,7 +43,7 @@ export function backoffMs(failures: number, random: () => number = Math.random):
  *   call as it is
  */
 export async function untilPasses<T>(call: () => Promise<T>, options: PassingOptions): Promise<T> {
-  const { limitMs, signal, onWait, random = Math.random } = options
+  const { limitMs, refusalMs = 0, signal, onWait, random = Math.random } = options
   const startedAt = performance.now()
   for (let failures = 1; ; failures++) {
     signal?.throwIfAborted()
@@ -43,10 +51,11 @@ export async function untilPasses<T>(call: () => Promise<T>, options: PassingOpt
       return await call()
     } catch (cause) {
       signal?.throwIfAborted()
-      if (!passes(cause)) throw redisFault(cause) ? redisError(cause) : cause
+      const isRefused = refuses(cause)
+      if (!isRefused && !passes(cause)) throw redisFault(cause) ? redisError(cause) : cause
       const error = redisError(cause)
       const waitMs = backoffMs(failures, random)
-      if (performance.now() - startedAt + waitMs > limitMs) throw error
+      if (performance.now() - startedAt + waitMs > (isRefused ? refusalMs : limitMs)) throw error
       onWait?.(error, waitMs)
       await delay(waitMs, undefined, { signal }).catch(() => undefined)
     }

@@ -1,26 +1,29 @@
 /**
- * Disturbs a runner, its workers, their Redis and the way to it at random moments, in every way that there is, while two more
- * producers ask for the same requests; and compares what comes of it with what an undisturbed fleet gives.
+ * Disturbs a runner, its workers, their Redis, their disks, their clocks and the way between them at random moments, in every
+ * way that there is, while two more producers ask for the same requests; and compares what comes of it with what an undisturbed
+ * fleet gives.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { spawn } from 'node:child_process'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
-import { findLaunch } from '../../cli/embedded/redis-launch.js'
+import { pathToFileURL } from 'node:url'
 import { seededRandom } from '../../shared/random.js'
-import { FaultyProxy } from '../integration/faulty-proxy.js'
 import { KeptProcess } from './kept-process.js'
-import { REDIS_FAULTS, type RedisFaultKind, RedisFaults } from './redis-faults.js'
+import { FORGETFUL, OneRedis, type ServerFault } from './one-redis.js'
+import { RunnerUnderTest } from './runner-under-test.js'
+import { SentinelRedis } from './sentinel-redis.js'
+import { SmallDisk } from './small-disk.js'
 import { TwoProducers } from './two-producers.js'
 
 export interface ChaosOptions {
   readonly requests: number
   readonly faults: number
   readonly seed: number
+  /** One Redis behind a proxy, or two that sentinels watch. */
+  readonly redis: 'one' | 'sentinel'
+  /** The batch's model costs nothing; that of the two producers is real. */
+  readonly isFake: boolean
   readonly log: (line: string) => void
 }
 
@@ -38,209 +41,178 @@ export interface ChaosOutcome {
   readonly folder: string
 }
 
-/** What is done, in turn and in an order that the seed says. */
-const FAULTS = [
-  ...(['runner killed', 'worker killed', 'redis killed', 'all killed', 'runner asleep'] as const),
-  ...(['worker asleep', 'worker upgraded'] as const),
-  ...REDIS_FAULTS,
+/** What is done to processes and to what they stand on. */
+const OWN_FAULTS = [
+  ...(['runner killed', 'worker killed', 'all killed', 'runner asleep', 'worker asleep'] as const),
+  ...(['worker upgraded', 'clocks off', 'output disk full'] as const),
 ] as const
-type Fault = (typeof FAULTS)[number]
+type Fault = (typeof OWN_FAULTS)[number] | ServerFault
 
 const MAIN = resolve('dist/cli/main.js')
+const FAKE_WORKER = resolve('dist/test/chaos/chaos-worker.js')
+const CLOCK = pathToFileURL(resolve('dist/test/chaos/skewed-clock.js')).href
 /** Of the batch; and two versions of another, which workers are upgraded between. */
 const MODEL = resolve('test/fixtures/models/one-logit')
 const VERSIONS = [MODEL, resolve('test/fixtures/models/roberta')] as const
-const DOCUMENTS = 8
+const MOST_DOCUMENTS = 8
+/** The largest requests are split. */
+const MAX_JOB_PAIRS = 6
 const WORKERS = 2
-const LOOK_MS = 20
-const PATIENCE_MS = 120_000
-const LEASE_MS = 2000
+/** Of the output's disk, for each request: two copies at a time, and more. */
+const BYTES_PER_REQUEST = 6000
 /** A worker that is stopped for so long counts as dead. */
 const ASLEEP_MS = 8000
-/** What a runner ends with that has lost its output to another. */
-const LOST = 2
+const SPARE_MB = 16
+const CLOCKS_MS = [-3_600_000, 0, 3_600_000] as const
 
-export async function chaos({ requests, faults, seed, log }: ChaosOptions): Promise<ChaosOutcome> {
+export async function chaos({ requests, faults, seed, redis, isFake, log }: ChaosOptions): Promise<ChaosOutcome> {
   const random = seededRandom(seed)
+  const oneOf = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T
   const folder = await mkdtemp(join(tmpdir(), 'rankmill-chaos-'))
   const input = join(folder, 'in.jsonl')
   await writeFile(input, requestLines(requests))
-  const dataDir = join(folder, 'redis')
-  await mkdir(dataDir)
-  const launch = await findLaunch({ dataDir, env: { ...process.env, RANKMILL_EMBEDDED_REDIS: 'server,package' }, log })
-  const port = await freePort()
-  const proxy = await FaultyProxy.start(port)
-  const url = `redis://127.0.0.1:${proxy.port}`
+  const disk = await SmallDisk.mount(join(folder, 'output'), SPARE_MB + Math.ceil((requests * BYTES_PER_REQUEST) / 1e6))
+  const servers = await (redis === 'one' ? OneRedis : SentinelRedis).start(join(folder, 'redis'), log)
+  const { url } = servers
   const env = { ...process.env, RANKMILL_REDIS: url, RANKMILL_LOG_LEVEL: 'silent' }
-  const node = (...args: string[]) => spawn(process.execPath, [MAIN, ...args], { env, stdio: 'ignore' })
-
-  const args = [...launch.args, '--port', String(port), '--bind', '127.0.0.1']
-  const redis = new KeptProcess(() =>
-    spawn(launch.command, args, { env: { ...process.env, ...launch.env }, stdio: 'ignore' }),
-  )
-  const quick = ['--threads', '1', '--sessions', '1', '--batch-pairs', '4', '--no-calibrate']
-  const own = ['--metrics-port', '0', '--lock-ms', '2000', '--max-stalled', '100', '--score-cache-ttl-ms', '0']
-  const serving = (version: number) => ['--model', `m=${MODEL},v=${VERSIONS[version % VERSIONS.length]}`]
-  const versions = Array.from({ length: WORKERS }, () => 0)
-  const workers = versions.map(
-    (_, i) => new KeptProcess(() => node('worker', ...serving(versions[i] ?? 0), ...quick, ...own)),
-  )
-  const redisFaults = new RedisFaults(port, proxy)
+  const node = (clockMs: number, more: NodeJS.ProcessEnv, ...args: string[]) => {
+    const clock = clockMs === 0 ? [] : ['--import', CLOCK]
+    const all = { ...env, RANKMILL_TEST_CLOCK_MS: String(clockMs), ...more }
+    return spawn(process.execPath, [...clock, ...args], { env: all, stdio: 'ignore' })
+  }
+  const worker = ({ version, clockMs }: { version: number; clockMs: number }, queue = 'rerank') =>
+    node(
+      clockMs,
+      {
+        RANKMILL_MODEL: `m=${isFake ? 'fake' : MODEL},v=${VERSIONS[version % VERSIONS.length]}`,
+        ...{ RANKMILL_THREADS: '1', RANKMILL_SESSIONS: '1', RANKMILL_BATCH_PAIRS: '4', RANKMILL_CALIBRATE: 'false' },
+        ...{ RANKMILL_METRICS_PORT: '0', RANKMILL_LOCK_MS: '2000', RANKMILL_MAX_STALLED: '100' },
+        ...{ RANKMILL_SCORE_CACHE_TTL_MS: '0', RANKMILL_QUEUE: queue },
+      },
+      ...(isFake ? [FAKE_WORKER] : [MAIN, 'worker']),
+    )
+  const states = Array.from({ length: WORKERS }, () => ({ version: 0, clockMs: 0 }))
+  const workers = states.map((state) => new KeptProcess(() => worker(state)))
   const producers = new TwoProducers(url, 'v')
-  const often = ['--checkpoint-ms', '100', '--resubmit-ms', '1000', '--lease-ms', String(LEASE_MS)]
-  const run = (output: string) => node('batch', 'run', input, '-o', output, '--no-embedded', '--model', 'm', ...often)
+  let runnerClockMs = 0
+  const runner = new RunnerUnderTest(join(disk.folder, 'out.jsonl'), (output) =>
+    node(
+      runnerClockMs,
+      {},
+      ...[MAIN, 'batch', 'run', input, '-o', output, '--no-embedded', '--model', 'm'],
+      ...['--checkpoint-ms', '100', '--resubmit-ms', '1000', '--lease-ms', '2000'],
+      ...['--max-job-pairs', String(MAX_JOB_PAIRS)],
+    ),
+  )
+  const isPossible = (fault: Fault) => fault !== 'output disk full' || disk.canBeFilled
+  const kinds = [...OWN_FAULTS.filter(isPossible), ...servers.faults].filter(
+    (fault) => redis === 'one' || fault !== 'all killed',
+  )
 
   const counts: Partial<Record<Fault, number>> = {}
   const wakings: Promise<void>[] = []
   const startedAt = performance.now()
   try {
-    const output = join(folder, 'out.jsonl')
-    const runner = new KeptProcess(() => run(output))
+    runner.start()
     producers.start()
-    const order = schedule(faults, random)
-    for (const [i, fault] of order.entries()) {
+    for (const [i, fault] of schedule(kinds, faults, random).entries()) {
       const line = Math.floor(((i + random()) / faults) * requests * 0.98)
-      await untilLines(output, line)
+      await runner.untilLines(line)
       const chosen = Math.floor(random() * WORKERS)
-      const worker = workers[chosen]
+      const [process, state] = [workers[chosen] as KeptProcess, states[chosen] as (typeof states)[number]]
       counts[fault] = (counts[fault] ?? 0) + 1
-      log(`chaos: ${i + 1} of ${faults} at line ${line}: ${fault}`)
-      if (fault === 'worker killed' || fault === 'all killed') worker?.kill()
-      if (fault === 'redis killed' || fault === 'all killed') redis.kill()
-      if (fault === 'runner killed' || fault === 'all killed') runner.kill()
-      if (fault === 'runner asleep') await sleepPastLease(output, () => runner.putToSleep())
-      if (fault === 'worker asleep' && worker) wakings.push(sleep(worker.child))
-      if (fault === 'worker upgraded') {
-        versions[chosen] = (versions[chosen] ?? 0) + 1
-        worker?.child.kill('SIGTERM')
+      const seconds = Math.round((performance.now() - startedAt) / 1000)
+      log(`chaos: ${seconds} s: ${i + 1} of ${faults} at line ${line}: ${fault}`)
+      if (FORGETFUL.has(fault)) producers.forgotten()
+      switch (fault) {
+        case 'runner killed':
+          runner.kill()
+          break
+        case 'worker killed':
+          process.kill()
+          break
+        case 'all killed':
+          process.kill()
+          await servers.bring('redis killed')
+          runner.kill()
+          break
+        case 'runner asleep':
+          await runner.sleepPastLease()
+          break
+        case 'worker asleep':
+          wakings.push(process.sleep(ASLEEP_MS))
+          break
+        case 'worker upgraded':
+          state.version++
+          process.child.kill('SIGTERM')
+          break
+        case 'clocks off':
+          state.clockMs = oneOf(CLOCKS_MS)
+          runnerClockMs = oneOf(CLOCKS_MS)
+          process.kill()
+          runner.kill()
+          break
+        case 'output disk full':
+          disk.fill()
+          await runner.untilItEnds()
+          disk.free()
+          break
+        default:
+          await servers.bring(fault)
       }
-      if (isRedisFault(fault)) await redisFaults.bring(fault)
+      if (FORGETFUL.has(fault)) producers.forgotten()
     }
-    await untilLines(output, requests)
+    await runner.untilLines(requests)
     await Promise.all(wakings)
-    await runner.end()
-    await finish(() => run(output))
+    runnerClockMs = 0
+    await runner.finish()
     await producers.stop()
 
-    const undisturbed = join(folder, 'undisturbed.jsonl')
-    await finish(() => run(undisturbed))
-    const [disturbed, expected] = await Promise.all([readFile(output), readFile(undisturbed)])
+    const undisturbed = join(disk.folder, 'undisturbed.jsonl')
+    await runner.runThrough(undisturbed)
+    const [disturbed, expected] = await Promise.all([readFile(runner.output), readFile(undisturbed)])
     const same = disturbed.equals(expected)
     const lines = disturbed.toString().split('\n').length - 1
     let compared = 0
     for (const [version] of VERSIONS.entries()) {
       const queue = `version-${version}`
-      const alone = new KeptProcess(() => node('worker', ...serving(version), ...quick, ...own, '--queue', queue))
+      const alone = new KeptProcess(() => worker({ version, clockMs: 0 }, queue))
       compared += await producers.compare(queue).finally(() => alone.end())
     }
     const { answered, wrong } = producers
-    return {
-      faults: counts,
-      same,
-      lines,
-      seconds: (performance.now() - startedAt) / 1000,
-      answered,
-      compared,
-      wrong,
-      folder,
-    }
+    const kept = `${folder}-outputs`
+    if (!same) await cp(disk.folder, kept, { recursive: true })
+    const seconds = (performance.now() - startedAt) / 1000
+    return { faults: counts, same, lines, seconds, answered, compared, wrong, folder: kept }
   } finally {
-    await producers.stop()
-    redisFaults.close()
-    await Promise.all(workers.map((worker) => worker.end()))
-    await redis.end()
-    await proxy.close()
-    const output = join(folder, 'out.jsonl')
-    const isKept = existsSync(output) && !(await sameFiles(output, join(folder, 'undisturbed.jsonl')))
-    if (!isKept) await rm(folder, { recursive: true, force: true })
+    disk.free()
+    await producers.stop(true)
+    await runner.end()
+    await Promise.all(workers.map((each) => each.end()))
+    await servers.end()
+    await disk.unmount()
+    await rm(folder, { recursive: true, force: true })
   }
 }
 
 /** As many faults as are wanted, each kind as often as the others, in an order of the seed's. */
-function schedule(count: number, random: () => number): Fault[] {
+function schedule(kinds: readonly Fault[], count: number, random: () => number): Fault[] {
   const order: Fault[] = []
   while (order.length < count) {
-    const left: Fault[] = [...FAULTS]
+    const left: Fault[] = [...kinds]
     while (left.length > 0) order.push(...left.splice(Math.floor(random() * left.length), 1))
   }
   return order.slice(0, count)
-}
-
-function isRedisFault(fault: Fault): fault is RedisFaultKind {
-  return (REDIS_FAULTS as readonly string[]).includes(fault)
-}
-
-/** Stops a worker until others count it as dead. */
-async function sleep(worker: ChildProcess): Promise<void> {
-  worker.kill('SIGSTOP')
-  await delay(ASLEEP_MS)
-  worker.kill('SIGCONT')
 }
 
 function requestLines(count: number): string {
   const lines: string[] = []
   for (let i = 0; i < count; i++) {
     const documents = Array.from(
-      { length: DOCUMENTS },
+      { length: 1 + ((i * 7) % MOST_DOCUMENTS) },
       (_, k) => `passage ${k} of request ${i}, about ${(i * 5 + k) % 17}`,
     )
     lines.push(JSON.stringify({ custom_id: `request-${i}`, body: { query: `query ${i}`, documents } }))
   }
   return `${lines.join('\n')}\n`
-}
-
-async function untilLines(output: string, least: number): Promise<void> {
-  let best = -1
-  let movedAt = performance.now()
-  for (;;) {
-    const lines = existsSync(output) ? (await readFile(output, 'latin1')).split('\n').length - 1 : 0
-    if (lines >= least) return
-    if (lines > best) movedAt = performance.now()
-    best = Math.max(best, lines)
-    if (performance.now() - movedAt > PATIENCE_MS)
-      throw new Error(`no progress beyond line ${best} for ${PATIENCE_MS / 1000} s`)
-    await delay(LOOK_MS)
-  }
-}
-
-/** Wakes a runner when another has taken its output over; it has to notice. */
-async function sleepPastLease(output: string, putToSleep: () => ChildProcess): Promise<void> {
-  const before = await newestClaim(output)
-  const sleeper = putToSleep()
-  const ended = once(sleeper, 'exit')
-  const deadline = performance.now() + PATIENCE_MS
-  while ((await newestClaim(output)) <= before) {
-    if (performance.now() > deadline) throw new Error(`nobody took over from a sleeper in ${PATIENCE_MS / 1000} s`)
-    await delay(LOOK_MS)
-  }
-  sleeper.kill('SIGCONT')
-  const [code] = await ended
-  if (code !== LOST) throw new Error(`a runner that slept past its lease ended with ${code}`)
-}
-
-/** Number of the last runner that has written a checkpoint. */
-async function newestClaim(output: string): Promise<number> {
-  const names = await readdir(`${output}.rankmill`).catch(() => [])
-  return Math.max(0, ...names.map((name) => Number(/^checkpoint\.(\d+)$/.exec(name)?.[1] ?? 0)))
-}
-
-/** Runs until it says that it is done. */
-async function finish(start: () => ChildProcess): Promise<void> {
-  const child = start()
-  const [code] = await once(child, 'exit')
-  if (code !== 0) throw new Error(`the run ended with ${code}`)
-}
-
-async function sameFiles(a: string, b: string): Promise<boolean> {
-  if (!existsSync(a) || !existsSync(b)) return false
-  return (await readFile(a)).equals(await readFile(b))
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  return typeof address === 'object' && address ? address.port : 0
 }

@@ -1,6 +1,7 @@
 /** A process that is started again whenever it ends, until it is let go. */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
 
 export class KeptProcess {
   readonly #start: () => ChildProcess
@@ -28,6 +29,14 @@ export class KeptProcess {
     sleeper.kill('SIGSTOP')
     this.#child = this.#watch(this.#start())
     return sleeper
+  }
+
+  /** Stops the process for a while, and nobody takes its place. */
+  async sleep(ms: number): Promise<void> {
+    const child = this.#child
+    child.kill('SIGSTOP')
+    await delay(ms)
+    child.kill('SIGCONT')
   }
 
   async end(): Promise<void> {

@@ -1,4 +1,7 @@
-/** `npm run test:chaos`: 60 faults over a file of 5,000 requests; `-- --requests N --faults N --seed N`. */
+/**
+ * `npm run test:chaos`: 60 faults over a file of 5,000 requests; `-- --requests N --faults N --seed N`, `--sentinel` on
+ * servers that sentinels watch, `--fake` with a model that costs nothing for the file (for volume: 100,000 and 1,000).
+ */
 import { parseArgs } from 'node:util'
 import { chaos } from './chaos.js'
 
@@ -6,6 +9,8 @@ const { values } = parseArgs({
   options: {
     requests: { type: 'string', default: '5000' },
     faults: { type: 'string', default: '60' },
+    sentinel: { type: 'boolean', default: false },
+    fake: { type: 'boolean', default: false },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
   },
 })
@@ -15,6 +20,8 @@ const outcome = await chaos({
   requests: Number(values.requests),
   faults: Number(values.faults),
   seed: Number(values.seed),
+  redis: values.sentinel ? 'sentinel' : 'one',
+  isFake: values.fake,
   log,
 })
 const { faults, lines, seconds, same, folder, answered, compared, wrong } = outcome

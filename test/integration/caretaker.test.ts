@@ -3,12 +3,14 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
+import { Worker } from 'bullmq'
 import { describe, expect, it } from 'vitest'
 import { Corpora } from '../../shared/corpus/corpora.js'
+import { plainPool } from '../../shared/protocol/pool.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { kill } from './own-redis.js'
 import { caretakerOf, documents, endsOf, lifeOf, pacedWorker } from './request-stage.js'
-import { type Stage, until, useStage } from './stage.js'
+import { type Stage, TINY_MODEL, until, useStage } from './stage.js'
 import { ready, workerProcess } from './worker-process.js'
 
 const stage = useStage()
@@ -80,6 +82,56 @@ it('a request whose job is gone from Redis ends as lost; one that is queued and 
   await expect(client.result('goes')).rejects.toMatchObject({ code: 'request_lost' })
   await stage().worker()
   expect((await client.result('stays')).results).toHaveLength(4)
+})
+
+it('jobs that are in none of BullMQ’s lists any more are back in the queue', async () => {
+  const { caretaker, reconciled } = await caretakerOf(stage())
+  const client = stage().client({ maxJobPairs: 2, unservedMs: 1000 })
+  await client.submit(request('split', 5))
+  await client.submit({ ...request('plain', 2), priority: 3 })
+  await client.submit({ ...request('there', 2), priority: 500 })
+  await caretaker.look()
+  expect(reconciled).toEqual([])
+  for (const list of ['wait', 'prioritized', 'marker']) await stage().redis.del(stage().queueKey('interactive', list))
+  await until('both are found', async () => caretaker.look().then(() => reconciled.length >= 2))
+  expect(reconciled.sort()).toEqual(['plain', 'split'])
+  expect(await stage().queued('interactive')).toBe(4)
+  await caretaker.look()
+  expect(reconciled).toHaveLength(2)
+  await stage().worker()
+  expect((await client.result('split')).results).toHaveLength(5)
+  for (const id of ['plain', 'there']) expect((await client.result(id)).results).toHaveLength(2)
+  expect(await endsOf(stage())).toEqual({ completed: 3 })
+})
+
+it.each([
+  ['ahead', 3_600_000],
+  ['behind', -3_600_000],
+])('a job that was delayed by a clock that is %s waits no longer than others', async (_, offMs) => {
+  const { caretaker, reconciled } = await caretakerOf(stage())
+  const client = stage().client({ unservedMs: 1000 })
+  await client.submit(request('r'))
+  const taker = new Worker(`rerank@${plainPool(TINY_MODEL)}`, null, {
+    connection: stage().redis.duplicate({ maxRetriesPerRequest: null }),
+    prefix: stage().prefix,
+    autorun: false,
+  })
+  const job = await taker.getNextJob('token', { block: false })
+  await job?.moveToDelayed(Date.now() + offMs, 'token')
+  await taker.close()
+  await until('it is found', async () => caretaker.look().then(() => reconciled.length > 0))
+  expect(await stage().queued('interactive')).toBe(1)
+  await stage().worker()
+  expect((await client.result('r')).results).toHaveLength(3)
+})
+
+it('a death that two see at once counts once', async () => {
+  const { life } = lifeOf(stage())
+  await stage().client().submit(request('r'))
+  const { generation } = (await life.read('r'))!
+  const held = { requestId: 'r', generation, part: 0, queue: 'q', jobId: 'j' }
+  const seen = await Promise.all(['a', 'a', 'b', 'b', 'b'].map((token) => life.lose({ ...held, token })))
+  expect(seen).toEqual([1, 1, 2, 2, 2])
 })
 
 it('one request that makes no sense keeps none of the others from being looked after', async () => {

@@ -8,6 +8,8 @@ export type ProxyMode =
   | 'pass'
   /** Half-open: accepts and reads, forwards nothing either way, closes nothing. Connections that met it stay so. */
   | 'stall'
+  /** Forwards what is sent and nothing that comes back. */
+  | 'deaf'
   /** Resets every connection, and each new one at once. */
   | 'cut'
 
@@ -55,11 +57,11 @@ export class FaultyProxy {
     this.accepted++
     if (this.#mode === 'cut') return void client.resetAndDestroy()
     const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true })
-    this.#join(client, server)
-    this.#join(server, client)
+    this.#join(client, server, () => true)
+    this.#join(server, client, () => this.#mode !== 'deaf')
   }
 
-  #join(from: Socket, to: Socket): void {
+  #join(from: Socket, to: Socket, hears: () => boolean): void {
     this.#sockets.add(from)
     if (this.#mode === 'stall') this.#stalled.add(from)
     // One after the other, whatever the latency becomes meanwhile.
@@ -72,7 +74,11 @@ export class FaultyProxy {
         if (!this.#stalled.has(from)) pass()
       })
     }
-    from.on('data', (data) => forward(() => void to.write(data)))
+    from.on('data', (data) =>
+      forward(() => {
+        if (hears()) to.write(data)
+      }),
+    )
     from.on('end', () => forward(() => void to.end()))
     from.on('error', () => undefined)
     from.on('close', () => {

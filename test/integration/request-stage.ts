@@ -26,7 +26,15 @@ export async function pacedWorker(s: Stage, input: OptionsInput = {}, now: () =>
   return { pace, worker }
 }
 
-const QUICK: CaretakerTimes = { soonestMs: 1, latestMs: 1, queueingMs: 0, beforeExpiryMs: 0, poolMs: 0 }
+const QUICK: CaretakerTimes = {
+  soonestMs: 1,
+  latestMs: 1,
+  queueingMs: 0,
+  beforeExpiryMs: 0,
+  pictureMs: 0,
+  overdueMs: 10_000,
+  poolMs: 0,
+}
 
 /** Looks after requests when the test says so, with no patience; no worker does meanwhile. */
 export async function caretakerOf(s: Stage, times: Partial<CaretakerTimes> = {}, unservedMs = 3_600_000) {
@@ -35,10 +43,18 @@ export async function caretakerOf(s: Stage, times: Partial<CaretakerTimes> = {},
   const reconciled: string[] = []
   const events = { recovered: () => undefined, reconciled: (id: string) => reconciled.push(id) }
   const log = makeLogger('silent', 'test')
-  const caretaker = new Caretaker('test', s.redis, keys, { maxStalled: 3, unservedMs }, events, log, {
-    ...QUICK,
-    ...times,
-  })
+  const caretaker = new Caretaker(
+    'test',
+    s.redis,
+    keys,
+    { maxStalled: 3, unservedMs, attempts: 1, retryBackoffMs: 1 },
+    events,
+    log,
+    {
+      ...QUICK,
+      ...times,
+    },
+  )
   s.onEnd(() => caretaker.close())
   return { caretaker, reconciled }
 }
