@@ -4,8 +4,9 @@ import { glob } from 'tinyglobby'
 import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { isS3, s3Matches } from '../lines/s3-object.js'
-import { type BatchSource, LineSource, unreadable } from './batch-source.js'
+import { type BatchSource, unreadable } from './batch-source.js'
 import { JoinedSource } from './joined-source.js'
+import { LineSource } from './line-source.js'
 import { REQUEST_COLUMNS, type RequestColumns, RowSource } from './row-source.js'
 
 export type BatchInput = string | readonly string[] | AsyncIterable<Buffer>
