@@ -2,7 +2,7 @@
 import { Command, Option } from 'commander'
 import { fileOf } from '../../producer/batch/batch-file.js'
 import { BatchRun } from '../../producer/batch/batch-run.js'
-import { checkDestination, localOutputOf, refuseRead, upload } from '../../producer/batch/delivery.js'
+import { checkDestination, localOutputOf, refuseRead, uploadOf } from '../../producer/batch/delivery.js'
 import { nameOfAll } from '../../producer/lines/text-lines.js'
 import { type Qrels, readQrels } from '../../producer/retrieval/beir.js'
 import { type Comparison, compareRuns } from '../../producer/retrieval/comparison.js'
@@ -112,9 +112,9 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
       allowCorpusChange: flags.allowCorpusChange ?? false,
       settings: { depth: flags.depth, tag: flags.tag },
       limits: options,
+      delivery: uploadOf(flags.output),
     })
     const report = await workOff(command, options, opened, json)
-    if (report.status === 'finished') await upload(flags.output)
     await reportRun(report, output, json, !opened.wasFinished)
     if (qrels && report.status === 'finished') {
       show(compareRuns(qrels, before, await readTrecRun(output)), json)
