@@ -149,7 +149,7 @@ function jsonLines(details: boolean): BatchFormat {
 }
 
 /** What must not be written to; a stream that is an open file has its number. */
-export function inputFiles(input: BatchInput): InputFile[] {
+function inputFiles(input: BatchInput): InputFile[] {
   if (typeof input === 'string') return [fileOf(input)]
   if (isList(input)) return input.map(fileOf)
   const { fd } = input as { fd?: unknown }
