@@ -209,7 +209,7 @@ export const ERRORS = {
   redis_unavailable: {
     status: 503,
     retryable: true,
-    advice: 'Check that Redis runs where REDIS_URL says.',
+    advice: 'Start Redis where --redis or REDIS_URL says; where neither is given, `rankmill up` starts one for its folder.',
   },
   redis_full: {
     status: 503,

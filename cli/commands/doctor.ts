@@ -150,6 +150,12 @@ async function checkCalibration({ cacheDir, calibrate }: Options): Promise<Findi
     const detail =
       `${model} ${dtype}, ${threads} thread(s): ${shape.sessions} session(s), ${shape.batchTokens} tokens a call, ` +
       `${tokensPerSecond} tokens/s on ${new Date(measuredAt).toISOString().slice(0, 10)}`
+    if (measuredAt === 0)
+      return {
+        what,
+        state: 'ok',
+        detail: `${model} ${dtype}, ${threads} thread(s): real calls were faster than what was measured; the next start measures anew`,
+      }
     if (!busy) return { what, state: 'ok', detail }
     const fix = 'start a worker again when the machine is idle: after ten minutes it measures anew'
     return { what, state: 'warning', detail: `${detail}, while other processes used the cores`, fix }
