@@ -27,6 +27,8 @@ interface BatchRunFlags extends BatchFlags {
 }
 
 const STANDARD = '-'
+/** Other names of it, under which no file beside it could be kept. */
+const STANDARD_NAMES = ['/dev/stdout', '/dev/fd/1', '/proc/self/fd/1']
 
 export function batchRunCommand(): Command {
   const command = new Command('run')
@@ -69,7 +71,8 @@ interface Job {
 }
 
 async function run(command: Command, inputs: string[]): Promise<void> {
-  const flags = command.opts<BatchRunFlags>()
+  const given = command.opts<BatchRunFlags>()
+  const flags = STANDARD_NAMES.includes(given.output) ? { ...given, output: STANDARD } : given
   const options = optionsOf(command)
   const json = flags.json === true
   const jobs = await jobsOf(inputs, flags)
