@@ -129,7 +129,9 @@ async function tuneWith(command: Command, folder: string | undefined, interrupti
   const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }
   const { configurations, lengths } = await prepareTuning(options, wanted, queries)
   note(lengthHistogram(lengths))
-  note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
+  note(
+    `rankmill: ${configurations.length} configurations, ${queries.length} queries of ${candidatesOf(queries)} candidates`,
+  )
   const outcome = await measure(command, options, configurations, queries, flags, interruption)
   if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(files, flags, options)))
   if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
@@ -169,6 +171,13 @@ async function measure(
     await client.close()
     await session.stop(signal.aborted)
   }
+}
+
+/** `100`, or `12 to 100` where they have not the same number. */
+function candidatesOf(queries: readonly TuningQuery[]): string {
+  const counts = queries.map(({ documents }) => documents.length)
+  const [fewest, most] = [Math.min(...counts), Math.max(...counts)]
+  return fewest === most ? `${most}` : `${fewest} to ${most}`
 }
 
 function describe({ round, configurations, queries, done }: TuningProgress): string {
