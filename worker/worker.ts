@@ -107,7 +107,8 @@ export class RerankWorker {
       bulk: { ...stages, budget: new PairBudget({ pairs: share, maxAgeMs: options.maxEntryAgeMs, now }) },
     }
     const outage = new OutageWatch(redis, (line) => log.info(line))
-    const warn = (error: Error) => outage.report(() => log.warn({ err: error.message }, 'queue connection'))
+    const warn = (error: Error) =>
+      outage.report(error.message, () => log.warn({ err: error.message }, 'queue connection'))
     const queues = new PoolQueues(redis, this.#keys, warn)
     const worker = this.id
     const { metrics } = this

@@ -9,6 +9,7 @@ import { keysOf } from '../../shared/protocol/keys.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
+import { disableTelemetry } from '../../worker/inference/telemetry.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
@@ -110,6 +111,7 @@ async function checkRedis(options: Options): Promise<Finding[]> {
 
 async function checkRuntime(): Promise<Finding[]> {
   try {
+    disableTelemetry()
     const ort = await import('onnxruntime-node')
     const version = (createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }).version
     const backends = ort.listSupportedBackends().map((b) => b.name)

@@ -39,7 +39,7 @@ export function rerankCommand(): Command {
     )
     .option(
       '--jsonl',
-      'each line is {"_id": …, "title": …, "text": …, "score": …}, all but text optional; score: what the first stage gave it',
+      'each line is a record of JSON; {"_id": …, "title": …, "text": …, "score": …}, all but text optional; score: what the first stage gave it',
     )
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))

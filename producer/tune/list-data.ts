@@ -38,7 +38,7 @@ async function readRequests(
   const schema = requestSchema(options)
   const lists: TuningQuery[] = []
   for await (const item of source.read(INPUT_START)) {
-    if (item.error) throw new RankmillError(item.error.code, `${path}: line ${item.line}: ${item.error.message}`)
+    if (item.error) throw new RankmillError(item.error.code, `${path}: ${placed(item.error.message, item.line)}`)
     const { query, documents } = requestOf(() => parseRequest(item.request, schema, () => ''), path, item.line)
     if (!isInline(documents)) {
       const message = `${path}: line ${item.line}: documents: must be texts; those of a corpus cannot be measured with`
@@ -67,4 +67,8 @@ function requestOf(parse: () => Parsed, path: string, line: number): Parsed {
     const { code, message, details } = RankmillError.from(cause)
     throw new RankmillError(code, `${path}: line ${line}: ${message}`, details, { cause })
   }
+}
+
+function placed(message: string, line: number): string {
+  return message.startsWith(`line ${line}:`) ? message : `line ${line}: ${message}`
 }

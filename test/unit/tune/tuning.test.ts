@@ -157,7 +157,7 @@ it('counts what is skipped of the candidates that the queries have, be they of o
   const lists = QUERIES.map((query, i) => ({ ...query, documents: query.documents.slice(0, i === 0 ? 2 : 20) }))
   const client: TuningClient = {
     rerank: async ({ documents }) => {
-      const given = documents as { id: string }[]
+      const given = documents as unknown as { id: string }[]
       const results = given.map(({ id }, index) => ({ id, index, relevance_score: 0 }))
       const usage = { pairs: given.length, prefiltered: given.length - 1, exited_early: 0, tokens: 1 }
       return { results, usage } as unknown as RerankResult
