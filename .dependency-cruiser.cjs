@@ -26,10 +26,10 @@ module.exports = {
     ...folderRules,
     {
       name: 'no-cycles',
-      comment: 'a cycle has no first file to read; imports of types alone do not count',
+      comment: 'a cycle has no first file to read, be it of types alone',
       severity: 'error',
       from: {},
-      to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only'] } },
+      to: { circular: true },
     },
     {
       name: 'nothing-imports-tests',

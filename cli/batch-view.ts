@@ -107,7 +107,10 @@ export function reportLines(
     `rankmill: ${status}: ${requests} requests in ${output}, ${failed} failed${failed > 0 && codes.length > 0 ? ` (${codes.join(', ')})` : ''}`,
     `rankmill: ${pairs} pairs, ${cached} from the score cache, ${tokens} tokens, ${truncated} documents truncated; ` +
       `${duration(Math.round(seconds))}${starts > 1 ? ` in ${starts} starts` : ''}, ${pairs_per_second} pairs/s`,
-    `rankmill: a request took p50 ${latency_ms.p50 ?? '–'} ms, p95 ${latency_ms.p95 ?? '–'} ms, p99 ${latency_ms.p99 ?? '–'} ms`,
+    // Where all failed, none took any time.
+    ...(latency_ms.p50 === null || latency_ms.p50 === undefined
+      ? []
+      : [`rankmill: a request took p50 ${latency_ms.p50} ms, p95 ${latency_ms.p95} ms, p99 ${latency_ms.p99} ms`]),
     ...(checked
       ? [
           `rankmill: checked: ${checked.answers} answers for ${checked.items} items of the input, ${checked.bytes} bytes`,

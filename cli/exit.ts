@@ -15,6 +15,7 @@ const USAGE: ReadonlySet<ErrorCode> = new Set([
   'hub_denied',
   'unknown_corpus',
   'invalid_corpus',
+  'invalid_line',
   'input_unreadable',
   'output_exists',
   'duplicate_custom_id',

@@ -1,6 +1,7 @@
 /** The command `rankmill`: which commands there are, each loaded only where it is meant, and what becomes of errors. */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
+import { unwritable } from '../producer/batch/unwritable.js'
 import { describeError, EXIT, exitCodeOf, note } from './exit.js'
 import { dress } from './help.js'
 
@@ -103,9 +104,17 @@ const program = new Command('rankmill')
   .helpCommand('help [command]', 'help for a command')
   .addHelpText('after', '\nShell completion: eval "$(rankmill complete bash)"; zsh and fish, too.')
 
-// A reader that has seen enough, as `head` does, is no fault.
+/** What could not be printed. A reader that has seen enough, as `head` does, is no fault. */
+let unprinted: Error | undefined
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error
+  if (error.code !== 'EPIPE') unprinted ??= error
+})
+// Nobody reads what a command says of itself: no reason to end what it does.
+process.stderr.on('error', () => undefined)
+process.once('exit', (code) => {
+  if (!unprinted || code !== EXIT.done) return
+  note(describeError(unwritable('standard output', unprinted)))
+  process.exitCode = EXIT.someFailed
 })
 
 try {

@@ -16,7 +16,12 @@ const FRAME = {
 export function plainTable(head: string[], options: Table.TableConstructorOptions = {}): Table.Table {
   return new Table({
     head,
-    style: { head: process.stdout.isTTY ? ['bold'] : [], border: [], 'padding-left': 0, 'padding-right': 1 },
+    style: {
+      head: process.stdout.isTTY && !process.env['NO_COLOR'] ? ['bold'] : [],
+      border: [],
+      'padding-left': 0,
+      'padding-right': 1,
+    },
     chars: { ...FRAME, ...NOTHING, middle: '' },
     ...options,
   })

@@ -70,7 +70,7 @@ export const ERRORS = {
     status: 507,
     retryable: true,
     advice:
-      'Make room, or name a folder that you may write to, and run the same command again: it goes on where it stopped.',
+      'Make room, or name a file in a folder that you may write to, and run the same command again: it goes on where it stopped.',
   },
   output_exists: {
     status: 409,
@@ -209,7 +209,8 @@ export const ERRORS = {
   redis_unavailable: {
     status: 503,
     retryable: true,
-    advice: 'Check that Redis runs where REDIS_URL says.',
+    advice:
+      'Start Redis where --redis or REDIS_URL says; where neither is given, `rankmill up` starts one for its folder.',
   },
   redis_full: {
     status: 503,

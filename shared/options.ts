@@ -721,7 +721,15 @@ export function redisIsNamed(given: { redis?: unknown }, env: NodeJS.ProcessEnv 
 function checkOption(name: string, schema: z.ZodType, value: unknown, source: string): unknown {
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
-  const reason = parsed.error.issues[0]?.message ?? 'not valid'
+  const reason = reasonOf(parsed.error.issues[0])
   const shown = name === 'redis' || name === 'webhookSecret' ? '(hidden)' : JSON.stringify(value)
   throw new RankmillError('invalid_configuration', `${source}: ${reason}; got ${shown}`, { param: name })
+}
+
+function reasonOf(issue: z.core.$ZodIssue | undefined): string {
+  if (issue?.code === 'invalid_value') return `must be one of ${issue.values.map(String).join(', ')}`
+  if (issue?.code === 'invalid_type') return `must be a ${issue.expected === 'int' ? 'whole number' : issue.expected}`
+  if (issue?.code === 'too_small' && issue.origin !== 'string') return `must be at least ${issue.minimum}`
+  if (issue?.code === 'too_big' && issue.origin !== 'string') return `must be at most ${issue.maximum}`
+  return issue?.message ?? 'not valid'
 }

@@ -1,14 +1,13 @@
 /** `rankmill batch run`: a file of requests in, a file of answers out; run again after any end, it goes on. */
-import { mkdir, stat } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { Command, Option } from 'commander'
-import { type BatchFileOptions, openBatch } from '../../producer/batch/batch-file.js'
-import { filesOf } from '../../producer/batch/batch-inputs.js'
+import { type BatchFileOptions, checkBatch, openBatch } from '../../producer/batch/batch-file.js'
+import { filesOf, isFolderOutput } from '../../producer/batch/batch-inputs.js'
 import type { BatchReport } from '../../producer/batch/batch-report.js'
-import { answersFileOf, checkDelivery, deliver, localOutputOf, refuseRead } from '../../producer/batch/delivery.js'
+import { localOutputOf } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
 import { REQUEST_COLUMNS } from '../../producer/batch/row-source.js'
-import { recordFormatOf } from '../../producer/lines/record-format.js'
 import { isS3 } from '../../producer/lines/s3-object.js'
 import { RankmillError } from '../../shared/errors.js'
 import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.js'
@@ -28,6 +27,8 @@ interface BatchRunFlags extends BatchFlags {
 }
 
 const STANDARD = '-'
+/** Other names of it, under which no file beside it could be kept. */
+const STANDARD_NAMES = ['/dev/stdout', '/dev/fd/1', '/proc/self/fd/1']
 
 export function batchRunCommand(): Command {
   const command = new Command('run')
@@ -70,22 +71,16 @@ interface Job {
 }
 
 async function run(command: Command, inputs: string[]): Promise<void> {
-  const flags = command.opts<BatchRunFlags>()
+  const given = command.opts<BatchRunFlags>()
+  const flags = STANDARD_NAMES.includes(given.output) ? { ...given, output: STANDARD } : given
   const options = optionsOf(command)
   const json = flags.json === true
   const jobs = await jobsOf(inputs, flags)
   if (flags.retryFailed) checkRetry(jobs, flags)
   const read = jobs.flatMap(({ files }) => files)
-  for (const { files, output } of jobs) {
-    if (output === STANDARD) continue
-    if (flags.unordered && recordFormatOf(output) !== 'jsonl')
-      throw usage('unordered', '--unordered: a table has the rows of its input in their order')
-    await refuseRead(output, read)
-    await checkDelivery(files, output, options.maxLineBytes, flags.overwrite === true)
-  }
   const batchOf = ({ files, output }: Job): BatchFileOptions => ({
     input: files[0] === STANDARD && files.length === 1 ? process.stdin : files,
-    output: output === STANDARD ? process.stdout : answersFileOf(output),
+    output: output === STANDARD ? process.stdout : output,
     columns: { query: flags.queryColumn, documents: flags.documentsColumn },
     defaults: { ...requestDefaults(command, options), topN: flags.topN, returnDocuments: flags.returnDocuments },
     missing: flags.missing,
@@ -97,8 +92,9 @@ async function run(command: Command, inputs: string[]): Promise<void> {
     allowCorpusChange: flags.allowCorpusChange,
     options,
   })
-  const finish = async (report: BatchReport, { files, output }: Job, isNew: boolean): Promise<void> => {
-    if (report.status === 'finished' && output !== STANDARD) await deliver(files, output, options.maxLineBytes)
+  // All of them, before the first is begun.
+  for (const job of jobs) await checkBatch(batchOf(job), options.maxLineBytes, read)
+  const finish = async (report: BatchReport, { output }: Job, isNew: boolean): Promise<void> => {
     const before = Number(process.exitCode ?? 0)
     await reportRun(report, output === STANDARD ? undefined : localOutputOf(output), json, isNew)
     process.exitCode = Math.max(before, Number(process.exitCode))
@@ -144,10 +140,9 @@ async function run(command: Command, inputs: string[]): Promise<void> {
 
 /** All inputs to one output, or, where that is a folder, each to a file of its own in it. */
 async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<readonly [Job, ...Job[]]> {
-  const files = await filesOf(inputs)
+  const files = await filesOf(inputs, flags.output)
   const { output } = flags
-  const isFolder = output.endsWith('/') || ((await stat(output).catch(() => undefined))?.isDirectory() ?? false)
-  if (!isFolder) return [{ files, output }]
+  if (!(await isFolderOutput(output))) return [{ files, output }]
   if (!isS3(output)) await mkdir(output, { recursive: true })
   const jobs = files.map((file) => {
     const name = basename(file)
@@ -176,5 +171,5 @@ function checkRetry(jobs: readonly Job[], { output, overwrite }: BatchRunFlags):
 }
 
 function retrying(batch: BatchFileOptions, output: string): Afterwards {
-  return (client, watch) => retryFailed(client, { ...batch, output: answersFileOf(output) }, watch)
+  return (client, watch) => retryFailed(client, { ...batch, output }, watch)
 }

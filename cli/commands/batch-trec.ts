@@ -2,11 +2,10 @@
 import { Command, Option } from 'commander'
 import { fileOf } from '../../producer/batch/batch-file.js'
 import { BatchRun } from '../../producer/batch/batch-run.js'
-import { checkDestination, localOutputOf, refuseRead, upload } from '../../producer/batch/delivery.js'
+import { checkDestination, localOutputOf, refuseRead, uploadOf } from '../../producer/batch/delivery.js'
 import { nameOfAll } from '../../producer/lines/text-lines.js'
 import { type Qrels, readQrels } from '../../producer/retrieval/beir.js'
 import { type Comparison, compareRuns } from '../../producer/retrieval/comparison.js'
-import { datasetFiles } from '../../producer/retrieval/dataset-folder.js'
 import { withoutOverlap } from '../../producer/retrieval/qrels-overlap.js'
 import { TrecSource, trecLines } from '../../producer/retrieval/trec-batch.js'
 import type { SkippedParts } from '../../producer/retrieval/trec-requests.js'
@@ -16,6 +15,7 @@ import { addBatchFlags, type BatchFlags, requestDefaults } from '../batch-flags.
 import { reportRun, workOff } from '../batch-work.js'
 import { note } from '../exit.js'
 import { optionsOf } from '../options.js'
+import { needed, type RetrievalFiles, retrievalFiles } from '../retrieval-files.js'
 import { comparisonTable, differencePlot } from '../retrieval-report.js'
 import { numberArgument } from '../strategy-flags.js'
 
@@ -62,31 +62,8 @@ export function batchTrecCommand(): Command {
   return addBatchFlags(command)
 }
 
-interface TrecFiles {
-  readonly corpus: string | readonly string[]
-  readonly queries: string | readonly string[]
-  readonly run: string
-  readonly qrels: string | readonly string[] | undefined
-}
-
-/** What flags name, and for the rest what the folder has. */
-async function filesOf(flags: BatchTrecFlags, folder: string | undefined): Promise<TrecFiles> {
-  const found = folder === undefined ? undefined : await datasetFiles(folder)
-  const needed = <T>(value: T | undefined, flag: string): T => {
-    if (value !== undefined) return value
-    const message = `--${flag}: must be given${folder === undefined ? ', or a folder that has it' : ` (${folder} has none)`}`
-    throw new RankmillError('invalid_configuration', message, { param: flag })
-  }
-  return {
-    corpus: needed(flags.corpus ?? found?.corpus, 'corpus'),
-    queries: needed(flags.queries ?? found?.queries, 'queries'),
-    run: needed(flags.run ?? found?.run, 'run'),
-    qrels: flags.qrels ?? found?.qrels,
-  }
-}
-
 /** Read before any work: hours of it should not end at a typing error, or in a table of zeros. */
-async function judgements({ qrels }: TrecFiles, run: TrecRun, isNamed: boolean): Promise<Qrels | undefined> {
+async function judgements({ qrels }: RetrievalFiles, run: TrecRun, isNamed: boolean): Promise<Qrels | undefined> {
   if (qrels === undefined) return undefined
   const read = await readQrels(qrels)
   const apart = withoutOverlap(read, run)
@@ -101,19 +78,20 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
   const flags = command.opts<BatchTrecFlags>()
   const options = optionsOf(command)
   const json = flags.json === true
-  const files = await filesOf(flags, folder)
+  const files = await retrievalFiles(flags, folder)
+  const runFile = needed(files.run, 'run', folder)
   const output = localOutputOf(flags.output)
   const stored = typeof files.corpus === 'string' ? STORED.exec(files.corpus)?.groups : undefined
-  const read = [files.run, files.queries, stored ? [] : files.corpus, files.qrels ?? []].flat()
+  const read = [runFile, files.queries, stored ? [] : files.corpus, files.qrels ?? []].flat()
   await refuseRead(flags.output, read)
   await checkDestination(flags.output, output, flags.overwrite === true)
-  const before = await readTrecRun(files.run)
+  const before = await readTrecRun(runFile)
   const qrels = await judgements(files, before, flags.qrels !== undefined)
   const source = await TrecSource.open({
     corpus: stored ? { name: stored['name'] ?? stored['file'] ?? '' } : { file: files.corpus },
     queries: files.queries,
     run: before,
-    runFile: files.run,
+    runFile,
     maxPassageBytes: options.maxDocumentBytes,
     depth: flags.depth,
     missing: flags.missing,
@@ -134,9 +112,9 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
       allowCorpusChange: flags.allowCorpusChange ?? false,
       settings: { depth: flags.depth, tag: flags.tag },
       limits: options,
+      delivery: uploadOf(flags.output),
     })
     const report = await workOff(command, options, opened, json)
-    if (report.status === 'finished') await upload(flags.output)
     await reportRun(report, output, json, !opened.wasFinished)
     if (qrels && report.status === 'finished') {
       show(compareRuns(qrels, before, await readTrecRun(output)), json)

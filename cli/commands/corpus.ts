@@ -1,7 +1,6 @@
 /** `rankmill corpus`: passages that requests name instead of carrying them, in Redis or in a folder. */
 import { resolve } from 'node:path'
 import { type Options as ProgressOptions, SingleBar } from 'cli-progress'
-import Table from 'cli-table3'
 import { Command } from 'commander'
 import { buildCorpus } from '../../producer/corpora/corpus-build.js'
 import { CorpusWriter } from '../../producer/corpora/corpus-writer.js'
@@ -18,6 +17,7 @@ import { redisIsGiven } from '../embedded/flags.js'
 import { findOrStartRedis } from '../embedded/redis.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
+import { plainTable } from '../table.js'
 import { embedNamed, nameAndVersion } from './corpus-embed.js'
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'commandTimeoutMs']
@@ -114,7 +114,7 @@ async function list(command: Command): Promise<void> {
     for (const info of infos) printJson(json(info))
     return
   }
-  const table = new Table({ head: ['name', 'passages', 'version', 'kept', 'memory', 'changed'] })
+  const table = plainTable(['name', 'passages', 'version', 'kept', 'memory', 'changed'])
   for (const { name, passages, version, versions, bytes, updatedAt } of infos) {
     table.push([name, passages, version, versions.join(' '), megabytes(bytes), new Date(updatedAt).toISOString()])
   }

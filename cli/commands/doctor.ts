@@ -8,6 +8,7 @@ import type { Options } from '../../shared/options.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
 import { type Shard, Shards } from '../../shared/redis/shards.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
+import { disableTelemetry } from '../../worker/inference/telemetry.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
@@ -123,6 +124,7 @@ async function checkShard({ redis: url, shards }: Options, { redis, keys, index 
 
 async function checkRuntime(): Promise<Finding[]> {
   try {
+    disableTelemetry()
     const ort = await import('onnxruntime-node')
     const version = (createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }).version
     const backends = ort.listSupportedBackends().map((b) => b.name)
@@ -163,6 +165,12 @@ async function checkCalibration({ cacheDir, calibrate }: Options): Promise<Findi
     const detail =
       `${model} ${dtype}, ${threads} thread(s): ${shape.sessions} session(s), ${shape.batchTokens} tokens a call, ` +
       `${tokensPerSecond} tokens/s on ${new Date(measuredAt).toISOString().slice(0, 10)}`
+    if (measuredAt === 0)
+      return {
+        what,
+        state: 'ok',
+        detail: `${model} ${dtype}, ${threads} thread(s): real calls were faster than what was measured; the next start measures anew`,
+      }
     if (!busy) return { what, state: 'ok', detail }
     const fix = 'start a worker again when the machine is idle: after ten minutes it measures anew'
     return { what, state: 'warning', detail: `${detail}, while other processes used the cores`, fix }

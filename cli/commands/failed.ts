@@ -1,6 +1,5 @@
 /** `rankmill failed`: jobs that ended as failed, and what to do with them. */
 import type { Job } from 'bullmq'
-import Table from 'cli-table3'
 import { Command, Option } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import type { OptionName, Options } from '../../shared/options.js'
@@ -14,6 +13,7 @@ import { note } from '../exit.js'
 import { FailedJobs } from '../failed-jobs.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
+import { plainTable } from '../table.js'
 
 interface Failed {
   readonly options: Options
@@ -62,7 +62,7 @@ async function withQueues(command: Command, run: (failed: Failed) => Promise<voi
 
 async function list({ jobs }: Failed, _ids: string[], command: Command): Promise<void> {
   const { limit, offset, json } = command.opts<{ limit: number; offset: number; json?: true }>()
-  const table = new Table({ head: ['request', 'part', 'failed at', 'attempts', 'documents', 'error'], wordWrap: true })
+  const table = plainTable(['request', 'part', 'failed at', 'attempts', 'documents', 'error'], { wordWrap: true })
   const asTable = !json && process.stdout.isTTY
   for (const ref of await jobs.refs(offset, limit)) {
     const job = await jobs.load(ref)

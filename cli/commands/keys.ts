@@ -1,5 +1,4 @@
 /** `rankmill keys`: API keys, made once, shown once. */
-import Table from 'cli-table3'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { type ApiKey, ApiKeys, SCOPES, type Scope } from '../../server/keys/api-keys.js'
 import { RankmillError } from '../../shared/errors.js'
@@ -8,6 +7,7 @@ import { connectProducer, reaching } from '../../shared/redis/connection.js'
 import { note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
+import { plainTable } from '../table.js'
 
 interface CreateFlags {
   name?: string
@@ -82,17 +82,15 @@ function listCommand(): Command {
     .option('--json', 'one JSON object a line')
     .action(async () => {
       const listed = await withKeys(command, (keys) => keys.list())
-      if (command.opts<{ json?: true }>().json) {
+      if (command.opts<{ json?: true }>().json || !process.stdout.isTTY) {
         for (const key of listed) process.stdout.write(`${JSON.stringify(shown(key))}\n`)
         return
       }
-      const table = new Table({
-        head: ['id', 'name', 'scopes', 'created', 'expires', 'last used'],
-        style: { head: [] },
-      })
+      const table = plainTable(['id', 'name', 'scopes', 'created', 'expires', 'last used'])
       for (const key of listed) {
         const { id, name, scopes, created_at, expires_at, last_used_at } = shown(key)
-        table.push([id, name, scopes.join(', '), created_at, expires_at ?? 'never', last_used_at ?? 'never'])
+        const minute = (at: string | null) => at?.slice(0, 16).replace('T', ' ') ?? 'never'
+        table.push([id, name, scopes.join(', '), minute(created_at), minute(expires_at), minute(last_used_at)])
       }
       process.stdout.write(`${table.toString()}\n`)
     })

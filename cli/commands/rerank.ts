@@ -39,7 +39,7 @@ export function rerankCommand(): Command {
     )
     .option(
       '--jsonl',
-      'each line is {"_id": …, "title": …, "text": …, "score": …}, all but text optional; score: what the first stage gave it',
+      'each line is a record of JSON; {"_id": …, "title": …, "text": …, "score": …}, all but text optional; score: what the first stage gave it',
     )
     .option('--json', 'JSON lines, on a terminal too')
     .action(async (files: string[]) => run(command, files))
@@ -96,6 +96,9 @@ async function* readAll(
     if (process.stdin.isTTY) note('rankmill: reading documents from standard input, one a line; Ctrl-D ends')
     signal.addEventListener('abort', () => process.stdin.destroy(signal.reason))
   }
+  const records = asRecords ? undefined : files.find((file) => /\.jsonl(\.gz|\.zst)?$/i.test(file))
+  if (records !== undefined)
+    note(`rankmill: ${records}: each line is a document as it stands; --jsonl takes it as a record with a text`)
   const sources: Source[] = files.length > 0 ? files : [{ name: 'stdin', chunks: process.stdin }]
   for (const source of sources) yield* documentsOf(source, asRecords, maxBytes)
 }

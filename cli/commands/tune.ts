@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { RerankClient } from '../../producer/client.js'
+import { nameOfAll } from '../../producer/lines/text-lines.js'
 import type { Configuration } from '../../producer/tune/configurations.js'
 import type { TuningQuery } from '../../producer/tune/trial.js'
 import { type TuningOutcome, type TuningProgress, tune } from '../../producer/tune/tuning.js'
@@ -17,6 +18,7 @@ import { clientOptions, openSession } from '../embedded/session.js'
 import { note } from '../exit.js'
 import { type Interruption, interruptible } from '../interruption.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { type RetrievalFiles, retrievalFiles } from '../retrieval-files.js'
 import { checkModels } from '../served-models.js'
 import { flagsOf, numberArgument } from '../strategy-flags.js'
 import { prepareTuning } from '../tune-choices.js'
@@ -24,8 +26,8 @@ import { type Circumstances, tuneHtml } from '../tune-page.js'
 import { adviceOf, lengthHistogram, outcomeTable } from '../tune-report.js'
 
 interface TuneFlags {
-  corpus: string
-  queries: string
+  corpus?: string
+  queries?: string
   run?: string
   qrels?: string
   sample: number
@@ -52,8 +54,12 @@ const PREFIX = '{rankmill-tune}'
 export function tuneCommand(): Command {
   const command = new Command('tune')
     .description('Measure the ways to rerank on your own queries, and recommend the cheapest that keeps the quality.')
-    .requiredOption('--corpus <file>', 'passages: BEIR JSONL')
-    .requiredOption('--queries <file>', 'queries: BEIR JSONL')
+    .argument(
+      '[folder]',
+      "a data set in BEIR's layout, its own or Hugging Face's (Parquet): corpus, queries, judgements of the test split",
+    )
+    .option('--corpus <file>', 'BEIR corpus (JSONL, CSV, TSV, Parquet)')
+    .option('--queries <file>', 'BEIR queries (JSONL, CSV, TSV, Parquet)')
     .option('--run <file>', 'candidates: a TREC run (default: BM25 over the corpus, in memory)')
     .option('--qrels <file>', "judgements, BEIR or TREC (default: the full order's first 10 are the measure)")
     .addOption(new Option('--sample <n>', 'queries to measure with').argParser(numberArgument(1)).default(40))
@@ -90,19 +96,20 @@ export function tuneCommand(): Command {
     .option('-o, --output <file>', 'write the recommendation as JSON: fields for requests, and the same as flags')
     .option('--json', 'all figures as JSON on standard output')
     .addOption(new Option('--workers <n>', 'workers to start (default: one for two cores)').argParser(countArgument))
-    .action(async () => run(command))
+    .action(async (folder: string | undefined) => run(command, folder))
   return addOptions(
     command,
     WORKER_OPTIONS.filter((name) => name !== 'model' && name !== 'filter' && name !== 'dtype' && name !== 'prefix'),
   )
 }
 
-async function run(command: Command): Promise<void> {
-  await interruptible('stopping', (interruption) => tuneWith(command, interruption))
+async function run(command: Command, folder: string | undefined): Promise<void> {
+  await interruptible('stopping', (interruption) => tuneWith(command, folder, interruption))
 }
 
-async function tuneWith(command: Command, interruption: Interruption): Promise<void> {
+async function tuneWith(command: Command, folder: string | undefined, interruption: Interruption): Promise<void> {
   const flags = command.opts<TuneFlags>()
+  const files = await retrievalFiles(flags, folder)
   const shipped = await listModels(optionsOf(command))
   const models = flags.models?.split(',') ?? shippedNames(shipped, 'cross-encoder')
   const filters = flags.filters === 'none' ? [] : (flags.filters?.split(',') ?? shippedNames(shipped, 'bi-encoder'))
@@ -117,14 +124,16 @@ async function tuneWith(command: Command, interruption: Interruption): Promise<v
     embeddingCacheTtlMs: 0,
   })
   await checkModels(options)
-  const queries = await readTuningQueries(flags, flags.sample, flags.depth)
+  const queries = await readTuningQueries(files, flags.sample, flags.depth)
   interruption.signal.throwIfAborted()
   const wanted = { models, dtypes, filters, depth: flags.depth, most: flags.configurations }
   const { configurations, lengths } = await prepareTuning(options, wanted, queries)
   note(lengthHistogram(lengths))
-  note(`rankmill: ${configurations.length} configurations, ${queries.length} queries of ${flags.depth} candidates`)
+  note(
+    `rankmill: ${configurations.length} configurations, ${queries.length} queries of ${candidatesOf(queries)} candidates`,
+  )
   const outcome = await measure(command, options, configurations, queries, flags, interruption)
-  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(flags, options)))
+  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(files, flags, options)))
   if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
   process.stdout.write(flags.json ? `${JSON.stringify(outcome)}\n` : outcomeTable(outcome))
 }
@@ -164,6 +173,13 @@ async function measure(
   }
 }
 
+/** `100`, or `12 to 100` where they have not the same number. */
+function candidatesOf(queries: readonly TuningQuery[]): string {
+  const counts = queries.map(({ documents }) => documents.length)
+  const [fewest, most] = [Math.min(...counts), Math.max(...counts)]
+  return fewest === most ? `${most}` : `${fewest} to ${most}`
+}
+
 function describe({ round, configurations, queries, done }: TuningProgress): string {
   return `round ${round}: ${configurations} configurations, query ${done} of ${queries}`
 }
@@ -181,17 +197,21 @@ function recommendation(outcome: TuningOutcome): object {
   return { request: fields, flags: flagsOf(fields), measured: { measure, within, ...seen } }
 }
 
-function circumstances(flags: TuneFlags, { model, filter, device, threads }: Options): Circumstances {
-  const { run, qrels, corpus, queries, depth } = flags
+function circumstances(
+  files: RetrievalFiles,
+  flags: TuneFlags,
+  { model, filter, device, threads }: Options,
+): Circumstances {
+  const { run, qrels, corpus, queries } = files
   const version = (name: string) =>
     (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version
   const [cpu] = cpus()
   return {
     Date: new Date().toISOString().replace('T', ' ').slice(0, 16).concat(' UTC'),
-    Passages: corpus,
-    Queries: queries,
-    Candidates: `${run ?? "BM25's"}, ${depth} a query`,
-    Judgements: qrels ?? "none: the full order's first 10 are the measure",
+    Passages: nameOfAll(corpus),
+    Queries: nameOfAll(queries),
+    Candidates: `${run ?? "BM25's"}, ${flags.depth} a query`,
+    Judgements: qrels ? nameOfAll(qrels) : "none: the full order's first 10 are the measure",
     Models: `${model}; filters: ${flags.filters === 'none' ? 'none' : filter}`,
     Machine: `${cpu?.model ?? 'CPU'}, ${availableParallelism()} cores, ${Math.round(totalmem() / 2 ** 30)} GiB, ${process.platform} ${process.arch}; device ${device}, threads ${threads || 'all'}`,
     Versions: `Rankmill ${version('rankmill')}, ONNX Runtime ${version('onnxruntime-node')}, Node ${process.versions.node}`,

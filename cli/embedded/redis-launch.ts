@@ -11,6 +11,7 @@ import { promisify } from 'node:util'
 import { RankmillError } from '../../shared/errors.js'
 import { checkServer } from '../../shared/redis/connection.js'
 import { packageServer } from './redis-package.js'
+import type { Server } from './redis-program.js'
 
 /**
  * A command that runs Redis in the foreground. Where it listens comes after its arguments, and what is secret on its standard
@@ -29,15 +30,6 @@ export interface LaunchOptions {
   readonly dataDir: string
   readonly env: NodeJS.ProcessEnv
   readonly log: (line: string) => void
-}
-
-/** A server program that can be run, and what its libraries need. */
-export interface Server {
-  readonly path: string
-  readonly version: string
-  readonly env: Readonly<Record<string, string>>
-  /** Where it came from, if it was not there before. */
-  readonly origin?: string
 }
 
 /** What a way of starting Redis gives, or why it gives nothing. */

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { delimiter, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import type { Server } from './redis-launch.js'
+import type { Server } from './redis-program.js'
 
 export interface PackageOptions {
   readonly env: NodeJS.ProcessEnv

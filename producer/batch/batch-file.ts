@@ -1,4 +1,5 @@
 /** A run from file to file, as the command line, the API and the library start it. */
+import { RankmillError } from '../../shared/errors.js'
 import { type OptionsInput, resolveOptions } from '../../shared/options.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { type BatchInput, isList, openInputs, resolvedInput } from './batch-inputs.js'
@@ -6,6 +7,7 @@ import { formatBatchLine, readOutputLine } from './batch-line.js'
 import { type BatchOptions, BatchRun } from './batch-run.js'
 import type { BatchSource } from './batch-source.js'
 import type { BatchFormat } from './batch-state.js'
+import { answersFileOf, checkDelivery, deliveryOf, refuseRead } from './delivery.js'
 import type { InputFile } from './output-place.js'
 import { REQUEST_COLUMNS, type RequestColumns } from './row-source.js'
 import type { RequestFields, RunSettings } from './run-settings.js'
@@ -21,7 +23,10 @@ export interface BatchFileOptions {
   readonly input: BatchInput
   /** Of tables; default: `query` and `documents`. */
   readonly columns?: RequestColumns | undefined
-  /** A path, compressed by its name, or a stream, which a later run cannot go on with. */
+  /**
+   * A path, or `s3://…`, compressed by its name; `.csv`, `.tsv` and `.parquet` become the input's table with the answers, for
+   * which the run writes JSON lines to `….answers.jsonl` beside it. Or a stream, which a later run cannot go on with.
+   */
   readonly output: string | NodeJS.WritableStream
   /** Fields of requests whose lines do not give them. */
   readonly defaults?: RequestFields | undefined
@@ -52,9 +57,33 @@ export interface BatchFileOptions {
  */
 export async function openBatch(options: BatchFileOptions): Promise<BatchRun> {
   const limits = resolveOptions({ ...options.options })
-  const input = await resolvedInput(options.input)
+  const { output } = options
+  const input = await resolvedInput(options.input, typeof output === 'string' ? output : undefined)
+  await checkBatch({ ...options, input }, limits.maxLineBytes)
   const source = await openSource({ ...options, input }, limits.maxLineBytes)
   return BatchRun.open(runOptions(source, { ...options, input }, limits))
+}
+
+/**
+ * Refuses what could not be written at the end of a run, and what must not be. Opens nothing to write.
+ *
+ * @param options `input` without patterns
+ * @param others further files that are read, by runs that come with this one
+ * @throws RankmillError `invalid_configuration`, `output_exists`, `output_unwritable`, `input_unreadable`
+ */
+export async function checkBatch(
+  { input, output, unordered = false, overwrite = false }: BatchFileOptions,
+  maxLineBytes: number,
+  others: readonly string[] = [],
+): Promise<void> {
+  if (typeof output !== 'string') return
+  if (unordered && recordFormatOf(output) !== 'jsonl') {
+    const message = `unordered: a table has the rows of its input in their order, and ${output} is one`
+    throw new RankmillError('invalid_configuration', message, { param: 'unordered' })
+  }
+  const files = filesIn(input)
+  await refuseRead(output, [...files, ...others])
+  await checkDelivery(files, output, maxLineBytes, overwrite)
 }
 
 export async function openSource(
@@ -83,7 +112,8 @@ export function runOptions(
 ): BatchOptions {
   return {
     source,
-    output,
+    output: typeof output === 'string' ? answersFileOf(output) : output,
+    delivery: typeof output === 'string' ? deliveryOf(filesIn(input), output, limits.maxLineBytes) : undefined,
     format: jsonLines(details),
     inputs: inputFiles(input),
     inOrder: !unordered,
@@ -99,8 +129,12 @@ export function runOptions(
 }
 
 function hasTable(input: BatchInput): boolean {
-  const files = typeof input === 'string' ? [input] : isList(input) ? input : []
-  return files.some((file) => recordFormatOf(file) !== 'jsonl')
+  return filesIn(input).some((file) => recordFormatOf(file) !== 'jsonl')
+}
+
+/** None, where it is a stream. */
+function filesIn(input: BatchInput): readonly string[] {
+  return typeof input === 'string' ? [input] : isList(input) ? input : []
 }
 
 function columnSettings({ query, documents }: RequestColumns): RunSettings {
@@ -115,7 +149,7 @@ function jsonLines(details: boolean): BatchFormat {
 }
 
 /** What must not be written to; a stream that is an open file has its number. */
-export function inputFiles(input: BatchInput): InputFile[] {
+function inputFiles(input: BatchInput): InputFile[] {
   if (typeof input === 'string') return [fileOf(input)]
   if (isList(input)) return input.map(fileOf)
   const { fd } = input as { fd?: unknown }

@@ -1,11 +1,14 @@
 /** What a batch run is given as its input: files of every format, patterns of them, a stream. */
 import { existsSync } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { glob } from 'tinyglobby'
 import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { isS3, s3Matches } from '../lines/s3-object.js'
-import { type BatchSource, LineSource, unreadable } from './batch-source.js'
+import { type BatchSource, unreadable } from './batch-source.js'
 import { JoinedSource } from './joined-source.js'
+import { LineSource } from './line-source.js'
+import { isOwnFile } from './own-files.js'
 import { REQUEST_COLUMNS, type RequestColumns, RowSource } from './row-source.js'
 
 export type BatchInput = string | readonly string[] | AsyncIterable<Buffer>
@@ -15,9 +18,12 @@ const PATTERN = /[*?[\]{}]/
 /**
  * Patterns (`part-*.jsonl.gz`) become the files that they match, by name; what is there under the very name is that file.
  *
+ * @param output of the run, a folder where it ends with `/` or is one: what an earlier run left there is not matched, so that
+ *   the same command has the same inputs again
  * @throws RankmillError `input_unreadable` where a pattern matches nothing
  */
-export async function filesOf(inputs: readonly string[]): Promise<string[]> {
+export async function filesOf(inputs: readonly string[], output?: string): Promise<string[]> {
+  const isFolder = output !== undefined && (await isFolderOutput(output))
   const files: string[] = []
   for (const input of inputs) {
     if (!PATTERN.test(input) || (!isS3(input) && existsSync(input))) {
@@ -25,10 +31,23 @@ export async function filesOf(inputs: readonly string[]): Promise<string[]> {
       continue
     }
     const found = await matches(input)
-    if (found.length === 0) throw new RankmillError('input_unreadable', `${input}: matches no file`, { param: 'input' })
-    files.push(...found)
+    const others: string[] = []
+    for (const file of found) {
+      if (output === undefined || !(await isOwnFile(file, output, isFolder))) others.push(file)
+    }
+    if (others.length === 0) {
+      const but = found.length === 0 ? '' : ` but what a run to ${output} left`
+      throw new RankmillError('input_unreadable', `${input}: matches no file${but}`, { param: 'input' })
+    }
+    files.push(...others)
   }
   return files
+}
+
+/** Whether an output is to hold a file for each input. */
+export async function isFolderOutput(output: string): Promise<boolean> {
+  if (output.endsWith('/')) return true
+  return !isS3(output) && ((await stat(output).catch(() => undefined))?.isDirectory() ?? false)
 }
 
 async function matches(pattern: string): Promise<string[]> {
@@ -39,9 +58,9 @@ async function matches(pattern: string): Promise<string[]> {
 }
 
 /** With its patterns' files, so that all that looks at them sees the same ones. @throws RankmillError as `filesOf` */
-export async function resolvedInput(input: BatchInput): Promise<BatchInput> {
+export async function resolvedInput(input: BatchInput, output: string | undefined): Promise<BatchInput> {
   if (typeof input !== 'string' && !isList(input)) return input
-  return filesOf(typeof input === 'string' ? [input] : input)
+  return filesOf(typeof input === 'string' ? [input] : input, output)
 }
 
 /**

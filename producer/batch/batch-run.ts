@@ -13,6 +13,7 @@ import { Admission } from './admission.js'
 import { type BatchReport, batchReport } from './batch-report.js'
 import type { BatchItem, BatchOutcome, BatchSource } from './batch-source.js'
 import { type BatchFormat, BatchState } from './batch-state.js'
+import type { Delivery } from './delivery.js'
 import type { PinnedModel } from './model-pins.js'
 import type { InputFile } from './output-place.js'
 import { answerOf, type BatchClient, endsRun } from './persistent-request.js'
@@ -44,6 +45,8 @@ export interface BatchOptions {
   /** What else the output depends on, so that a later run with others is refused: how answers are written. */
   readonly settings: RunSettings
   readonly limits: Options
+  /** What is made of the answers of the finished run; default: nothing, they are the output. */
+  readonly delivery?: Delivery | undefined
   /** What a run that begins is kept to; default: what it meets first. */
   readonly pins?: {
     readonly models: Readonly<Record<string, PinnedModel>>
@@ -88,7 +91,8 @@ export class BatchRun {
   #wake: () => void = () => undefined
 
   /**
-   * Takes the output: nobody else writes it until the run ends or is closed. Nothing is written before `run`.
+   * Takes the output: nobody else writes it until the run ends or is closed. Nothing is written before `run`, but what is to
+   * be made of a finished run's answers and is not there.
    *
    * @throws RankmillError `output_exists`, `output_in_use`, `output_changed`, `output_unwritable`, `input_unreadable`
    */
@@ -101,7 +105,10 @@ export class BatchRun {
       corpusPinMs: limits.corpusPinMs,
       settings: settingsOf(options),
     })
-    return new BatchRun(options, state)
+    const run = new BatchRun(options, state)
+    // It may have been killed before that, or what was made been taken away.
+    if (run.wasFinished) await run.#deliver()
+    return run
   }
 
   private constructor(options: BatchOptions, state: BatchState) {
@@ -127,10 +134,11 @@ export class BatchRun {
   async run(client: BatchClient): Promise<BatchReport> {
     try {
       if (!this.wasFinished) await this.#work(client)
+      if (this.#failure) throw this.#failure
+      if (!this.wasFinished && this.#state.isFinished) await this.#deliver()
     } finally {
       await this.close()
     }
-    if (this.#failure) throw this.#failure
     return this.report()
   }
 
@@ -181,6 +189,10 @@ export class BatchRun {
         this.#away && performance.now() - this.#away.at < AWAY_SHOWN_MS ? this.#away.error.message : undefined,
       share: source.shareBefore(this.#state.done.mark.offset),
     }
+  }
+
+  async #deliver(): Promise<void> {
+    if (this.#options.delivery) await this.#state.deliver(this.#options.delivery)
   }
 
   async #work(client: BatchClient): Promise<void> {

@@ -8,6 +8,7 @@ import { type BatchSource, INPUT_START } from './batch-source.js'
 import { type Checkpoint, newestCheckpoint, writeCheckpoint } from './checkpoint.js'
 import { CORPUS, CorpusPins } from './corpus-pins.js'
 import { CustomIdFile, CustomIds } from './custom-ids.js'
+import type { Delivery } from './delivery.js'
 import { DoneLines } from './done-lines.js'
 import { inputRecord } from './input-record.js'
 import { ModelPins, type PinnedModel, type RunChange } from './model-pins.js'
@@ -76,6 +77,8 @@ export class BatchState {
   readonly #before: Checkpoint | undefined
   readonly #overwrote: boolean
   readonly #format: BatchFormat
+  readonly #path: string | undefined
+  readonly #leaseMs: number
   readonly #place: Place | undefined
   #output: OutputFile | undefined
   #idFile: CustomIdFile | undefined
@@ -107,7 +110,7 @@ export class BatchState {
       const written = (output as { fd?: unknown }).fd
       if (typeof written === 'number') await refuseInputs(written, options.inputs)
       const input = await inputRecord(source, [])
-      const state = new BatchState(undefined, [], undefined, format, input, options)
+      const state = new BatchState(undefined, [], undefined, undefined, format, input, options)
       state.#output = new OutputStream(output)
       return state
     }
@@ -118,7 +121,7 @@ export class BatchState {
     const newest = await newestCheckpoint(files)
     const { before, changed } = await openingOf(path, files, { ...options, source, input })
     const opened = (known: Checkpoint | undefined, place: Place | undefined) =>
-      new BatchState(known, changed, place, format, input, options)
+      new BatchState(known, changed, path, place, format, input, options)
 
     // Looked at before the claim, so that a refusal leaves no trace; a merge can only be completed by the holder.
     const digest = await checkedOutput(path, before?.merging === undefined ? (before?.output ?? EMPTY) : EMPTY)
@@ -140,12 +143,15 @@ export class BatchState {
   private constructor(
     before: Checkpoint | undefined,
     changed: readonly SettingChange[],
+    path: string | undefined,
     place: Place | undefined,
     format: BatchFormat,
     input: Checkpoint['input'],
-    { settings, corpusPinMs, overwrite, allowModelChange, allowCorpusChange, pins }: StateOptions,
+    { settings, leaseMs, corpusPinMs, overwrite, allowModelChange, allowCorpusChange, pins }: StateOptions,
   ) {
     this.#before = before
+    this.#path = path
+    this.#leaseMs = leaseMs
     this.#place = place
     this.#format = format
     this.#overwrote = before?.overwrote ?? overwrite
@@ -339,6 +345,18 @@ export class BatchState {
       await this.check()
     } else this.#newIds = []
     this.#finished = readAll
+  }
+
+  /** Makes of the finished run's answers what is not in its place. @throws RankmillError as the delivery, `output_in_use` */
+  async deliver(delivery: Delivery): Promise<void> {
+    if (this.#place) return delivery.make(this.#place.folder)
+    if (this.#path === undefined || (await delivery.isDone(RunFolder.peek(this.#path)))) return
+    const folder = await RunFolder.claim(this.#path, this.#leaseMs)
+    try {
+      await delivery.make(folder)
+    } finally {
+      await folder.release()
+    }
   }
 
   async close(): Promise<void> {

@@ -4,14 +4,40 @@ import { dirname, join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { checkBucket, isS3, s3Place, s3Tag, uploadS3 } from '../lines/s3-object.js'
-import { fileOf } from './batch-file.js'
+import { readCheckpoint } from './checkpoint.js'
+import { checkedOutput, type OutputRecord, outputChanged, recordOf } from './output-check.js'
 import { outputPlace, refuseInputs } from './output-place.js'
+import { type RunFiles, type RunFolder, runFolderOf } from './run-folder.js'
 import { refuseForeign } from './run-opening.js'
 import { checkTable, writeTable } from './table-output.js'
 import { unwritable } from './unwritable.js'
 
+/** What is made of a finished run's answers. */
+export interface Delivery {
+  /**
+   * Whether what was made of these very answers is in its place. Changes nothing.
+   *
+   * @throws RankmillError `output_changed` where something else was put there since
+   */
+  isDone(run: RunFiles): Promise<boolean>
+  /**
+   * @param claim nobody else delivers meanwhile
+   * @throws RankmillError `output_unwritable`, `output_in_use`, `input_unreadable`
+   */
+  make(claim: RunFolder): Promise<void>
+}
+
 /** Where outputs that go to S3 are until they are there. */
 const LOCAL_FOLDER = '.rankmill/s3'
+/** Of the run's folder: which table was made of which answers. */
+const NOTE = 'table'
+const STANDARD = '-'
+
+interface TableNote {
+  /** Digest of the answers. */
+  readonly of: string
+  readonly table: OutputRecord
+}
 
 /** The output on this machine. @throws RankmillError `output_unwritable` where a URL has no bucket and key */
 export function localOutputOf(output: string): string {
@@ -40,7 +66,11 @@ export function answersFileOf(output: string): string {
 export async function refuseRead(output: string, read: readonly string[]): Promise<void> {
   if (isS3(output) && read.includes(output))
     throw new RankmillError('output_exists', `${output}: is an input as well`, { param: 'output' })
-  const inputs = read.map(fileOf)
+  if (read.includes(output) && (await exists(runFolderOf(answersFileOf(output))))) {
+    const hint = 'a pattern in quotes leaves out what a run has written'
+    throw new RankmillError('output_exists', `${output}: is an input as well; ${hint}`, { param: 'output' })
+  }
+  const inputs = read.map((file) => (file === STANDARD ? 0 : file))
   for (const file of new Set([localOutputOf(output), answersFileOf(output)])) await refuseInputs(file, inputs)
 }
 
@@ -89,39 +119,56 @@ async function exists(path: string): Promise<boolean> {
   return (await stat(path).catch(() => undefined)) !== undefined
 }
 
-/**
- * Makes the output of a finished run, unless it is there already.
- *
- * @throws RankmillError `output_unwritable`, `input_unreadable`
- */
-export async function deliver(inputs: readonly string[], output: string, maxRowBytes: number): Promise<void> {
+/** @returns undefined where the output is the file that the run writes */
+export function deliveryOf(inputs: readonly string[], output: string, maxRowBytes: number): Delivery | undefined {
+  if (recordFormatOf(output) === 'jsonl') return uploadOf(output)
   const local = localOutputOf(output)
-  const answers = answersFileOf(output)
-  if (local !== answers && !(await isNewer(local, answers))) await writeTable({ inputs, answers, maxRowBytes }, local)
-  await upload(output)
-}
-
-/**
- * Puts an output where it belongs, once: a note beside the file says which object it became.
- *
- * @throws RankmillError `output_unwritable`
- */
-export async function upload(output: string): Promise<void> {
-  if (!isS3(output)) return
-  const local = localOutputOf(output)
-  const note = `${local}.uploaded.json`
-  try {
-    const { size, mtimeMs } = await stat(local)
-    const before = await readFile(note, 'utf8').then(JSON.parse, () => undefined)
-    if (before?.size === size && before.mtimeMs === mtimeMs && before.etag === (await s3Tag(output))) return
-    const etag = await uploadS3(local, output)
-    await writeFile(note, JSON.stringify({ size, mtimeMs, etag }))
-  } catch (error) {
-    throw unwritable(output, error)
+  const source = { inputs, answers: answersFileOf(output), maxRowBytes }
+  const upload = uploadOf(output)
+  return {
+    isDone: async (run) => (await isMade(run, local)) && ((await upload?.isDone(run)) ?? true),
+    make: async (claim) => {
+      if (!(await isMade(claim, local))) {
+        await writeTable(source, local, claim)
+        const of = (await readCheckpoint(claim))?.output.digest ?? ''
+        const note: TableNote = { of, table: await recordOf(local, 0) }
+        await claim.replace(NOTE, JSON.stringify(note))
+      }
+      await upload?.make(claim)
+    },
   }
 }
 
-async function isNewer(path: string, than: string): Promise<boolean> {
-  const [made, from] = await Promise.all([path, than].map((file) => stat(file).catch(() => undefined)))
-  return made !== undefined && from !== undefined && made.mtimeMs >= from.mtimeMs
+/** Whether the table in its place is the one that was made of the answers; it may have been taken away, and is made anew. */
+async function isMade(run: RunFiles, table: string): Promise<boolean> {
+  const path = await run.newest(NOTE)
+  const found = await stat(table).catch(() => undefined)
+  if (path === undefined || found === undefined) return false
+  const note = JSON.parse(await readFile(path, 'utf8')) as TableNote
+  if ((await readCheckpoint(run))?.output.digest !== note.of) return false
+  await checkedOutput(table, note.table)
+  if (found.size === note.table.bytes) return true
+  throw outputChanged(table, `has ${found.size} bytes, of ${note.table.bytes} that the run wrote`)
+}
+
+/** Puts a file where its URL says, once: a note beside it says which object it became. */
+export function uploadOf(output: string): Delivery | undefined {
+  if (!isS3(output)) return undefined
+  const local = localOutputOf(output)
+  const note = `${local}.uploaded.json`
+  const isDone = async () => {
+    const { size, mtimeMs } = await stat(local)
+    const before = await readFile(note, 'utf8').then(JSON.parse, () => undefined)
+    return before?.size === size && before.mtimeMs === mtimeMs && before.etag === (await s3Tag(output))
+  }
+  const make = async () => {
+    if (await isDone()) return
+    const { size, mtimeMs } = await stat(local)
+    const etag = await uploadS3(local, output)
+    await writeFile(note, JSON.stringify({ size, mtimeMs, etag }))
+  }
+  const said = (error: unknown) => {
+    throw unwritable(output, error)
+  }
+  return { isDone: () => isDone().catch(said), make: () => make().catch(said) }
 }

@@ -7,16 +7,17 @@ import { RankmillError } from '../../shared/errors.js'
 import { resolveOptions } from '../../shared/options.js'
 import { type Compression, compressedFrame, compressionOf, decompressed } from '../lines/compression.js'
 import { readLines } from '../lines/line-reader.js'
-import { type BatchFileOptions, inputFiles, openSource, runOptions } from './batch-file.js'
+import { type BatchFileOptions, checkBatch, openSource, runOptions } from './batch-file.js'
 import { resolvedInput } from './batch-inputs.js'
 import { type OutputLine, readOutputLine } from './batch-line.js'
 import type { BatchReport } from './batch-report.js'
 import { BatchRun, settingsOf } from './batch-run.js'
 import type { BatchItem, BatchSource } from './batch-source.js'
 import { type Checkpoint, readCheckpoint, writeCheckpoint } from './checkpoint.js'
+import { answersFileOf } from './delivery.js'
 import { anotherInput } from './input-record.js'
 import { checkedOutput, recordOf } from './output-check.js'
-import { outputPlace, refuseInputs } from './output-place.js'
+import { outputPlace } from './output-place.js'
 import type { BatchClient } from './persistent-request.js'
 import { RunFolder } from './run-folder.js'
 import { completeMerge, mergedFile } from './run-opening.js'
@@ -42,9 +43,10 @@ export async function retryFailed(
 ): Promise<BatchReport | undefined> {
   const limits = resolveOptions({ ...options.options })
   const { allowModelChange = false, allowCorpusChange = false } = options
-  const input = await resolvedInput(options.input)
-  const output = await outputPlace(options.output)
-  await refuseInputs(options.output, inputFiles(input))
+  const input = await resolvedInput(options.input, options.output)
+  const answersFile = answersFileOf(options.output)
+  const output = await outputPlace(answersFile)
+  await checkBatch({ ...options, input }, limits.maxLineBytes)
   const whole = await openSource({ ...options, input }, limits.maxLineBytes)
   const folder = await RunFolder.claim(output, limits.leaseMs)
   try {
@@ -58,7 +60,7 @@ export async function retryFailed(
     if (fingerprint !== found.input.fingerprint) {
       throw anotherInput(output, `holds the results of another input (${found.input.name}) than ${whole.name}`)
     }
-    const compression = compressionOf(options.output)
+    const compression = compressionOf(answersFile)
     const before = await completeMerge(output, folder, found)
     await checkedOutput(output, before.output)
     const failed = await failedLines(output, compression)
@@ -73,6 +75,7 @@ export async function retryFailed(
       ...run,
       source,
       output: retried,
+      delivery: undefined,
       overwrite: false,
       // Of one model and one version of each corpus, like what is there.
       pins: { models: before.modelPins, corpora: allowCorpusChange ? {} : before.corpora },
@@ -107,6 +110,7 @@ export async function retryFailed(
       if (name.startsWith('retried-')) await rm(join(folder.path, name), { recursive: true, force: true })
     }
     await folder.forgetEarlier()
+    await run.delivery?.make(folder)
     const { requests: answers } = totals
     const checked = { items: before.items, answers, bytes: record.bytes }
     return { ...report, input: before.input, settings: before.settings, totals, errors: after.errors, changes, checked }

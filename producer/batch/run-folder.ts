@@ -29,7 +29,7 @@ export class RunFolder implements RunFiles {
 
   /** What runs left beside an output, for a look that claims and changes nothing. */
   static peek(output: string): RunFiles {
-    const path = folderOf(output)
+    const path = runFolderOf(output)
     return { newest: (name) => newestOf(path, name, Number.POSITIVE_INFINITY) }
   }
 
@@ -41,7 +41,7 @@ export class RunFolder implements RunFiles {
    */
   static async claim(output: string, leaseMs: number): Promise<RunFolder> {
     try {
-      const path = folderOf(output)
+      const path = runFolderOf(output)
       await access(dirname(output), constants.W_OK)
       // Not `recursive`, which tries for ever where a file system takes no folders, as /proc.
       await mkdir(path).catch((error) => {
@@ -152,7 +152,7 @@ export class RunFolder implements RunFiles {
   }
 }
 
-const folderOf = (output: string): string => `${output}.rankmill`
+export const runFolderOf = (output: string): string => `${output}.rankmill`
 
 async function numbersIn(path: string): Promise<number[]> {
   return (await namesIn(path)).flatMap((name) => Number(NUMBERED.exec(name)?.[2] ?? []))

@@ -1,7 +1,7 @@
 /** A run's answers as a table: the columns of its input, and beside each row what was answered. */
 import { createReadStream } from 'node:fs'
-import { open, realpath, rename, rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { open, readdir, realpath, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import type { SchemaElement } from 'hyparquet'
 import { RankmillError } from '../../shared/errors.js'
 import type { RankedDocument } from '../../shared/protocol/result.js'
@@ -10,6 +10,7 @@ import { readLines } from '../lines/line-reader.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { openRows, type Rows } from '../lines/table-rows.js'
 import { unreadable } from './batch-source.js'
+import type { RunFolder } from './run-folder.js'
 import { csvWriter, parquetWriter, type TableWriter } from './table-writers.js'
 
 /** Of the answer, or `null` where there is none. */
@@ -71,17 +72,19 @@ interface Columns {
 }
 
 /**
- * Writes the table beside its place, and puts it there when it is whole.
+ * Writes the table beside its place, and puts it there when it is whole and the claim still holds.
  *
  * @param output `.csv`, `.tsv` (compressed or not) or `.parquet`
+ * @param claim names the file beside it, so that one who took over while this one slept writes another
  * @throws RankmillError `invalid_configuration`, `output_unwritable`
  */
-export async function writeTable(source: TableSource, output: string): Promise<void> {
+export async function writeTable(source: TableSource, output: string, claim: RunFolder): Promise<void> {
   const columns = await checkTable(source)
   // Through a link: it stays one.
   const target = await realpath(output).catch(() => output)
-  const partial = `${target}.partial`
+  const partial = `${target}.partial.${claim.number}`
   try {
+    await removeEarlier(target, claim.number)
     const isParquet = recordFormatOf(output) === 'parquet'
     const writer = isParquet
       ? await parquetWriter(partial, columns.names, columns.schema)
@@ -94,14 +97,27 @@ export async function writeTable(source: TableSource, output: string): Promise<v
     await writeRows(source, columns, writer, isParquet ? 'copy' : 'text')
     const file = await open(partial, 'r')
     await file.sync().finally(() => file.close())
+    await claim.check()
     await rename(partial, target)
     const folder = await open(dirname(target), 'r')
     await folder.sync().finally(() => folder.close())
   } catch (error) {
     await rm(partial, { force: true })
+    // Whoever took over has removed what this one wrote.
+    await claim.check()
     if (error instanceof RankmillError) throw error
     const message = `${output}: ${error instanceof Error ? error.message : String(error)}`
     throw new RankmillError('output_unwritable', message, { param: 'output' }, { cause: error })
+  }
+}
+
+/** What was begun under earlier claims, by runners that were killed or that sleep. */
+async function removeEarlier(target: string, claim: number): Promise<void> {
+  const prefix = `${basename(target)}.partial.`
+  for (const name of await readdir(dirname(target))) {
+    if (name.startsWith(prefix) && Number(name.slice(prefix.length)) < claim) {
+      await rm(join(dirname(target), name), { force: true })
+    }
   }
 }
 

@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type Compression, compressionOf, decompressed } from './compression.js'
-import { type StoredFile, storedFile } from './stored-file.js'
+import type { StoredBytes } from './stored-bytes.js'
+import { storedFile } from './stored-file.js'
 
 export interface Content {
   readonly name: string
@@ -34,13 +35,13 @@ export async function openContent(input: string | AsyncIterable<Buffer>): Promis
 
 class FileContent implements Content {
   readonly name: string
-  readonly #file: StoredFile
+  readonly #file: StoredBytes
   readonly #compression: Compression
   /** Read of the file, and what that was decompressed: their ratio tells how large the whole will be. */
   #fileBytes = 0
   #contentBytes = 0
 
-  constructor(file: StoredFile) {
+  constructor(file: StoredBytes) {
     this.name = file.name
     this.#file = file
     this.#compression = compressionOf(file.name)

@@ -9,7 +9,7 @@ import {
   parquetReadObjects,
 } from 'hyparquet'
 import { compressors } from 'hyparquet-compressors'
-import type { StoredFile } from './stored-file.js'
+import type { StoredBytes } from './stored-bytes.js'
 
 export type ParquetRow = Readonly<Record<string, unknown>>
 
@@ -57,7 +57,7 @@ export class ParquetFile {
   readonly #buffer: AsyncBuffer
 
   /** @throws Error where it is no Parquet */
-  static async open(file: StoredFile): Promise<ParquetFile> {
+  static async open(file: StoredBytes): Promise<ParquetFile> {
     const buffer: AsyncBuffer = {
       byteLength: file.size,
       slice: async (start, end = file.size) => bytesOf(file, start, end),
@@ -109,7 +109,7 @@ export class ParquetFile {
   }
 }
 
-async function bytesOf(file: StoredFile, start: number, end: number): Promise<ArrayBuffer> {
+async function bytesOf(file: StoredBytes, start: number, end: number): Promise<ArrayBuffer> {
   const from = start < 0 ? file.size + start : start
   const bytes = new Uint8Array(end - from)
   let at = 0

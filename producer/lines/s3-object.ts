@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs'
 import type { Readable } from 'node:stream'
 import type { S3Client } from '@aws-sdk/client-s3'
-import type { StoredFile } from './stored-file.js'
+import type { StoredBytes } from './stored-bytes.js'
 
 export interface S3Place {
   readonly bucket: string
@@ -48,7 +48,7 @@ export function s3Client(): Promise<S3Client> {
 }
 
 /** Reads see one version of the object: where it is replaced meanwhile, they fail. @throws Error of the store */
-export async function s3File(url: string): Promise<StoredFile> {
+export async function s3File(url: string): Promise<StoredBytes> {
   const { HeadObjectCommand } = await import('@aws-sdk/client-s3')
   const { bucket, key } = s3Place(url)
   const client = await s3Client()

@@ -2,16 +2,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
-
-export interface StoredFile {
-  readonly name: string
-  /** Bytes, compressed where the file is. */
-  readonly size: number
-  /** Changes with the content, and need not read all of it. */
-  fingerprint(): Promise<string>
-  /** Bytes from `start` on, up to and without `end`. */
-  read(start: number, end?: number): AsyncIterable<Buffer>
-}
+import type { StoredBytes } from './stored-bytes.js'
 
 const SAMPLES = 32
 const SAMPLE_BYTES = 65_536
@@ -22,7 +13,7 @@ const READ_BYTES = 1 << 18
  *
  * @throws Error of the system, or of the store
  */
-export async function storedFile(path: string): Promise<StoredFile | undefined> {
+export async function storedFile(path: string): Promise<StoredBytes | undefined> {
   if (path.startsWith('s3://')) return (await import('./s3-object.js')).s3File(path)
   const found = await stat(path)
   if (found.isDirectory()) throw new Error('is a folder')

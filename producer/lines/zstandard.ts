@@ -1,4 +1,9 @@
-/** Zstandard, block by block, with the checksums verified: fzstd reads past them, and Node 20 has none of its own. */
+/**
+ * Zstandard, block by block, with the checksums verified: fzstd reads past them, and Node 20 has none of its own (node:zlib
+ * from 22.15 on). Two packages, because fzstd reads as a stream and does not write, and zstd-wasm writes and reads whole
+ * frames alone, so that a frame of gigabytes would be held at once, twice; so do the native @toondepauw/node-zstd and
+ * zstd-codec's simple interface. @mongodb-js/zstd and zstd-napi fetch their library in an install script.
+ */
 import { compress, init } from '@bokuweb/zstd-wasm'
 import { Decompress } from 'fzstd'
 import createXxhash from 'xxhash-wasm'

@@ -28,16 +28,16 @@ const PLACES = {
   run: ['run.trec', 'bm25.trec'],
 } as const
 
-/** @throws RankmillError `invalid_request` where it is no folder, or has no corpus or no queries */
+/** @throws RankmillError `input_unreadable` where it is no folder, or has no corpus or no queries */
 export async function datasetFiles(folder: string): Promise<DatasetFiles> {
   const found = await stat(folder).catch(() => undefined)
-  if (!found?.isDirectory()) throw new RankmillError('invalid_request', `${folder}: is no folder`, { param: 'folder' })
+  if (!found?.isDirectory()) throw new RankmillError('input_unreadable', `${folder}: is no folder`, { param: 'folder' })
   const corpus = await find(folder, 'corpus')
   const queries = await find(folder, 'queries')
   const missing = corpus.length === 0 ? 'corpus' : queries.length === 0 ? 'queries' : undefined
   if (missing !== undefined) {
     const message = `${folder}: has no ${missing}: looked for ${PLACES[missing].map((place) => place.replace(RECORDS, '*')).join(', ')}`
-    throw new RankmillError('invalid_request', message, { param: missing })
+    throw new RankmillError('input_unreadable', message, { param: missing })
   }
   const qrels = await find(folder, 'qrels')
   const [run] = await find(folder, 'run')

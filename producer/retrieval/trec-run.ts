@@ -107,8 +107,9 @@ export interface RankedScore {
 /**
  * The lines of one query in a run file, ranks from 1, each ended by LF.
  *
- * Scores are written with all their digits. Where two that differ would be the same in single precision, the lower one
- * is written as the next single below, so that trec_eval keeps the order; equal scores stay equal.
+ * Scores are written with all their digits. One that is not below the one before in single precision is written as the next
+ * single below that, since trec_eval orders by score, then by id, whatever the ranks say: logits that a sigmoid made equal, and
+ * passages that are, keep their order.
  *
  * @param ranked best first
  * @param tag the run's name, the last column
@@ -141,7 +142,7 @@ export function withRest(ranked: readonly RankedScore[], firstStage: Ranking, de
   return [...ranked, ...rest.map((docId, i) => ({ docId, score: lowest - 1 - i }))]
 }
 
-/** Scores to write, which differ in single precision where the given ones differ at all. */
+/** Scores to write, each below the one before in single precision. */
 function singleScores(queryId: string, ranked: readonly RankedScore[]): number[] {
   const written: number[] = []
   ranked.forEach(({ docId, score }, i) => {
@@ -150,8 +151,7 @@ function singleScores(queryId: string, ranked: readonly RankedScore[]): number[]
     const above = ranked[i - 1]?.score ?? Number.POSITIVE_INFINITY
     const aboveWritten = written[i - 1] ?? Number.POSITIVE_INFINITY
     if (score > above) throw refused('score', `${place}: must not be over the one before, ${above}, got ${score}`)
-    if (score === above) written.push(aboveWritten)
-    else if (Math.fround(score) < Math.fround(aboveWritten)) written.push(score)
+    if (Math.fround(score) < Math.fround(aboveWritten)) written.push(score)
     else written.push(nextSingleBelow(aboveWritten))
   })
   return written

@@ -33,12 +33,12 @@ export function measure(
   configuration: Configuration,
   trials: readonly Trial[],
   firstTrials: readonly Trial[],
-  depth: number,
   within: number,
 ): Measured {
   const base = firstTrials.slice(0, trials.length)
   const quality = mean(trials.map((trial) => trial.quality))
   const baseQuality = mean(base.map((trial) => trial.quality))
+  const candidates = sum(trials, (trial) => trial.candidates)
   const seconds = sum(trials, ({ ms }) => ms) / 1000
   const baseSeconds = sum(base, ({ ms }) => ms) / 1000
   const qualities = (list: readonly Trial[]) => list.map((trial) => trial.quality)
@@ -51,11 +51,11 @@ export function measure(
     qualityShare: baseQuality === 0 ? 1 : quality / baseQuality,
     interval: interval(shares),
     confidence: shares.filter((value) => value >= 1 - within).length / shares.length,
-    candidatesPerSecond: (trials.length * depth) / seconds,
+    candidatesPerSecond: candidates / seconds,
     speedup: baseSeconds / seconds,
     msPerRequest: (seconds * 1000) / trials.length,
     tokensPerRequest: Math.round(sum(trials, ({ tokens }) => tokens) / trials.length),
-    skipped: depth === 0 ? 0 : sum(trials, ({ skipped }) => skipped) / (trials.length * depth),
+    skipped: sum(trials, ({ skipped }) => skipped) / candidates,
     onFrontier: false,
   }
 }

@@ -24,6 +24,7 @@ export interface Trial {
   /** The share of the full order's first 10 that are among the first 10: how far it follows the full order, good or not. */
   readonly overlap: number
   readonly ms: number
+  readonly candidates: number
   /** Tokens that went through the model. */
   readonly tokens: number
   readonly skipped: number
@@ -58,6 +59,7 @@ export async function tryOut(
     quality: grades ? MEASURE.of(order, grades) : overlap,
     overlap,
     ms,
+    candidates: documents.length,
     tokens,
     skipped: prefiltered + exited_early + (cascaded ?? 0),
     first,

@@ -1,18 +1,19 @@
 /** The user's own queries with their candidates, read for tuning. */
 import MiniSearch from 'minisearch'
 import { RankmillError } from '../../shared/errors.js'
+import type { Sources } from '../lines/text-lines.js'
 import { readCorpus, readQrels, readQueries } from '../retrieval/beir.js'
 import { type Ranking, readTrecRun } from '../retrieval/trec-run.js'
 import type { TuningQuery } from './trial.js'
 
 export interface TuningFiles {
-  /** Passages and queries: BEIR JSONL. */
-  readonly corpus: string
-  readonly queries: string
+  /** Passages and queries, as `batch trec` takes them. */
+  readonly corpus: Sources
+  readonly queries: Sources
   /** Candidates: a TREC run; without one, BM25's over the corpus, in memory. */
   readonly run?: string | undefined
   /** Judgements; with them, only queries that have some are read. */
-  readonly qrels?: string | undefined
+  readonly qrels?: Sources | undefined
 }
 
 /**
@@ -61,7 +62,7 @@ async function fromRun(file: string, texts: ReadonlyMap<string, string>, sample:
   )
 }
 
-async function retrieve(corpus: string, texts: ReadonlyMap<string, string>, sample: number, depth: number) {
+async function retrieve(corpus: Sources, texts: ReadonlyMap<string, string>, sample: number, depth: number) {
   const index = new MiniSearch<{ id: string; text: string }>({ fields: ['text'] })
   for await (const { id, text } of readCorpus(corpus)) index.add({ id, text })
   const ids = spread([...texts.keys()], sample)

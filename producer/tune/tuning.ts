@@ -4,7 +4,6 @@
  * short, each round has its share of what is left, and ends with the query that is over it. Of each round all
  * configurations take turns at each query, so that a machine that is busy for a while is so for all of them.
  */
-import { mean } from 'simple-statistics'
 import type { Configuration } from './configurations.js'
 import { type Measured, measure } from './measured.js'
 import { type Trial, type TuningClient, type TuningQuery, tryOut } from './trial.js'
@@ -126,7 +125,7 @@ function betterHalf(
 ): Configuration[] {
   const { within, firstQueries } = options
   const measured = others
-    .map((configuration) => measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], 0, within))
+    .map((configuration) => measure(configuration, trials.get(configuration) ?? [], trials.get(first) ?? [], within))
     .filter(({ interval, queries }) => queries < firstQueries || interval[1] >= 1 - within)
   const places = Math.ceil(others.length / 2)
   const gain = ({ speedup, overlap }: Measured) => Math.log(speedup) / (1 - overlap + LEAST_CHANGE)
@@ -158,10 +157,9 @@ function outcomeOf(
   options: Pick<TuningOptions, 'within' | 'sure' | 'minQueries'>,
 ): TuningOutcome {
   const { within, sure, minQueries } = options
-  const depth = mean(queries.map(({ documents }) => documents.length))
   const measureAll = (configurations: readonly Configuration[]) =>
     configurations
-      .map((each) => measure(each, trials.get(each) ?? [], trials.get(first) ?? [], depth, within))
+      .map((each) => measure(each, trials.get(each) ?? [], trials.get(first) ?? [], within))
       .sort((a, b) => b.candidatesPerSecond - a.candidatesPerSecond)
   const all = measureAll([first, ...left])
   const dropped = measureAll([...trials.keys()].filter((each) => each !== first && !left.includes(each)))

@@ -4,10 +4,14 @@ import type { Redis } from 'ioredis'
 /** Shorter than that is no outage, and may be an ordinary end. */
 const GRACE_MS = 500
 const AGAIN_MS = 60_000
+/** Kept apart; some name what differs each time. */
+const MOST_COMPLAINTS = 100
 
 export class OutageWatch {
   readonly #redis: Redis
   readonly #say: (line: string) => void
+  /** When each was reported last. */
+  readonly #complaints = new Map<string, number>()
   #timer: NodeJS.Timeout | undefined
   #since = 0
   #said = false
@@ -21,12 +25,24 @@ export class OutageWatch {
     redis.on('end', () => clearTimeout(this.#timer))
   }
 
-  /** Reports what a connection to the same Redis complains of, unless it is away, which is said once for all. */
-  report(report: () => void): void {
+  /**
+   * Reports what a connection to the same Redis complains of, unless it is away, which is said once for all. The same complaint,
+   * as of a full disk by everything that is tried meanwhile, once a minute.
+   */
+  report(complaint: string, report: () => void): void {
     const timer = setTimeout(() => {
-      if (this.#redis.status === 'ready') report()
+      if (this.#redis.status !== 'ready' || this.#isKnown(complaint)) return
+      report()
     }, GRACE_MS)
     timer.unref()
+  }
+
+  #isKnown(complaint: string): boolean {
+    const now = Date.now()
+    if (now < (this.#complaints.get(complaint) ?? 0) + AGAIN_MS) return true
+    if (this.#complaints.size >= MOST_COMPLAINTS) this.#complaints.clear()
+    this.#complaints.set(complaint, now)
+    return false
   }
 
   #gone(): void {

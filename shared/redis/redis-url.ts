@@ -77,8 +77,10 @@ function server(text: string): RedisAddress {
   }
   const shown = new URL(url)
   if (shown.password) shown.password = '***'
-  // ioredis takes any option from here, a password too.
-  if (shown.search) shown.search = '?***'
+  // ioredis takes any option from here, a password too; of a socket the path is all there is to know.
+  const { searchParams } = url
+  const isPathAlone = searchParams.size === 1 && searchParams.has('path')
+  if (shown.search && !isPathAlone) shown.search = '?***'
   const nodes = [nodeOf(url, DEFAULT_PORTS.server)]
   return { kind: 'server', url, nodes, primary: '', tls: url.protocol === 'rediss:', shown: shown.href }
 }

@@ -1,7 +1,7 @@
 /** What a batch promises of its output (docs/batches.md, "What is promised"), each through the failure that would break it. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, statfsSync, statSync } from 'node:fs'
 import { link, mkdtemp, open, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -17,7 +17,7 @@ import { RankmillError } from '../../shared/errors.js'
 import { OPTIONS, RESULT_OPTIONS } from '../../shared/options.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { runCommand, type Said } from './command.js'
-import { type Stage, until, useStage } from './stage.js'
+import { type Stage, TINY_MODEL, until, useStage } from './stage.js'
 
 const stage = useStage()
 const MAIN = resolve('dist/cli/main.js')
@@ -720,3 +720,48 @@ describe('without an order', () => {
     expect(idsOf().sort()).toEqual(idsUpTo(count).sort())
   })
 })
+
+it.skipIf(!isRoot)(
+  'a private Redis whose disk is full: the run waits or stops, and goes on when there is room',
+  async (context) => {
+    const s = stage()
+    const disk = mounted(s, 'size=3m')
+    if (disk === undefined) return context.skip('no file system can be mounted here')
+    // Each is written to Redis' log: more than there is room for.
+    const text = 'passage '.repeat(4000)
+    const large = (i: number) => ({ custom_id: `r${i}`, body: { query: `q ${i}`, documents: [`${text}${i}`, `${i}`] } })
+    const count = 300
+    await writeFile(input, Array.from({ length: count }, (_, i) => `${JSON.stringify(large(i))}\n`).join(''))
+    await symlink(disk, join(folder, '.rankmill'))
+    const flags = ['--model', TINY_MODEL, '--workers', '1', '--no-calibrate', '--sessions', '1', '--cache-dir', folder]
+    const child = spawn(process.execPath, [MAIN, 'batch', 'run', input, '-o', output, ...flags], {
+      cwd: folder,
+      env: { ...process.env, REDIS_URL: '', RANKMILL_REDIS: '' },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    s.onEnd(() => child.kill('SIGKILL'))
+    let said = ''
+    child.stderr.on('data', (chunk) => {
+      said += chunk
+    })
+    const ended = once(child, 'close')
+    const free = () => Number(statfsSync(disk).bavail) * statfsSync(disk).bsize
+    await until('its disk is full', () => free() < 65_536 || child.exitCode !== null, 60_000)
+    expect(free()).toBeLessThan(65_536)
+    // No line becomes an error of what passes.
+    expect(errorsOf().filter((code) => code !== undefined)).toEqual([])
+    expect(said).not.toMatch(/internal|defect/)
+    execFileSync('mount', ['-o', 'remount,size=64m', disk])
+    const [code] = await ended
+    // Once a minute, however much is tried meanwhile.
+    expect(said.match(/MISCONF/g)?.length ?? 0).toBeLessThan(20)
+    if (code !== 0) {
+      expect(said).toMatch(/redis_read_only|redis_unavailable/)
+      const again = await runCommand(['batch', 'run', input, '-o', output, ...flags], folder, { REDIS_URL: '' })
+      expect(again).toMatchObject({ code: 0 })
+    }
+    expect(idsOf()).toEqual(idsUpTo(count))
+    expect(errorsOf().filter((error) => error !== undefined)).toEqual([])
+  },
+  180_000,
+)

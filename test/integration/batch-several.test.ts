@@ -1,9 +1,10 @@
 /** Several inputs, and outputs that are made of a run's answers: nobody's file is written over, and nothing is done twice. */
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'csv-parse/sync'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openBatch } from '../../producer/batch/batch-file.js'
 import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
 
@@ -57,6 +58,65 @@ describe('an output', () => {
     expect(await text('out.csv')).toBe('somebody,s\n')
     expect(await batch('in.csv', '-o', 'out.csv', '--overwrite')).toMatchObject({ code: 0 })
     expect(parse(await text('out.csv'), { columns: true })).toHaveLength(2)
+  })
+
+  it('that is a table is made by the library, too, and once: taken away it is made anew, changed it is left alone', async () => {
+    await stage().worker()
+    await write('in.csv', TABLE)
+    expect(await batch('in.csv', '-o', 'command.csv')).toMatchObject({ code: 0 })
+    const files = { input: at('in.csv'), output: at('library.csv') }
+    const { redis, prefix } = stage().options()
+    const open = () => openBatch({ ...files, options: { redis, prefix } })
+    const report = await (await open()).run(stage().client())
+    expect(report.status).toBe('finished')
+    const made = await text('library.csv')
+    expect(made).toBe(await text('command.csv'))
+
+    const { mtimeMs } = await stat(files.output)
+    expect((await open()).wasFinished).toBe(true)
+    expect((await stat(files.output)).mtimeMs).toBe(mtimeMs)
+    await rm(files.output)
+    // Both make it, or one finds the other at it.
+    const both = await Promise.allSettled([open(), open()])
+    for (const one of both) if (one.status === 'rejected') expect(one.reason.code).toBe('output_in_use')
+    expect(both.some(({ status }) => status === 'fulfilled')).toBe(true)
+    expect(await text('library.csv')).toBe(made)
+    await truncate(files.output, made.length - 5)
+    await expect(open()).rejects.toMatchObject({ code: 'output_changed' })
+    expect(await text('library.csv')).toBe(made.slice(0, -5))
+  })
+})
+
+describe('a pattern', () => {
+  it.each([
+    ['*.jsonl', 'all.jsonl'],
+    ['**/*.{jsonl,csv}', 'all.csv'],
+    ['**/*.jsonl', 'each/'],
+    ['**/*', './all.jsonl'],
+  ])(
+    'that matches the own output, %s to %s, has the same inputs when the command is run again',
+    async (pattern, output) => {
+      await stage().worker()
+      await write('one.jsonl', line('a'))
+      await write('two.jsonl', line('b'))
+      expect(await batch(pattern, '-o', output)).toMatchObject({ code: 0 })
+      for (const again of [[], ['--overwrite']]) {
+        expect(await batch(pattern, '-o', output, ...again)).toMatchObject({
+          code: 0,
+          stderr: expect.stringMatching(output === 'each/' ? /1 request/ : /2 requests/),
+        })
+      }
+    },
+  )
+
+  it('still finds a file that no run wrote, which is then no output', async () => {
+    await write('one.jsonl', line('a'))
+    await write('two.jsonl', line('b'))
+    for (const flags of [[], ['--overwrite']]) {
+      const { code, stderr } = await batch('*.jsonl', '-o', 'two.jsonl', ...flags)
+      expect([code, stderr]).toEqual([2, expect.stringContaining('two.jsonl: is an input as well')])
+    }
+    expect(await text('two.jsonl')).toBe(line('b'))
   })
 })
 

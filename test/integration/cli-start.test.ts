@@ -190,3 +190,18 @@ it('a folder that cannot be written is no defect', async () => {
   expect(code).toBe(1)
   await rm(here, { recursive: true })
 })
+
+it.each([
+  ['models ls > /dev/full', 1, /^rankmill: output_unwritable: standard output: no space is left/],
+  ['models ls | head -c 5', 0, /^$/],
+  ['models ls 2>&- >/dev/null', 0, /^$/],
+])('what nobody can read is said, or no fault: %s', async (command, code, stderr) => {
+  const main = `"${process.execPath}" "${resolve('dist/cli/main.js')}"`
+  const child = spawn('bash', ['-c', `set -o pipefail; ${main} ${command}`], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let said = ''
+  child.stderr.on('data', (chunk) => {
+    said += chunk
+  })
+  const [ended] = await once(child, 'close')
+  expect([ended, said]).toEqual([code, expect.stringMatching(stderr)])
+})

@@ -47,6 +47,18 @@ afterEach(async () => {
   await Promise.all(engines.splice(0).map((engine) => engine.close()))
 })
 
+test('nothing is told to the makers of ONNX Runtime, and none of its files are left', async () => {
+  const before = { ...process.env }
+  const folder = await temporaryFolder()
+  process.env['TMPDIR'] = folder
+  try {
+    await (await start(await open(tinyModel('one-logit')))).close()
+    expect((await readdir(folder)).filter((name) => !name.startsWith('rankmill-'))).toEqual([])
+  } finally {
+    process.env = before
+  }
+})
+
 describe('scores', () => {
   const cases: [TinyModel, Dtype, number][] = [
     ['one-logit', 'fp32', 1e-5],

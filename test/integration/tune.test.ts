@@ -29,8 +29,15 @@ async function writeCollection(): Promise<void> {
 }
 
 function tune(...flags: string[]): Promise<Said> {
-  const files = ['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl', '--models', TINY_MODEL, '--filters', 'none']
+  return tuneOn(['--corpus', 'corpus.jsonl', '--queries', 'queries.jsonl'], flags)
+}
+
+function tuneOn(files: string[], flags: string[]): Promise<Said> {
   const quick = [
+    '--models',
+    TINY_MODEL,
+    '--filters',
+    'none',
     '--dtypes',
     'fp32',
     '--depth',
@@ -82,9 +89,9 @@ it('measures against the full order, and recommends what keeps the quality and i
   expect(result.results).toHaveLength(3)
 })
 
-it('measures with judgements where there are some', async () => {
+it('measures with judgements where there are some, and takes a folder that has them', async () => {
   await writeCollection()
-  const { code, stdout } = await tune('--json', '--qrels', 'qrels.tsv')
+  const { code, stdout } = await tuneOn(['.'], ['--json'])
   expect(code).toBe(0)
   expect(JSON.parse(stdout)).toMatchObject({ measure: 'nDCG@10', baseline: { qualityShare: 1 } })
 })

@@ -27,6 +27,8 @@ interface ChosenShape {
   readonly shape: BatchShape
   /** Its processes, started. */
   readonly sessions: SessionProcess[]
+  /** Where it was measured: how fast that was, and the file that says so. */
+  readonly measured?: { readonly tokensPerSecond: number; readonly file: string }
 }
 
 /**
@@ -51,7 +53,8 @@ export async function chooseShape(
   const usual = defaultShape(model, size, options, fixed)
   if (!open || !options.calibrate || known) {
     const shape = known?.shape ?? usual
-    return { shape, sessions: await start(shape) }
+    const measured = known ? { measured: { tokensPerSecond: known.tokensPerSecond, file } } : {}
+    return { shape, sessions: await start(shape), ...measured }
   }
   const startedAt = performance.now()
   const busy = await isBusy()
@@ -64,7 +67,7 @@ export async function chooseShape(
   const { device, threads } = options
   const measured = { shape: chosen.shape, tokensPerSecond: Math.round(rate), measuredAt: Date.now(), busy }
   await keepShape(file, { model: model.name, dtype: model.dtype, device, threads, ...measured })
-  return chosen
+  return { ...chosen, measured: { tokensPerSecond: measured.tokensPerSecond, file } }
 }
 
 async function measure(

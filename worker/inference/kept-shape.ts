@@ -65,6 +65,12 @@ export async function keepShape(file: string, kept: KeptShape): Promise<void> {
   await writeWhole(file, JSON.stringify(kept))
 }
 
+/** Has it measured anew at the next start. */
+export async function outdateShape(file: string): Promise<void> {
+  const kept = await readAnyShape(file)
+  if (kept) await keepShape(file, { ...kept, measuredAt: 0 })
+}
+
 /** All that are kept in a cache folder, those whose time is over included. */
 export async function listShapes(cacheDir: string): Promise<KeptShape[]> {
   const folder = join(cacheDir, FOLDER)

@@ -4,6 +4,8 @@ import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Model } from '../model/model.js'
 import { chooseShape, type StartSessions } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
+import { outdateShape } from './kept-shape.js'
+import { ObservedSpeed } from './observed-speed.js'
 import { SessionProcess } from './session-process.js'
 
 /**
@@ -26,8 +28,14 @@ export async function createEngine(model: Model | BiEncoderModel, options: Engin
     await Promise.all(started.map((session) => session.close()))
     throw RankmillError.from(failed.reason)
   }
-  const { shape, sessions } = await chooseShape(model, options, start)
-  return new SessionPool(shape, sessions)
+  const { shape, sessions, measured } = await chooseShape(model, options, start)
+  if (!measured) return new SessionPool(shape, sessions)
+  const speed = new ObservedSpeed(measured.tokensPerSecond, shape)
+  return new SessionPool(shape, sessions, speed, async () => {
+    const [found, was] = [Math.round(speed.tokensPerSecond), measured.tokensPerSecond]
+    options.log.info({ found, was }, 'faster than the batch shape was measured: the next start measures it anew')
+    await outdateShape(measured.file)
+  })
 }
 
 class SessionPool implements InferenceEngine {
@@ -35,8 +43,19 @@ class SessionPool implements InferenceEngine {
   readonly #sessions: readonly SessionProcess[]
   #askedAt = performance.now()
 
-  constructor(shape: BatchShape, sessions: readonly SessionProcess[]) {
+  /** Of real calls, until they have shown that calibration was wrong. */
+  #speed: ObservedSpeed | undefined
+  readonly #onFaster: () => Promise<void>
+
+  constructor(
+    shape: BatchShape,
+    sessions: readonly SessionProcess[],
+    speed?: ObservedSpeed,
+    onFaster = async () => {},
+  ) {
     this.shape = shape
+    this.#speed = speed
+    this.#onFaster = onFaster
     this.#sessions = sessions
     for (const session of sessions) session.takeBusyMs(this.#askedAt)
   }
@@ -52,7 +71,17 @@ class SessionPool implements InferenceEngine {
   run(batch: Batch): Promise<BatchOutput> {
     const session = this.#leastBusy()
     if (!session) return Promise.reject(new RankmillError('closed', 'there are no inference processes'))
-    return session.run(batch)
+    const running = session.run(batch)
+    return this.#speed ? running.then((output) => this.#observed(batch, output)) : running
+  }
+
+  #observed(batch: Batch, output: BatchOutput): BatchOutput {
+    this.#speed?.add(batch, output.inferenceMs)
+    if (!this.#speed?.isFaster) return output
+    this.#speed = undefined
+    // A cache folder that cannot be written has nothing that could be wrong.
+    void this.#onFaster().catch(() => undefined)
+    return output
   }
 
   busyRatio(): number {

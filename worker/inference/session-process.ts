@@ -9,6 +9,7 @@ import { within } from '../../shared/lifecycle.js'
 import { isReplaced } from '../model/bound-files.js'
 import type { Batch, BatchOutput, EngineLog } from './engine.js'
 import { type FromProcess, packBatch, type SessionData, type ToProcess } from './session-protocol.js'
+import { withoutTelemetry } from './telemetry.js'
 
 /** First wait before a dead process is replaced; it doubles with each start that fails. */
 const RESTART_MS = 100
@@ -130,6 +131,7 @@ export class SessionProcess {
     // Nothing of this process's flags: a debugger's port, say, can be used once.
     const child = fork(ENTRY, {
       execArgv: [],
+      env: withoutTelemetry(),
       serialization: 'advanced',
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })

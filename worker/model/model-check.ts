@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { RankmillError } from '../../shared/errors.js'
+import { disableTelemetry } from '../inference/telemetry.js'
 import { loadTokenizer } from '../tokenize/tokenizer.js'
 import { type Answers, causalHeadOf, readAnswers } from './causal-head.js'
 import { throughLinks } from './linked-weights.js'
@@ -249,6 +250,7 @@ const FLOAT16 = 10
 /** Loads the file and runs it once over two tokens, one the highest that the tokeniser can give. */
 async function trialRun(path: string, graph: OnnxFile, highestId: number): Promise<string> {
   // Loaded here, because `models ls` has no need of it.
+  disableTelemetry()
   const { env, InferenceSession, Tensor } = await import('onnxruntime-node')
   env.logLevel = 'fatal'
   try {

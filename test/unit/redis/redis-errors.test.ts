@@ -216,6 +216,9 @@ describe('a Redis URL', () => {
       expect(withoutPassword(url)).not.toContain(SECRET)
     }
     expect(withoutPassword('redis://user:x@host:6380/2')).toBe('redis://user:***@host:6380/2')
+    const socket = 'redis://localhost/?path=/srv/.rankmill/redis/redis.sock'
+    expect(withoutPassword(socket)).toBe(socket)
+    expect(withoutPassword(`${socket}&password=${SECRET}`)).toBe('redis://localhost/?***')
   })
 
   it('is refused where a part of the password would be taken for something else, without showing it', () => {

@@ -46,11 +46,17 @@ describe('formatTrecLines', () => {
     await fc.assert(fc.asyncProperty(distinct, check))
   })
 
-  it('leaves equal scores equal', async () => {
-    const ranked = ['a', 'c', 'b'].map((docId) => ({ docId, score: 0.1 }))
-    expect(await read(formatTrecLines('q', ranked))).toEqual(
-      new Map([['q', { docIds: ['c', 'b', 'a'], scores: [0.1, 0.1, 0.1] }]]),
-    )
+  it('keeps the order of equal scores: sigmoids of large logits, passages that are the same', async () => {
+    const check = async (places: string[], score: number) => {
+      const ranked = places.map((docId) => ({ docId, score }))
+      const run = await read(formatTrecLines('q', ranked))
+      expect(run.get('q')?.docIds).toEqual(places)
+      const written = formatTrecLines('q', ranked).split('\n').slice(0, -1)
+      const scores = written.map((line) => Math.fround(Number(line.split(' ')[4])))
+      for (const [i, value] of scores.slice(1).entries()) expect(value).toBeLessThan(scores[i]!)
+    }
+    const places = fc.uniqueArray(fc.stringMatching(/^[a-z]{1,3}$/), { minLength: 2, maxLength: 100 })
+    await fc.assert(fc.asyncProperty(places, fc.constantFrom(1, 0.1, 0, -3e-45, -7), check))
   })
 
   const ranked = (...pairs: [string, number][]): RankedScore[] => pairs.map(([docId, score]) => ({ docId, score }))

@@ -25,15 +25,15 @@ describe('resolveOptions', () => {
   })
 
   it.each([
-    [{ maxDocuments: 0 }, {}, /--max-documents: .*>=1; got 0/],
+    [{ maxDocuments: 0 }, {}, /--max-documents: .*at least 1; got 0/],
     [{ maxDocuments: 'many' }, {}, /--max-documents: .*number.*got "many"/],
     [{ maxDocuments: Number.NaN }, {}, /--max-documents/],
-    [{ concurrency: 1.5 }, {}, /--concurrency: .*int/],
-    [{ metricsPort: 70_000 }, {}, /--metrics-port: .*<=65535; got 70000/],
-    [{ dtype: 'int3' }, {}, /--dtype: .*"fp32".*got "int3"/],
+    [{ concurrency: 1.5 }, {}, /--concurrency: .*whole number/],
+    [{ metricsPort: 70_000 }, {}, /--metrics-port: .*at most 65535; got 70000/],
+    [{ dtype: 'int3' }, {}, /--dtype: .*fp32.*got "int3"/],
     [{ calibrate: 'perhaps' }, {}, /--calibrate: .*boolean/],
     [{ queue: 'a b' }, {}, /--queue/],
-    [{}, { RANKMILL_THREADS: '-1' }, /RANKMILL_THREADS: .*>=0; got "-1"/],
+    [{}, { RANKMILL_THREADS: '-1' }, /RANKMILL_THREADS: .*at least 0; got "-1"/],
     [{ nonsense: 1 }, {}, /unknown option "nonsense"/],
   ])('refuses %j with %j', (given, env, message) => {
     const resolve = () => resolveOptions(given, env)

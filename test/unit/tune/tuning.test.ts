@@ -152,3 +152,17 @@ it('never drops for a likelier one what it would recommend', async () => {
   expect(recommended).toMatchObject({ configuration: { name: 'steady' }, queries: 24, qualityShare: 1 })
   expect(probable).toBeUndefined()
 })
+
+it('counts what is skipped of the candidates that the queries have, be they of one number or not', async () => {
+  const lists = QUERIES.map((query, i) => ({ ...query, documents: query.documents.slice(0, i === 0 ? 2 : 20) }))
+  const client: TuningClient = {
+    rerank: async ({ documents }) => {
+      const given = documents as unknown as { id: string }[]
+      const results = given.map(({ id }, index) => ({ id, index, relevance_score: 0 }))
+      const usage = { pairs: given.length, prefiltered: given.length - 1, exited_early: 0, tokens: 1 }
+      return { results, usage } as unknown as RerankResult
+    },
+  }
+  const { measured } = await tune(client, [named('full')], lists, OPTIONS)
+  expect(measured[0]?.skipped).toBeCloseTo((1 + 23 * 19) / (2 + 23 * 20))
+})

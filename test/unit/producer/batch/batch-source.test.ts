@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type BatchItem, INPUT_START, type InputMark, LineSource } from '../../../../producer/batch/batch-source.js'
+import { type BatchItem, INPUT_START, type InputMark } from '../../../../producer/batch/batch-source.js'
+import { LineSource } from '../../../../producer/batch/line-source.js'
 
 const LIMIT = 1 << 20
 const LINES = Array.from({ length: 50 }, (_, i) =>

@@ -1,18 +1,26 @@
 /** A table comes out with the values that it went in with, beside what was answered. */
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { asyncBufferFromFile, parquetReadObjects, type SchemaElement } from 'hyparquet'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import { writeTable } from '../../../../producer/batch/table-output.js'
+import { RunFolder } from '../../../../producer/batch/run-folder.js'
+import { type TableSource, writeTable } from '../../../../producer/batch/table-output.js'
 
+const LEASE_MS = 60_000
 let folder: string
+let claim: RunFolder
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'rankmill-table-'))
+  claim = await RunFolder.claim(join(folder, 'answers.jsonl'), LEASE_MS)
 })
-afterEach(() => rm(folder, { recursive: true }))
+afterEach(async () => {
+  await claim.release()
+  await rm(folder, { recursive: true })
+})
+const write = (source: TableSource, output: string) => writeTable(source, output, claim)
 
 const ROWS = 5
 /** Types for which JavaScript has nothing exact, or JSON has not. */
@@ -61,7 +69,7 @@ const rowsOf = async (path: string) =>
 it('every value is copied exactly from Parquet to Parquet', async () => {
   const input = await tableOf()
   const output = join(folder, 'out.parquet')
-  await writeTable({ inputs: [input], answers: await answersOf(ROWS), maxRowBytes: 1e6 }, output)
+  await write({ inputs: [input], answers: await answersOf(ROWS), maxRowBytes: 1e6 }, output)
   const rows = await rowsOf(output)
   expect(rows.map(({ results: _r, error: _e, ...row }) => row)).toEqual(await rowsOf(input))
   expect(rows[0]).toMatchObject({
@@ -73,7 +81,7 @@ it('every value is copied exactly from Parquet to Parquet', async () => {
 
 it('and to CSV as text with all digits, bytes that are no text as base64', async () => {
   const output = join(folder, 'out.csv')
-  await writeTable({ inputs: [await tableOf()], answers: await answersOf(ROWS), maxRowBytes: 1e6 }, output)
+  await write({ inputs: [await tableOf()], answers: await answersOf(ROWS), maxRowBytes: 1e6 }, output)
   const [header, first, second, , fourth] = (await readFile(output, 'utf8')).split('\n')
   expect(header).toBe('at,ns,bytes,large,results,error')
   expect(first).toMatch(/^1969-12-31T23:59:59.999999Z,1970-01-01T00:00:00.000000000Z,\/wCA,4611686018427387904,"\[\{/)
@@ -83,16 +91,34 @@ it('and to CSV as text with all digits, bytes that are no text as base64', async
 
 it('is refused where it would not be whole, and leaves nothing behind', async () => {
   const output = join(folder, 'out.parquet')
-  const write = (inputs: string[], answers: string) => writeTable({ inputs, answers, maxRowBytes: 1e6 }, output)
+  const make = (inputs: string[], answers: string) => write({ inputs, answers, maxRowBytes: 1e6 }, output)
   const input = await tableOf()
   for (const count of [ROWS - 1, ROWS + 1])
-    await expect(write([input], await answersOf(count))).rejects.toThrow(
+    await expect(make([input], await answersOf(count))).rejects.toThrow(
       /has other rows than .* it was changed meanwhile/,
     )
   await tableOf([[{ name: 'results', type: 'INT64' }, [1n]]])
-  await expect(write([input], await answersOf(1))).rejects.toThrow('has a column "results" already')
+  await expect(make([input], await answersOf(1))).rejects.toThrow('has a column "results" already')
   await tableOf([[{ name: 'd', type: 'INT64', converted_type: 'DECIMAL', precision: 18, scale: 2 }, [1n]]])
-  await expect(write([input], await answersOf(1))).rejects.toThrow('column d has decimals of 18 digits')
-  await expect(write([input, join(folder, 'in.jsonl')], await answersOf(1))).rejects.toThrow('the same columns')
-  expect([output, `${output}.partial`].some(existsSync)).toBe(false)
+  await expect(make([input], await answersOf(1))).rejects.toThrow('column d has decimals of 18 digits')
+  await expect(make([input, join(folder, 'in.jsonl')], await answersOf(1))).rejects.toThrow('the same columns')
+  expect([output, `${output}.partial.${claim.number}`].some(existsSync)).toBe(false)
+})
+
+it('is written by who holds the claim alone: one that slept meanwhile mixes nothing into it', async () => {
+  const output = join(folder, 'out.csv')
+  const source = { inputs: [await tableOf()], answers: await answersOf(ROWS), maxRowBytes: 1e6 }
+  await writeFile(`${output}.partial.${claim.number}`, 'of a runner that was killed')
+  const longAgo = new Date(Date.now() - 2 * LEASE_MS)
+  await utimes(join(folder, 'answers.jsonl.rankmill', `lease.${claim.number}`), longAgo, longAgo)
+  const next = await RunFolder.claim(join(folder, 'answers.jsonl'), LEASE_MS)
+  try {
+    const [slept, took] = await Promise.allSettled([write(source, output), writeTable(source, output, next)])
+    expect(slept).toMatchObject({ status: 'rejected', reason: { code: 'output_in_use' } })
+    expect(took.status).toBe('fulfilled')
+    expect((await readFile(output, 'utf8')).split('\n')).toHaveLength(ROWS + 2)
+    expect((await readdir(folder)).filter((name) => name.includes('.partial'))).toEqual([])
+  } finally {
+    await next.release()
+  }
 })
