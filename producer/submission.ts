@@ -121,8 +121,14 @@ export class Submission {
     const pinMs = this.#options.requestTtlMs
     const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
     for (let first = 0; first < parts.length; first += ADD_CHUNK) {
-      const jobs = parts.slice(first, first + ADD_CHUNK).map((part) => partOf(request, opened, part, version))
-      await queue.addBulk(jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) })))
+      const jobs = parts
+        .slice(first, first + ADD_CHUNK)
+        .map((part) => partOf(request, opened, part, version))
+        .map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) }))
+      // To make a pipeline costs more than to add a job.
+      const [only] = jobs
+      if (only && jobs.length === 1) await queue.add(only.name, only.data, only.opts)
+      else await queue.addBulk(jobs)
     }
   }
 

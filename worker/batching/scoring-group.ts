@@ -86,9 +86,11 @@ export class ScoringGroup {
   /** @param row what the model gave for the pair: its logit, or its embedding */
   score(entry: Entry, row: Float32Array, waitedMs: number, inferenceMs: number, states?: States): void {
     if (this.#settled) return
-    const wrong = row.find((value) => !Number.isFinite(value))
-    if (row.length === 0 || wrong !== undefined) {
-      this.fail(new RankmillError('inference_failed', `the model gives ${wrong ?? 'nothing'}`, { index: entry.index }))
+    let finite = 0
+    while (finite < row.length && Number.isFinite(row[finite])) finite++
+    if (row.length === 0 || finite < row.length) {
+      const given = row[finite] ?? 'nothing'
+      this.fail(new RankmillError('inference_failed', `the model gives ${given}`, { index: entry.index }))
       return
     }
     if (this.#logits.length === 0) this.#logits = new Float32Array(this.#pairs * row.length)
