@@ -12,6 +12,9 @@ export interface Entry {
   /** What the stage before gave for the pair. */
   states?: States | undefined
   taken: boolean
+  /** Neighbours of its length, while it waits among others (`EntriesByLength`). */
+  before: Entry | undefined
+  behind: Entry | undefined
 }
 
 export interface GroupScores {
@@ -55,7 +58,10 @@ export class ScoringGroup {
     this.deadlineAt = deadlineAt ?? Number.POSITIVE_INFINITY
     this.since = now
     this.entries = pairs
-      .map((pair, index): Entry => ({ group: this, index, pair, states: states?.[index], taken: false }))
+      .map((pair, index): Entry => {
+        const alone = { before: undefined, behind: undefined }
+        return { group: this, index, pair, states: states?.[index], taken: false, ...alone }
+      })
       .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
     this.#untaken = pairs.length
     this.#unsettled = pairs.length
