@@ -19,6 +19,7 @@ import { RerankClient } from '../producer/client.js'
 import { resolveOptions } from '../shared/options.js'
 import type { RerankInput } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
+import { infoField } from '../shared/redis/connection.js'
 import { RerankWorker } from '../worker/worker.js'
 import { bareQueue } from './bare-queue.js'
 import { median, printConditions } from './conditions.js'
@@ -63,12 +64,19 @@ async function child(role: 'worker' | 'runner', redis: string): Promise<ChildPro
   return started
 }
 
-async function memoryOf(process: ChildProcess): Promise<number> {
-  process.send('memory')
+async function usageOf(process: ChildProcess): Promise<{ rss: number; cpuUs: number }> {
+  process.send('usage')
   for (;;) {
     const [message] = await once(process, 'message')
-    if (typeof message === 'object' && 'rss' in message) return message.rss as number
+    if (typeof message === 'object' && 'rss' in message) return message
   }
+}
+
+/** Processor time that Redis has used, in microseconds. */
+async function cpuUsOf(redis: Redis): Promise<number> {
+  const info = await redis.info('cpu')
+  const seconds = ['used_cpu_user', 'used_cpu_sys'].map((name) => Number(infoField(info, name)))
+  return 1e6 * seconds.reduce((sum, each) => sum + each, 0)
 }
 
 /** @returns seconds, from opening to the last line synced */
@@ -80,8 +88,11 @@ async function runIn(runner: ChildProcess, input: string, output: string): Promi
   }
 }
 
-async function speeds(redis: string, folder: string, count: number): Promise<void> {
+async function speeds(redis: string, worker: ChildProcess, folder: string, count: number): Promise<void> {
   const runner = await child('runner', redis)
+  const connection = new Redis(redis)
+  const usage = async () => [(await usageOf(runner)).cpuUs, (await usageOf(worker)).cpuUs, await cpuUsOf(connection)]
+  const costs: Record<Kind, number[][]> = { inline: [], reference: [] }
   const rates: Record<string, number[]> = { 'bare BullMQ, inline': [], inline: [], reference: [] }
   for (const kind of ['inline', 'reference'] as const) await writeInput(join(folder, kind), count, kind)
   const jobs = [...requests(count, 'inline')]
@@ -89,8 +100,11 @@ async function speeds(redis: string, folder: string, count: number): Promise<voi
     const bare = await bareQueue(redis, jobs)
     if (round > 0) rates['bare BullMQ, inline']?.push(bare)
     for (const kind of ['inline', 'reference'] as const) {
+      const before = await usage()
       const seconds = await runIn(runner, join(folder, kind), join(folder, `${kind}-${round}.out`))
-      if (round > 0) rates[kind]?.push((count * CANDIDATES) / seconds)
+      if (round === 0) continue
+      rates[kind]?.push((count * CANDIDATES) / seconds)
+      costs[kind].push((await usage()).map((us, i) => (us - (before[i] ?? 0)) / count))
     }
   }
   for (const [name, values] of Object.entries(rates)) {
@@ -100,6 +114,14 @@ async function speeds(redis: string, folder: string, count: number): Promise<voi
         `${Math.round(pairs).toLocaleString('en')} pairs/s  (${values.map((v) => Math.round(v)).join(', ')})`,
     )
   }
+  for (const [kind, rounds] of Object.entries(costs)) {
+    const parts = ['runner', 'worker', 'Redis'].map((name, i) => {
+      return `${name} ${Math.round(median(rounds.map((us) => us[i] ?? 0)))}`
+    })
+    const all = median(rounds.map((us) => us.reduce((sum, each) => sum + each, 0)))
+    console.log(`${kind.padEnd(22)} processor time a request, in us: ${parts.join(', ')}; together ${Math.round(all)}`)
+  }
+  connection.disconnect()
   runner.disconnect()
 }
 
@@ -113,8 +135,8 @@ async function memory(redis: string, worker: ChildProcess, folder: string, lengt
   const sampling = (async () => {
     while (!over) {
       const used = Number(/used_memory:(\d+)/.exec(await connection.info('memory'))?.[1])
-      peak.runner = Math.max(peak.runner, await memoryOf(runner))
-      peak.worker = Math.max(peak.worker, await memoryOf(worker))
+      peak.runner = Math.max(peak.runner, (await usageOf(runner)).rss)
+      peak.worker = Math.max(peak.worker, (await usageOf(worker)).rss)
       peak.redis = Math.max(peak.redis, used)
       await new Promise((resolve) => setTimeout(resolve, SAMPLE_MS))
     }
@@ -185,7 +207,10 @@ function instantClient(onAnswer: (place: number) => void): BatchClient {
 const role = process.env['BENCH_ROLE']
 if (role && process.send) {
   const send = process.send.bind(process)
-  process.on('message', (message) => message === 'memory' && send({ rss: process.memoryUsage.rss() }))
+  process.on('message', (message) => {
+    const { user, system } = process.cpuUsage()
+    if (message === 'usage') send({ rss: process.memoryUsage.rss(), cpuUs: user + system })
+  })
   if (role === 'worker') {
     const options = resolveOptions({
       scoreCacheTtlMs: 0,
@@ -224,7 +249,7 @@ if (role && process.send) {
       Array.from({ length: PASSAGES }, (_, i) => ({ id: `p${i}`, text: textOf(i) })),
     )
     const worker = await child('worker', redis.url)
-    await speeds(redis.url, folder, Number(count))
+    await speeds(redis.url, worker, folder, Number(count))
     for (const length of lengths.split(',')) await memory(redis.url, worker, folder, Number(length))
     await resume(folder, Number(lines))
     worker.disconnect()

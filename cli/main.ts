@@ -1,11 +1,13 @@
 /** The command `rankmill`: which commands there are, each loaded only where it is meant, and what becomes of errors. */
-import { createRequire } from 'node:module'
+import * as module from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { unwritable } from '../producer/batch/unwritable.js'
 import { describeError, EXIT, exitCodeOf, note } from './exit.js'
 import { dress } from './help.js'
 
-const { version } = createRequire(import.meta.url)('rankmill/package.json') as { version: string }
+const { version } = module.createRequire(import.meta.url)('rankmill/package.json') as { version: string }
+
+keepCompiled()
 
 interface ListedCommand {
   readonly name: string
@@ -143,4 +145,15 @@ async function commandOf({ name, summary, load }: ListedCommand): Promise<Comman
 async function addCompletion(): Promise<void> {
   const { default: tab } = await import('@bomb.sh/tab/commander')
   tab(program)
+}
+
+/** From Node 22 on, compiled code is kept from one start to the next: for this process, and for those that it starts. */
+function keepCompiled(): void {
+  const { enableCompileCache, getCompileCacheDir } = module as typeof module & {
+    enableCompileCache?: () => void
+    getCompileCacheDir?: () => string | undefined
+  }
+  enableCompileCache?.()
+  const folder = getCompileCacheDir?.()
+  if (folder !== undefined) process.env['NODE_COMPILE_CACHE'] ??= folder
 }

@@ -130,12 +130,20 @@ export class Submission {
     const pinMs = this.#options.requestTtlMs
     const version = corpus === null ? undefined : await this.#corpora.pin(corpus, requestPin(request.id), pinMs)
     for (let first = 0; first < parts.length; first += ADD_CHUNK) {
-      const jobs = parts.slice(first, first + ADD_CHUNK).map((part) => partOf(request, opened, part, version))
-      const added = jobs.map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) }))
-      await queue.addBulk(added).catch(async (error: Error) => {
+      const jobs = parts
+        .slice(first, first + ADD_CHUNK)
+        .map((part) => partOf(request, opened, part, version))
+        .map((data) => ({ name: 'rerank', data, opts: this.#jobOptions(data) }))
+      // To make a pipeline costs more than to add a job.
+      const [only] = jobs
+      if (only && jobs.length === 1) {
+        await queue.add(only.name, only.data, only.opts)
+        continue
+      }
+      await queue.addBulk(jobs).catch(async (error: Error) => {
         // In a transaction a script that Redis has forgotten is not sent anew, and never would be; by itself it is.
         if (!error.message.startsWith('NOSCRIPT')) throw error
-        for (const { name, data, opts } of added) await queue.add(name, data, opts)
+        for (const { name, data, opts } of jobs) await queue.add(name, data, opts)
       })
     }
   }

@@ -114,6 +114,9 @@ export class RerankWorker {
   async #start(orNext: boolean): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
     collectQueues(this.metrics.registry, this.#shards.all, ({ index }) => this.#parts[index]?.isReporter ?? false)
+    // Processes and threads of its own load the model meanwhile; what becomes of it is looked at below.
+    const loading = this.scorers.get(null, 'auto')
+    loading.catch(() => undefined)
     this.#server = await serveMonitoring(
       {
         contentType: this.metrics.registry.contentType,
@@ -126,9 +129,13 @@ export class RerankWorker {
       },
       metricsHost,
       { port: metricsPort, orNext },
-    )
+    ).catch(async (error) => {
+      // What is being started can be ended only when it has.
+      await loading.catch(() => undefined)
+      throw error
+    })
     this.#log.info({ url: this.#server.url, device }, 'metrics and health')
-    await this.scorers.get(null, 'auto')
+    await loading
     // The first one before the others: it says what requests mean that name no model.
     const [first, ...others] = this.#parts
     await first?.start()

@@ -1,7 +1,6 @@
 /** `rankmill rerank`: one query over documents from files or standard input. */
 import { randomUUID } from 'node:crypto'
 import { Command, Option } from 'commander'
-import { RerankClient } from '../../producer/client.js'
 import { documentsOf, requestDocument, type SourceDocument } from '../../producer/lines/source-documents.js'
 import type { Source } from '../../producer/lines/text-lines.js'
 import { parseRequest, type RerankInput, requestSchema } from '../../shared/protocol/request.js'
@@ -72,7 +71,9 @@ async function run(command: Command, files: string[]): Promise<void> {
     if (cut > 0) note(`rankmill: cut to ${maxDocumentBytes} bytes (--max-document-bytes): ${cut} documents`)
     const documents = read.map(requestDocument)
     check(documents)
-    const session = await openSessionFor(command, options, signal)
+    const opening = openSessionFor(command, options, signal)
+    // Loaded while Redis and the workers start.
+    const [session, { RerankClient }] = await Promise.all([opening, import('../../producer/client.js')])
     forced.addEventListener('abort', () => void session.stop(true))
     const client = new RerankClient(clientOptions(session))
     try {

@@ -13,7 +13,7 @@ import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer, reaching } from '../../shared/redis/connection.js'
 import { OutageWatch } from '../../shared/redis/outage-watch.js'
-import { Shards } from '../../shared/redis/shards.js'
+import { type Shard, Shards } from '../../shared/redis/shards.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
 import { unlessAborted } from '../interruption.js'
@@ -106,12 +106,13 @@ export async function openSession(options: Options, session: SessionOptions): Pr
       }
       return { options: filled, metricsUrl: undefined, metrics: undefined, fleet: undefined, stop }
     }
-    const started = await startFleet()
-    // Beside a fleet that runs it is not needed, and takes its time to load.
-    const { FleetMetrics } = await import('../../monitoring/fleet.js')
-    const metrics = new FleetMetrics(shards.all, () => started.snapshots())
-    const server = await serveFleet(filled, started, metrics, session.metricsPort ?? { port: 0 }, () => redis.status)
-    steps.push({ name: 'metrics server', close: () => server.close() })
+    const starting = startFleet()
+    // Beside a fleet that runs it is not needed, and takes its time to load: that of the workers, which load their model.
+    const serving = serveMetrics(filled, shards.all, () => fleet, session.metricsPort ?? { port: 0 })
+    const [, servingEnd] = await Promise.allSettled([starting, serving])
+    if (servingEnd.status === 'fulfilled')
+      steps.push({ name: 'metrics server', close: () => servingEnd.value.server.close() })
+    const [started, { metrics, server }] = await Promise.all([starting, serving])
     note(`rankmill: ${found.description}; started ${described}; metrics at ${server.url}/metrics`)
     return { options: filled, metricsUrl: `${server.url}/metrics`, metrics, fleet: started, stop }
   } catch (error) {
@@ -142,17 +143,19 @@ async function redisFor(options: Options, { embedded, redisGiven }: SessionOptio
   return findOrStartRedis({ ...given, dataDir: '.rankmill/redis', log: (line) => note(`rankmill: ${line}`) })
 }
 
-function serveFleet(
+async function serveMetrics(
   options: Options,
-  fleet: Fleet,
-  metrics: FleetMetrics,
+  shards: readonly Shard[],
+  fleet: () => Fleet | undefined,
   port: WantedPort,
-  redis: () => string,
-): Promise<MonitoringServer> {
+): Promise<{ metrics: FleetMetrics; server: MonitoringServer }> {
+  const { FleetMetrics } = await import('../../monitoring/fleet.js')
+  const metrics = new FleetMetrics(shards, async () => (await fleet()?.snapshots()) ?? [])
   const health = () => {
-    const checks = { redis: redis(), workers: `${fleet.alive} of ${fleet.size}` }
-    return { ok: fleet.alive > 0 && checks.redis === 'ready', checks }
+    const [alive, size] = [fleet()?.alive ?? 0, fleet()?.size ?? 0]
+    const checks = { redis: shards[0]?.redis.status ?? 'end', workers: `${alive} of ${size}` }
+    return { ok: alive > 0 && checks.redis === 'ready', checks }
   }
   const sources = { contentType: metrics.contentType, metrics: () => metrics.text(), alive: health, ready: health }
-  return serveMonitoring(sources, options.metricsHost, port)
+  return { metrics, server: await serveMonitoring(sources, options.metricsHost, port) }
 }

@@ -71,6 +71,8 @@ export interface BatchProgress {
 const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const FOLLOW_MS = 2000
+/** Answers that come within so long are written together: each write asks who holds the output, which costs like a request. */
+const GATHER_MS = 5
 /** Changes of a corpus in a row that one request follows. */
 const CORPUS_TRIES = 3
 /** A request that could not be sent says so each half a second. */
@@ -315,9 +317,11 @@ export class BatchRun {
       this.#wakeWriter()
     })
     let checkpointAt = performance.now()
+    let appendedAt = Number.NEGATIVE_INFINITY
     const written: string[] = []
     for (;;) {
       const answers = this.#ready.take()
+      if (answers.length > 0) appendedAt = performance.now()
       await state.append(answers)
       for (const { item, requestId } of answers) {
         if (requestId !== undefined) written.push(requestId)
@@ -334,6 +338,8 @@ export class BatchRun {
       }
       if (isOver) break
       await this.#untilWoken()
+      const restMs = appendedAt + GATHER_MS - performance.now()
+      if (restMs > 0) await delay(restMs)
     }
     if (readAll && this.#admission.requests === 0) await state.pins.release(client)
   }

@@ -1,5 +1,5 @@
 /** Which custom ids a run has met: eight bytes an id, in memory and in a file beside the output. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 
@@ -48,7 +48,7 @@ export class CustomIds {
 
 /** Never 0, which marks a free slot. */
 function hashOf(id: string): bigint {
-  return createHash('sha1').update(id).digest().readBigUInt64LE() | 1n
+  return hash('sha1', id, 'buffer').readBigUInt64LE() | 1n
 }
 
 /** The hashes of the items that are done, in a file that only grows. */

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { CORPUS_NAME_RULE, isCorpus } from '../corpus/corpus-name.js'
 import { RankmillError } from '../errors.js'
-import { idSchema, textSchema } from './field-schemas.js'
+import { idSchema, isText, textSchema } from './field-schemas.js'
 import { FIRST_STAGE_FILTER, type Strategy, usesFirstStage } from './strategy.js'
 
 export interface Document {
@@ -71,6 +71,24 @@ export function documentsSchemas(limits: { readonly maxDocuments: number; readon
   return { inline, reference }
 }
 
+/**
+ * Documents that are nothing but good texts, which most are, without the cost of a schema for each.
+ *
+ * @returns undefined where the schema has to look, and to say what is wrong
+ */
+export function plainDocuments(
+  given: unknown,
+  limits: { readonly maxDocuments: number; readonly maxDocumentBytes: number },
+): Document[] | undefined {
+  if (!Array.isArray(given) || given.length === 0 || given.length > limits.maxDocuments) return undefined
+  const documents: Document[] = []
+  for (const text of given as unknown[]) {
+    if (!isText(text, limits.maxDocumentBytes)) return undefined
+    documents.push({ text })
+  }
+  return documents
+}
+
 export function filledReference(documents: object): object {
   if (!('corpus' in documents)) return documents
   const { corpus, version, ids, missing, scores } = documents as Partial<CorpusReference>
@@ -84,7 +102,10 @@ export function withScores(documents: Documents, strategy: Strategy): Documents 
     if (isUsed && documents.scores === null) throw scoreNeeded('documents.scores', 'one for each of the ids')
     return isUsed ? documents : { ...documents, scores: null }
   }
-  if (!isUsed) return documents.map(({ score: _, ...document }) => document)
+  if (!isUsed) {
+    const isScored = documents.some(({ score }) => score !== undefined)
+    return isScored ? documents.map(({ score: _, ...document }) => document) : documents
+  }
   const place = documents.findIndex(({ score }) => score === undefined)
   if (place >= 0) throw scoreNeeded(`documents.${place}.score`, 'one of every document')
   return documents

@@ -15,6 +15,11 @@ function isLongerThan(text: string, bytes: number): boolean {
   return text.length * 3 > bytes && Buffer.byteLength(text) > bytes
 }
 
+/** Whether `textSchema` would take it. */
+export function isText(value: unknown, limit: number): value is string {
+  return typeof value === 'string' && !isLongerThan(value, limit) && value.isWellFormed()
+}
+
 export function textSchema(limit: number, code: ErrorCode) {
   return z
     .string()

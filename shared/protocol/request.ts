@@ -7,6 +7,7 @@ import {
   documentsSchemas,
   filledReference,
   isCorpusReference,
+  plainDocuments,
   withScores,
 } from './documents.js'
 import { idSchema, textSchema } from './field-schemas.js'
@@ -95,10 +96,12 @@ export function requestSchema(limits: RequestLimits) {
   return {
     inline: z.strictObject({ ...fields, documents: inline }),
     reference: z.strictObject({ ...fields, documents: reference }),
-    maxPrefilterDocuments: limits.maxPrefilterDocuments,
-    maxRequestBytes: limits.maxRequestBytes,
+    limits,
   }
 }
+
+/** Stands for documents that were looked at already. */
+const CHECKED_DOCUMENTS = ['-']
 
 export type RequestSchema = ReturnType<typeof requestSchema>
 
@@ -113,11 +116,14 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
   const named = renameAliases(input)
   const given = (named as { documents?: unknown } | null)?.documents
   const isReference = typeof given === 'object' && given !== null && 'corpus' in given
-  const parsed = (isReference ? schema.reference : schema.inline).safeParse(named)
+  const plain = plainDocuments(given, schema.limits)
+  const checked = plain ? Object.assign(Object.create(null), named, { documents: CHECKED_DOCUMENTS }) : named
+  const parsed = (isReference ? schema.reference : schema.inline).safeParse(checked)
   if (!parsed.success) throw describe(parsed.error.issues, named)
   const r = parsed.data
-  const documents = filledReference(r.documents) as Documents
-  const strategy = fillStrategy(r.strategy, candidateCount(documents), schema.maxPrefilterDocuments)
+  const documents = plain ?? (filledReference(r.documents) as Documents)
+  const { maxPrefilterDocuments, maxRequestBytes } = schema.limits
+  const strategy = fillStrategy(r.strategy, candidateCount(documents), maxPrefilterDocuments)
   const request: RerankRequest = {
     id: r.id ?? newId(),
     query: r.query,
@@ -132,8 +138,8 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     ...strategy,
   }
   const bytes = bytesOf(request)
-  if (bytes > schema.maxRequestBytes) {
-    const message = `documents: the request must have at most ${schema.maxRequestBytes} bytes (maxRequestBytes), got ${bytes}`
+  if (bytes > maxRequestBytes) {
+    const message = `documents: the request must have at most ${maxRequestBytes} bytes (maxRequestBytes), got ${bytes}`
     throw new RankmillError('too_many_documents', message, { param: 'documents' })
   }
   return request

@@ -4,6 +4,7 @@ import { RankmillError } from '../errors.js'
 import type { Options } from '../options.js'
 import { ClusterConnection, type RedisSettings } from './cluster-connection.js'
 import { ConnectionWatch } from './connection-watch.js'
+import { gatherWrites } from './gathered-writes.js'
 import { redisError, redisFault } from './redis-errors.js'
 import { parseRedisUrl, type RedisAddress, type RedisNode } from './redis-url.js'
 import { PrimaryConnector } from './sentinel-connector.js'
@@ -104,14 +105,16 @@ type ConnectionSettings = Pick<
 /** The one place where a connection is made from a URL. BullMQ's and all others are duplicates of it. */
 async function connect({ redis: url, prefix }: Target, settings: ConnectionSettings): Promise<Redis> {
   const address = parseRedisUrl(url)
-  const redis = open(address, prefix, {
-    ...settings,
-    lazyConnect: true,
-    connectTimeout: 5000,
-    keepAlive: 10_000,
-    retryStrategy: backoffMs,
-    reconnectOnError,
-  })
+  const redis = gatherWrites(
+    open(address, prefix, {
+      ...settings,
+      lazyConnect: true,
+      connectTimeout: 5000,
+      keepAlive: 10_000,
+      retryStrategy: backoffMs,
+      reconnectOnError,
+    }),
+  )
   let lastError: unknown
   // Without a listener ioredis prints every failed reconnect; the connection's state is watched elsewhere.
   redis.on('error', (error) => {

@@ -12,6 +12,9 @@ export interface Entry {
   /** What the stage before gave for the pair. */
   states?: States | undefined
   taken: boolean
+  /** Neighbours of its length, while it waits among others (`EntriesByLength`). */
+  before: Entry | undefined
+  behind: Entry | undefined
 }
 
 export interface GroupScores {
@@ -55,7 +58,10 @@ export class ScoringGroup {
     this.deadlineAt = deadlineAt ?? Number.POSITIVE_INFINITY
     this.since = now
     this.entries = pairs
-      .map((pair, index): Entry => ({ group: this, index, pair, states: states?.[index], taken: false }))
+      .map((pair, index): Entry => {
+        const alone = { before: undefined, behind: undefined }
+        return { group: this, index, pair, states: states?.[index], taken: false, ...alone }
+      })
       .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
     this.#untaken = pairs.length
     this.#unsettled = pairs.length
@@ -86,9 +92,11 @@ export class ScoringGroup {
   /** @param row what the model gave for the pair: its logit, or its embedding */
   score(entry: Entry, row: Float32Array, waitedMs: number, inferenceMs: number, states?: States): void {
     if (this.#settled) return
-    const wrong = row.find((value) => !Number.isFinite(value))
-    if (row.length === 0 || wrong !== undefined) {
-      this.fail(new RankmillError('inference_failed', `the model gives ${wrong ?? 'nothing'}`, { index: entry.index }))
+    let finite = 0
+    while (finite < row.length && Number.isFinite(row[finite])) finite++
+    if (row.length === 0 || finite < row.length) {
+      const given = row[finite] ?? 'nothing'
+      this.fail(new RankmillError('inference_failed', `the model gives ${given}`, { index: entry.index }))
       return
     }
     if (this.#logits.length === 0) this.#logits = new Float32Array(this.#pairs * row.length)

@@ -122,7 +122,8 @@ async function scoreClaimed(
         claim.land(place, score)
       })
       state.spent = besideSpent(state.spent, scored.spent)
-      await cache.write(keys, found)
+      // Nobody waits for it: it is in Redis before the answer is, which goes the same way, and without it nothing is wrong.
+      cache.write(keys, found).catch(() => undefined)
     } catch (error) {
       blocks.length = 0
       throw error

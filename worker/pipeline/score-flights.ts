@@ -8,7 +8,8 @@ import type { KnownScore } from './score-cache.js'
 
 interface Flight {
   readonly urgency: Urgency
-  readonly landed: Promise<KnownScore | undefined>
+  /** Made for the first who waits: most flights have none. */
+  landed(): Promise<KnownScore | undefined>
   /** Undefined: it ends without a score. */
   land(score: KnownScore | undefined): void
 }
@@ -43,7 +44,7 @@ export class ScoreFlights {
     for (const [place, pair] of pairs) {
       const flight = this.#flights.get(pair)
       if (flight && isAsUrgent(flight.urgency, urgency)) {
-        others.set(place, flight.landed)
+        others.set(place, flight.landed())
         continue
       }
       const own = newFlight(urgency)
@@ -74,9 +75,21 @@ function isAsUrgent(a: Urgency, b: Urgency): boolean {
 }
 
 function newFlight(urgency: Urgency): Flight {
+  let landing: { readonly promise: Promise<KnownScore | undefined>; readonly land: Flight['land'] } | undefined
+  return {
+    urgency,
+    landed: () => {
+      landing ??= newLanding()
+      return landing.promise
+    },
+    land: (score) => landing?.land(score),
+  }
+}
+
+function newLanding() {
   let land: Flight['land'] = () => undefined
-  const landed = new Promise<KnownScore | undefined>((resolve) => {
+  const promise = new Promise<KnownScore | undefined>((resolve) => {
     land = resolve
   })
-  return { urgency, landed, land }
+  return { promise, land }
 }
