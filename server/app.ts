@@ -121,7 +121,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     globalDecompression: false,
   })
 
-  app.addHook('onRoute', (route) => known.add(route.method, route.url))
+  app.addHook('onRoute', (route) => known.add(route.method, route.url, route.config?.dialect))
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
     const scope = request.routeOptions.config.scope
@@ -160,7 +160,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     }
     reply.header('allow', methods.join(', '))
     const message = `${request.method}: ${path} takes ${methods.join(', ')}`
-    return sendError(new RankmillError('method_not_allowed', message), request, reply)
+    return sendError(new RankmillError('method_not_allowed', message), request, reply, undefined, known.dialectOf(path))
   }
   // Where there is no route, that is what is wrong, whatever was wrong with the body.
   app.setErrorHandler((error, request, reply) =>
@@ -200,6 +200,7 @@ async function sendError(
   request: FastifyRequest,
   reply: FastifyReply,
   log?: Logger,
+  dialect: Dialect | undefined = request.routeOptions?.config?.dialect,
 ): Promise<FastifyReply> {
   // What Redis threw, wherever it was asked, is told from a defect here.
   const error = asRankmillError(await reaching(() => Promise.reject(cause)).catch((known: unknown) => known))
@@ -211,7 +212,7 @@ async function sendError(
     reply.header('retry-after', String(Math.max(1, Math.ceil((retryAfterMs ?? 1000) / 1000))))
   }
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer')
-  const say = request.routeOptions?.config?.dialect?.error ?? errorBody
+  const say = dialect?.error ?? errorBody
   return reply
     .code(error.status)
     .type('application/json')
