@@ -10,7 +10,9 @@ import { OPTIONS, type Options } from '../shared/options.js'
 import { keysOf } from '../shared/protocol/keys.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
 import { connectProducer, connectWorker } from '../shared/redis/connection.js'
+import { FailedJobs } from '../shared/redis/failed-jobs.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
+import { RequestLife } from '../shared/redis/request-life.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
 import { makeApp } from './app.js'
 import { BatchRecords } from './batches/batch-records.js'
@@ -29,6 +31,7 @@ import { describeApi } from './openapi.js'
 import { RerankCalls } from './rerank-calls.js'
 import { batchRoutes } from './routes/batches.js'
 import { corpusRoutes } from './routes/corpora.js'
+import { failedRoutes } from './routes/failed.js'
 import { fileRoutes } from './routes/files.js'
 import { jobRoutes } from './routes/jobs.js'
 import { pageRoutes } from './routes/page.js'
@@ -129,7 +132,8 @@ export class ApiServer {
       corpusRoutes(app, { redis, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
-      pageRoutes(app, client, (workers) => queueStates(redis, queueKeys, workers))
+      pageRoutes(app, client, (workers) => queueStates(redis, queueKeys, workers), calls.times)
+      failedRoutes(app, new FailedJobs(redis, queues, new RequestLife(redis, queueKeys)), options)
       await queueBoard(app, async () => [...(await queues.all()).map(({ queue }) => queue), webhooks.queue])
       const url = await listen(app, options, parts.portOrNext ?? false)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')

@@ -7,6 +7,7 @@ import { z } from 'zod'
 import type { QueueState } from '../../monitoring/queue-collector.js'
 import type { RerankClient } from '../../producer/client.js'
 import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
+import type { AnswerTimes } from '../answer-times.js'
 import { errorReplies } from './rerank.js'
 
 const PAGE = join(dirname(createRequire(import.meta.url).resolve('rankmill/package.json')), 'server', 'page')
@@ -20,6 +21,7 @@ export function pageRoutes(
   app: FastifyInstance,
   client: RerankClient,
   queues: (workers: readonly WorkerInfo[]) => Promise<QueueState[]>,
+  times: AnswerTimes,
 ): void {
   for (const [url, [file, type]] of Object.entries(FILES)) {
     const content = readFileSync(join(PAGE, file))
@@ -39,8 +41,11 @@ export function pageRoutes(
     },
     async () => {
       const workers = await client.workers()
+      const { perSecond, p50, p95 } = times.pace()
       return {
         object: 'status',
+        // Of this server alone, over the last minute.
+        answers: { per_second: perSecond, p50_ms: p50, p95_ms: p95 },
         queues: (await queues(workers)).map(shown),
         workers: workers.map(({ id, models, startedAt, jobsPerSecond }) => ({
           id,

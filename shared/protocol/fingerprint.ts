@@ -9,10 +9,12 @@ import type { RerankRequest } from './request.js'
  */
 export function fingerprintOf(request: RerankRequest): string {
   const hash = createHash('sha256')
-  const { query, instruction, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
+  const { query, cacheSpace, instruction, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
   const { dtype, longDocuments, prefilter, cascade, fuse, exit } = request
   const strategy = [dtype, longDocuments, prefilter, cascade, fuse, exit]
   hash.update(JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy]))
+  // Who may not share scores may not share the work either: how soon it is done would tell.
+  if (cacheSpace !== undefined) hash.update(JSON.stringify({ cacheSpace }))
   if (instruction !== null) hash.update(JSON.stringify({ instruction }))
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {
