@@ -163,7 +163,7 @@ function failedRow({ id, part, failed_at: failedAt, error }) {
   const retry = document.createElement('button')
   retry.type = 'button'
   retry.textContent = 'Try again'
-  retry.setAttribute('aria-label', `Try ${id} again`)
+  retry.setAttribute('aria-label', `Try again: ${id}`)
   retry.addEventListener('click', async () => {
     try {
       const { jobs } = await call('POST', `/v1/failed/${encodeURIComponent(id)}/retry`)
