@@ -7,7 +7,6 @@
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { findOrStartRedis } from '../cli/embedded/redis.js'
@@ -18,13 +17,11 @@ import type { RerankInput } from '../shared/protocol/request.js'
 import { seededRandom } from '../shared/random.js'
 import { modelSource } from '../worker/model-source.js'
 import { RerankWorker } from '../worker/worker.js'
-import { median, printConditions } from './conditions.js'
+import { printConditions } from './conditions.js'
+import { columnsOf, HELD_HEADER, type Held, held, printColumns, printGrowth } from './growth.js'
 
 const WINDOW = 24
 const LOOKS = 30
-/** More than noise: growth between two thirds of a run, as a share and at least so many MiB. */
-const GROWTH = 0.05
-const NOISE_MIB = 8
 const PASSAGES = 1000
 const TEXT = 'The job that lost its worker is given to another one, and nobody waits for it. '
 const settings = {
@@ -43,24 +40,12 @@ const SMALL_CACHES = {
   corpusCacheBytes: 1_000_000,
 } as const
 
-interface Seen {
-  readonly rss: number
-  readonly heap: number
-  readonly outside: number
-  readonly descriptors: number
-}
-
 if (process.send) {
   const own = { calibrate: false, threads: 1, sessions: 1, textThreads: 1, scoreCacheTtlMs: 60_000 }
   const options = resolveOptions({ ...settings, ...SMALL_CACHES, ...own })
   const worker = await RerankWorker.start(options, modelSource(options))
   process.send('ready')
-  process.on('message', () => {
-    globalThis.gc?.()
-    const { rss, heapUsed, external } = process.memoryUsage()
-    const descriptors = readdirSync('/proc/self/fd').length
-    process.send?.({ rss, heap: heapUsed, outside: external, descriptors } satisfies Seen)
-  })
+  process.on('message', () => process.send?.(held()))
   process.on('disconnect', () => void worker.close(true).then(() => process.exit(0)))
 } else {
   const minutes = Number(process.argv[2] ?? 120)
@@ -74,7 +59,7 @@ if (process.send) {
   const client = new RerankClient({ redis: redis.url, prefix: settings.prefix, resultTtlMs: 1000, maxJobPairs: 64 })
   await client.putCorpus('soak', passages())
   printConditions('a worker under mixed load', { minutes, window: WINDOW })
-  console.log('minute  requests  rss MiB  heap MiB  outside MiB  descriptors')
+  console.log(`minute  requests  ${HELD_HEADER}`)
   const until = performance.now() + minutes * 60_000
   const random = seededRandom(1)
   const counts: Record<string, number> = {}
@@ -85,27 +70,17 @@ if (process.send) {
       counts[outcome] = (counts[outcome] ?? 0) + 1
     }
   })
-  const seen: Seen[] = []
+  const seen: Held[] = []
   for (let look = 1; look <= LOOKS; look++) {
     await delay((minutes * 60_000) / LOOKS)
     worker.send('look')
-    const [now] = (await once(worker, 'message')) as [Seen]
+    const [now] = (await once(worker, 'message')) as [Held]
     seen.push(now)
-    const columns = [(look * minutes) / LOOKS, asked, mib(now.rss), mib(now.heap), mib(now.outside), now.descriptors]
-    console.log(columns.map((value) => String(Math.round(value * 10) / 10).padStart(8)).join('  '))
+    printColumns([(look * minutes) / LOOKS, asked, ...columnsOf(now)])
   }
   await Promise.all(producers)
   console.log(`outcomes: ${JSON.stringify(counts)}`)
-  for (const what of ['rss', 'heap', 'outside', 'descriptors'] as const) {
-    const [before, after] = [1, 2].map((third) =>
-      median(seen.slice((third * LOOKS) / 3, ((third + 1) * LOOKS) / 3).map((each) => each[what])),
-    )
-    const noise = what === 'descriptors' ? 2 : NOISE_MIB * 2 ** 20
-    const isFlat = (after ?? 0) - (before ?? 0) <= Math.max(noise, GROWTH * (before ?? 0))
-    const shown = [before, after].map((value = 0) => (what === 'descriptors' ? value : mib(value)).toFixed(1))
-    console.log(`${what}: ${shown.join(' -> ')}: ${isFlat ? 'flat' : 'NOT FLAT'}`)
-    if (!isFlat) process.exitCode = 1
-  }
+  if (!printGrowth(seen)) process.exitCode = 1
   await client.close()
   worker.disconnect()
   await once(worker, 'exit')
@@ -156,8 +131,4 @@ function request(number: number, random: () => number): RerankInput {
 
 function* passages() {
   for (let i = 0; i < PASSAGES; i++) yield { id: `p${i}`, text: `${i} ${TEXT.repeat(1 + (i % 5))}` }
-}
-
-function mib(bytes: number): number {
-  return bytes / 2 ** 20
 }

@@ -85,6 +85,7 @@ async function measure(threads: number): Promise<void> {
   const keys = keysOf('{bench-host}', 'rerank')
   // Inline texts and no cache: nothing is ever asked of it.
   const redis = { defineCommand: () => undefined } as unknown as Redis
+  const shard = { index: 0, redis, keys }
   const metrics = new WorkerMetrics(
     () => 0,
     () => true,
@@ -96,7 +97,7 @@ async function measure(threads: number): Promise<void> {
     createEngine: async () => new FakeEngine(),
     openTexts: () => new TextThreads({ threads, maxAgeMs: 1000, taskTimeoutMs: 60_000, now }),
   }
-  const embeddings = new EmbeddingCache(redis, keys, options, now)
+  const embeddings = new EmbeddingCache([shard], options, now)
   const scorers = new Scorers(
     source,
     { ...options, model: 'fake' },
@@ -109,7 +110,7 @@ async function measure(threads: number): Promise<void> {
   const stages: Stages = {
     loader: new CandidateLoader(new Corpora(redis, keys), new CorpusFolders(options.corpusRoot), 0, embeddings),
     ...{ scorers, metrics, now, flights: new ScoreFlights() },
-    cache: new ScoreCache(redis, keys, options),
+    cache: new ScoreCache([shard], options),
     budget: new PairBudget({ pairs: options.maxInflightPairs, maxAgeMs: options.maxEntryAgeMs, now }),
   }
   const { signal } = new AbortController()

@@ -41,6 +41,8 @@ export function partOf(
     offset,
     query: request.query,
     ...(request.instruction === null ? {} : { instruction: request.instruction }),
+    ...(request.cacheSpace === undefined ? {} : { cacheSpace: request.cacheSpace }),
+    ...(request.traceParent === undefined ? {} : { traceParent: request.traceParent }),
     documents: isCorpusReference(documents)
       ? { ...documents, version: pinnedVersion ?? documents.version, ids: documents.ids.slice(offset, end) }
       : parts === 1

@@ -1,20 +1,24 @@
 /** The HTTP side of every route: bodies in, errors out, who asks, what is logged. Routes add themselves. */
 import { isUtf8 } from 'node:buffer'
 import { randomBytes } from 'node:crypto'
+import * as zlib from 'node:zlib'
 import compress from '@fastify/compress'
 import helmet from '@fastify/helmet'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { RankmillError } from '../shared/errors.js'
 import type { Logger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
+import { TRACE_PARENT } from '../shared/protocol/request.js'
 import { reaching } from '../shared/redis/connection.js'
 import { decodedBody } from './body-encoding.js'
+import { answerClientError } from './client-errors.js'
 import { type Dialect, errorBody } from './dialects/dialect.js'
 import { checked } from './dialects/fields.js'
 import type { HttpMetrics } from './http-metrics.js'
 import type { Scope } from './keys/api-keys.js'
 import type { Authentication } from './keys/authentication.js'
 import { Caller } from './keys/caller.js'
+import { KnownHosts } from './known-hosts.js'
 import { KnownRoutes } from './known-routes.js'
 import { isToldOnly } from './told-only.js'
 
@@ -35,6 +39,8 @@ declare module 'fastify' {
     caller: Caller
     /** Pairs that it asked for, for the log. */
     pairs: number
+    /** Of the caller's trace, where it sent a good one. */
+    traceParent: string | undefined
   }
 }
 
@@ -46,7 +52,6 @@ export interface AppParts {
 }
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/
-const TRACE_PARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/
 /** A caller that is slower than this with its headers is none. */
 const HEADERS_TIMEOUT_MS = 15_000
 /** Longer than load balancers keep theirs, so that none meets a closed connection. */
@@ -79,14 +84,17 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     // Who waits is answered; the server's own limit ends what takes too long.
     forceCloseConnections: 'idle',
     http: { headersTimeout: HEADERS_TIMEOUT_MS, connectionsCheckingInterval: CONNECTIONS_CHECKED_MS },
+    clientErrorHandler: answerClientError,
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
   })
   const known = new KnownRoutes()
+  const hosts = new KnownHosts(options, authentication.isOpen)
   const closing = new AbortController()
   app.decorate('closingSignal', closing.signal)
   app.addHook('preClose', async () => closing.abort())
   app.decorateRequest('caller', null as unknown as Caller)
   app.decorateRequest('pairs', 0)
+  app.decorateRequest('traceParent', undefined)
   app.setValidatorCompiler(({ schema }) => (value) => {
     if (isToldOnly(schema)) return { value }
     try {
@@ -116,14 +124,18 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     strictTransportSecurity: false,
   })
   await app.register(compress, {
-    encodings: ['gzip', 'deflate'],
+    // Node 20 has no Zstandard of its own.
+    encodings: 'createZstdCompress' in zlib ? ['zstd', 'gzip', 'deflate'] : ['gzip', 'deflate'],
     threshold: COMPRESSED_FROM_BYTES,
     globalDecompression: false,
   })
 
-  app.addHook('onRoute', (route) => known.add(route.method, route.url))
+  app.addHook('onRoute', (route) => known.add(route.method, route.url, route.config?.dialect))
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
+    const traceParent = String(request.headers.traceparent ?? '')
+    if (TRACE_PARENT.test(traceParent)) request.traceParent = traceParent
+    hosts.check(request.headers)
     const scope = request.routeOptions.config.scope
     request.caller = scope === null ? new Caller() : await authentication.callerOf(request.headers.authorization)
     if (scope !== null) request.caller.mustHave(scope ?? 'submit')
@@ -136,7 +148,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     const route = request.routeOptions.url ?? '(none)'
     metrics.observe(request.method, route, reply.statusCode, reply.elapsedTime)
     if (request.routeOptions.config.scope === null) return
-    const trace = TRACE_PARENT.exec(String(request.headers['traceparent'] ?? ''))?.[1]
+    const trace = request.traceParent && TRACE_PARENT.exec(request.traceParent)?.[1]
     log.info(
       {
         request: request.id,
@@ -160,7 +172,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     }
     reply.header('allow', methods.join(', '))
     const message = `${request.method}: ${path} takes ${methods.join(', ')}`
-    return sendError(new RankmillError('method_not_allowed', message), request, reply)
+    return sendError(new RankmillError('method_not_allowed', message), request, reply, undefined, known.dialectOf(path))
   }
   // Where there is no route, that is what is wrong, whatever was wrong with the body.
   app.setErrorHandler((error, request, reply) =>
@@ -200,6 +212,7 @@ async function sendError(
   request: FastifyRequest,
   reply: FastifyReply,
   log?: Logger,
+  dialect: Dialect | undefined = request.routeOptions?.config?.dialect,
 ): Promise<FastifyReply> {
   // What Redis threw, wherever it was asked, is told from a defect here.
   const error = asRankmillError(await reaching(() => Promise.reject(cause)).catch((known: unknown) => known))
@@ -211,7 +224,7 @@ async function sendError(
     reply.header('retry-after', String(Math.max(1, Math.ceil((retryAfterMs ?? 1000) / 1000))))
   }
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer')
-  const say = request.routeOptions?.config?.dialect?.error ?? errorBody
+  const say = dialect?.error ?? errorBody
   return reply
     .code(error.status)
     .type('application/json')

@@ -7,6 +7,7 @@ import { candidateCount, type Documents } from '../shared/protocol/documents.js'
 import { fullName } from '../shared/protocol/pool.js'
 import type { RerankInput } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
+import { AnswerTimes } from './answer-times.js'
 import type { Understood } from './dialects/dialect.js'
 import type { HttpMetrics } from './http-metrics.js'
 import type { Caller } from './keys/caller.js'
@@ -17,6 +18,7 @@ import type { ModelNames } from './model-names.js'
 const SERVED_MS = 2000
 /** Of how many answers the pace of this server is judged. */
 const PACE_ANSWERS = 64
+const UNKNOWN_PACE_MS = 100
 const LONGEST_RETRY_MS = 60_000
 /** A request that is waited for is counted as under way for so long at most after its time. */
 const GRACE_MS = 60_000
@@ -32,12 +34,13 @@ export interface CallsParts {
 
 export class RerankCalls {
   readonly #parts: CallsParts
-  readonly #answeredAt: number[] = []
+  readonly times: AnswerTimes
   #waiting = 0
   #served: { readonly names: Promise<readonly string[]>; readonly at: number } | undefined
 
   constructor(parts: CallsParts) {
     this.#parts = parts
+    this.times = new AnswerTimes(parts.now)
   }
 
   /**
@@ -46,9 +49,15 @@ export class RerankCalls {
    * @param signal aborted when the caller goes away
    * @throws RankmillError what the library says of it, `rate_limited`, or `overloaded` where too many wait already
    */
-  async ask(caller: Caller, { request, id, wholeDocuments }: Understood, signal: AbortSignal): Promise<RerankResult> {
+  async ask(
+    caller: Caller,
+    { request, id, wholeDocuments }: Understood,
+    signal: AbortSignal,
+    traceParent?: string,
+  ): Promise<RerankResult> {
     const { client, limits, options, metrics } = this.#parts
     if (this.#waiting >= options.maxWaitingRequests) throw this.#full()
+    const startedAt = performance.now()
     this.#waiting++
     metrics.waiting.set(this.#waiting)
     try {
@@ -58,7 +67,8 @@ export class RerankCalls {
       const ttlMs = (request.deadlineMs ?? options.waitTimeoutMs) + GRACE_MS
       const admission = await limits.admit(caller, name, pairsOf(request), request.priority ?? 0, ttlMs)
       try {
-        const input = { ...filled, priority: admission.priority, ...(id === undefined ? {} : { id: caller.ownId(id) }) }
+        const named = id === undefined ? {} : { id: caller.ownId(id) }
+        const input = { ...filled, ...named, priority: admission.priority, traceParent }
         const result = await client.rerank(input, { signal }).catch((error) => {
           if (signal.aborted) throw new RankmillError('cancelled', 'the caller went away')
           throw error
@@ -71,17 +81,18 @@ export class RerankCalls {
     } finally {
       this.#waiting--
       metrics.waiting.set(this.#waiting)
-      this.#answeredAt.push(this.#parts.now())
-      if (this.#answeredAt.length > PACE_ANSWERS) this.#answeredAt.shift()
+      this.times.add(performance.now() - startedAt)
     }
   }
 
   /** A request as it goes to the queue: models and corpora under the names that they have there. */
   async fill(caller: Caller, request: Understood['request']): Promise<RerankInput> {
-    const { models } = this.#parts
+    const { models, options } = this.#parts
     const { documents } = request
+    const isPrivate = caller.key !== undefined && options.scoreCacheScope === 'key'
     return {
       ...request,
+      ...(isPrivate ? { cacheSpace: caller.owner } : {}),
       model: await models.resolve(request.model, () => this.servedModels()),
       ...('corpus' in documents
         ? { documents: { ...documents, corpus: caller.ownCorpus(documents.corpus) } }
@@ -116,9 +127,8 @@ export class RerankCalls {
 
   /** Until a tenth of those that wait are answered, at the pace of the last ones. */
   #full(): RankmillError {
-    const { options, now } = this.#parts
-    const [first = now()] = this.#answeredAt
-    const each = this.#answeredAt.length > 1 ? (now() - first) / this.#answeredAt.length : 100
+    const { options } = this.#parts
+    const each = this.times.between(PACE_ANSWERS) ?? UNKNOWN_PACE_MS
     const retryAfterMs = Math.round(Math.min(LONGEST_RETRY_MS, Math.max(1000, (this.#waiting / 10) * each)))
     const message = `${this.#waiting} requests wait at this server, its bound is ${options.maxWaitingRequests}`
     return new RankmillError('overloaded', message, { retryAfterMs })

@@ -9,6 +9,7 @@ import { type Logger, makeLogger } from '../shared/logger.js'
 import { OPTIONS, type Options } from '../shared/options.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
 import { connectProducer, connectWorker, reaching } from '../shared/redis/connection.js'
+import { FailedJobs } from '../shared/redis/failed-jobs.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
 import { Shards } from '../shared/redis/shards.js'
@@ -29,6 +30,7 @@ import { describeApi } from './openapi.js'
 import { RerankCalls } from './rerank-calls.js'
 import { batchRoutes } from './routes/batches.js'
 import { corpusRoutes } from './routes/corpora.js'
+import { failedRoutes } from './routes/failed.js'
 import { fileRoutes } from './routes/files.js'
 import { jobRoutes } from './routes/jobs.js'
 import { pageRoutes } from './routes/page.js'
@@ -132,7 +134,9 @@ export class ApiServer {
       corpusRoutes(app, { corpora: shards.corpora, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
-      pageRoutes(app, () => reaching(() => fleetState(shards.all)))
+      pageRoutes(app, () => reaching(() => fleetState(shards.all)), calls.times)
+      const failed = closing('failed jobs', new FailedJobs(shards), (it) => within(it.close(), CLOSE_MS))
+      failedRoutes(app, failed, options)
       const lanes = async (own: PoolQueues, shard: number) =>
         (await own.all()).map(({ queue }) => ({ queue, prefix: shard === 0 ? '' : `shard-${shard}.` }))
       const all = async () => (await Promise.all(queues.map(lanes))).flat()

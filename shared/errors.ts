@@ -170,6 +170,16 @@ export const ERRORS = {
     advice:
       'Send less at once, or upload a file and start a batch; --max-body-bytes and --max-file-bytes are the bounds.',
   },
+  headers_too_large: {
+    status: 431,
+    retryable: false,
+    advice: 'Send shorter headers: all of them together have 16 KiB.',
+  },
+  request_timeout: {
+    status: 408,
+    retryable: true,
+    advice: 'Send the request faster, or raise --body-timeout-ms.',
+  },
   unsupported_media_type: {
     status: 415,
     retryable: false,

@@ -506,6 +506,20 @@ export const OPTIONS = {
     value: '<rule>',
     help: 'who may call the API: required (API keys), open (everybody), or auto: open on a loopback address, keys on any other',
   }),
+  scoreCacheScope: define({
+    group: 'server',
+    schema: oneOf('key', 'shared'),
+    default: 'key',
+    value: '<scope>',
+    help: 'whose requests may be answered with scores that are known: those of the same API key, or of every key (shared): faster, and the time of an answer tells what others asked',
+  }),
+  hosts: define({
+    group: 'server',
+    schema: optionalText(),
+    default: '',
+    value: '<names>',
+    help: 'names that callers may use for this server, divided by commas; * allows any; by default those of loopback addresses where it listens on one and asks nobody for a key, else any',
+  }),
   maxBodyBytes: define({
     group: 'server',
     schema: int(1024, 4_000_000_000),

@@ -10,6 +10,7 @@ import type { RerankJob, ScoredPart } from '../shared/protocol/job.js'
 import { partOfJob } from '../shared/protocol/keys.js'
 import type { Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
+import { TRACE_PARENT } from '../shared/protocol/request.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
 import { redisError } from '../shared/redis/redis-errors.js'
 import { errorEnd, type HeldJob, type RequestLife, type Taken } from '../shared/redis/request-life.js'
@@ -176,6 +177,8 @@ export class JobHands {
     if (outcome !== 'written') return
     const { requestId, parts, documents, pinned } = job.data
     this.#observeEnd('completed', durationMs)
+    const trace = traceOf(job)
+    if ('trace' in trace) this.#parts.log.debug({ job: job.id, ...trace, ms: durationMs }, 'a traced request is done')
     if (parts === 1) return
     const note = await life.read(requestId)
     if (note?.generation === held.generation) await queues.remove(requestId, note)
@@ -209,11 +212,14 @@ export class JobHands {
     const ordinary = ORDINARY_ENDS.has(error.code)
     if (error.retryable && !ordinary && attemptsLeft > 0) {
       metrics.retries.inc({ reason: error.code })
-      log.warn({ job: job.id, code: error.code, err: error.message, attemptsLeft }, 'job will be tried again')
+      log.warn(
+        { job: job.id, ...traceOf(job), code: error.code, err: error.message, attemptsLeft },
+        'job will be tried again',
+      )
       await this.#giveBack(held)
       throw error
     }
-    if (error.code === 'internal') log.error({ job: job.id, err: error }, 'job failed by a defect')
+    if (error.code === 'internal') log.error({ job: job.id, ...traceOf(job), err: error }, 'job failed by a defect')
     const { requestId: id, generation } = held
     const note = await life.read(id).catch(() => undefined)
     const shared = note?.shared ?? ''
@@ -274,4 +280,10 @@ function isEmpty({ data }: Job<RerankJob>): boolean {
 function byOwnClock(job: RerankJob, { now, submittedAt, deadlineAt }: Taken, own: number): RerankJob {
   const ahead = own - now
   return { ...job, submittedAt: submittedAt + ahead, deadlineAt: deadlineAt === null ? null : deadlineAt + ahead }
+}
+
+/** The trace that a request belongs to, for the log. */
+function traceOf({ data }: Job<RerankJob>): { trace?: string } {
+  const trace = TRACE_PARENT.exec(data.traceParent ?? '')?.[1]
+  return trace === undefined ? {} : { trace }
 }

@@ -3,14 +3,12 @@ import type { Job } from 'bullmq'
 import { Command, Option } from 'commander'
 import { RankmillError } from '../../shared/errors.js'
 import type { OptionName, Options } from '../../shared/options.js'
-import { candidateCount } from '../../shared/protocol/documents.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
-import { jobIdOf } from '../../shared/protocol/keys.js'
 import { connectProducer } from '../../shared/redis/connection.js'
+import { FailedJobs, summaryOf } from '../../shared/redis/failed-jobs.js'
 import { Shards } from '../../shared/redis/shards.js'
 import { countArgument } from '../embedded/flags.js'
 import { note } from '../exit.js'
-import { FailedJobs } from '../failed-jobs.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
 import { plainTable } from '../table.js'
@@ -82,17 +80,6 @@ async function list({ jobs }: Failed, _ids: string[], command: Command): Promise
   }
 }
 
-function summaryOf(job: Job<RerankJob>) {
-  return {
-    id: job.data.requestId,
-    part: `${job.data.part + 1}/${job.data.parts}`,
-    failed_at: new Date(job.finishedOn ?? 0).toISOString(),
-    attempts: job.attemptsMade,
-    documents: candidateCount(job.data.documents),
-    error: job.failedReason ?? '',
-  }
-}
-
 async function show({ jobs }: Failed, ids: string[]): Promise<void> {
   await each(jobs, ids, async (job) => {
     process.stdout.write(`${JSON.stringify({ ...summaryOf(job), stack: job.stacktrace, data: job.data }, null, 2)}\n`)
@@ -106,35 +93,12 @@ async function retry(failed: Failed, ids: string[]): Promise<void> {
     parts.set(data.requestId, [...(parts.get(data.requestId) ?? []), data.part])
   })
   let back = 0
-  for (const id of parts.keys()) back += await retryRequest(failed, id)
+  for (const id of parts.keys()) {
+    const { queued, missing } = await failed.jobs.retry(id, failed.options.requestTtlMs)
+    back += queued
+    if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
+  }
   note(`rankmill: ${back} job(s) back in the queue`)
-}
-
-/** Opens a request again: its scored parts are kept, and its jobs that failed are queued as the new generation's. */
-async function retryRequest({ options, jobs }: Failed, id: string): Promise<number> {
-  const { life, queues } = jobs.shardOf(id)
-  const before = await life.read(id)
-  const reopened = before && (await life.retry(id, before.generation, options.requestTtlMs))
-  if (!before || !reopened) {
-    throw new RankmillError('not_found', `request "${id}" is not kept any more, or not failed: submit it again`, {
-      param: 'ids',
-    })
-  }
-  const { generation, submittedAt, done } = reopened
-  const queue = queues.of(before.pool, before.lane)
-  let back = 0
-  for (let part = 0; part < before.parts; part++) {
-    const job = await jobs.load({ queue, id: jobIdOf(id, before.generation, part) })
-    if (!job) continue
-    const data: RerankJob = { ...job.data, generation, submittedAt, deadlineAt: null }
-    await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, part) })
-    await job.remove()
-    back++
-  }
-  const missing = before.parts - done.length - back
-  if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
-  else await life.queued({ id, generation, shared: '' })
-  return back
 }
 
 async function remove({ jobs }: Failed, ids: string[]): Promise<void> {

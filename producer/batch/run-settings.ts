@@ -22,6 +22,8 @@ const SHAPES_RESULTS: Readonly<Record<keyof RequestFields, boolean>> = {
   strategy: true,
   priority: false,
   deadlineMs: false,
+  cacheSpace: false,
+  traceParent: false,
 }
 
 /** @param format how answers are written: order, columns, compression and the like */

@@ -71,7 +71,7 @@ export class JobCalls {
     webhook: string | null = null,
   ): Promise<unknown> {
     const { caller } = request
-    const record = await this.#submit(caller, understood, webhook)
+    const record = await this.#submit(caller, understood, webhook, request.traceParent)
     if (applied !== undefined) reply.header('preference-applied', applied)
     if (waitMs > 0) {
       const result = await this.#await(record, waitMs, callerGone(reply))
@@ -136,7 +136,12 @@ export class JobCalls {
     await Promise.all([...this.#followed.values(), this.#sweeping])
   }
 
-  async #submit(caller: Caller, understood: Understood, webhook: string | null): Promise<JobRecord> {
+  async #submit(
+    caller: Caller,
+    understood: Understood,
+    webhook: string | null,
+    traceParent?: string,
+  ): Promise<JobRecord> {
     const { client, calls, limits, records, options, now } = this.#parts
     const { request } = understood
     const id = understood.id ?? `job_${randomUUID().replaceAll('-', '')}`
@@ -158,7 +163,7 @@ export class JobCalls {
     }
     const isNew = await records.add(record, now() + LOOK_AGAIN_MS)
     try {
-      const input = { ...filled, id: record.requestId, priority: admission.priority }
+      const input = { ...filled, id: record.requestId, priority: admission.priority, traceParent }
       await client.submit({ ...input, returnDocuments: understood.returnsDocuments ?? false })
     } catch (error) {
       if (isNew) await records.remove(caller.owner, record.requestId)

@@ -1,7 +1,7 @@
 /** Whether a key is asked for, and whose request it is. */
-import { isIP } from 'node:net'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
+import { isLoopback } from '../known-hosts.js'
 import type { ApiKeys } from './api-keys.js'
 import { Caller } from './caller.js'
 
@@ -33,9 +33,4 @@ export class Authentication {
     if (key === undefined) throw new RankmillError('unauthorized', 'the request has no `Authorization: Bearer KEY`')
     return new Caller(await this.#keys.check(key))
   }
-}
-
-function isLoopback(host: string): boolean {
-  if (host === 'localhost' || host === '::1') return true
-  return isIP(host) === 4 && host.startsWith('127.')
 }

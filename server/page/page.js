@@ -1,6 +1,11 @@
 /** The page at `/`: asks the API that served it, like any other client. Texts are only ever put in as text. */
 const at = (id) => document.getElementById(id)
 const LIVE_MS = 2000
+/** Looks that the graphs show: three minutes. */
+const SHOWN = 90
+const SVG = 'http://www.w3.org/2000/svg'
+/** Oldest first. */
+const seen = []
 
 let language = 'curl'
 
@@ -10,7 +15,9 @@ function headers() {
 }
 
 async function call(method, path, body) {
-  const response = await fetch(path, { method, headers: headers(), ...(body ? { body: JSON.stringify(body) } : {}) })
+  const { 'content-type': type, ...rest } = headers()
+  const sent = body ? { headers: { 'content-type': type, ...rest }, body: JSON.stringify(body) } : { headers: rest }
+  const response = await fetch(path, { method, ...sent })
   if (response.status === 401) at('key-field').hidden = false
   const answer = await response.json()
   if (!response.ok) throw new Error(answer.error?.message ?? `status ${response.status}`)
@@ -106,9 +113,69 @@ function option(value) {
   return made
 }
 
-function queueRow({ name, waiting, active, failed }) {
+function seconds(value) {
+  if (value === null) return 'nobody drains it'
+  return value < 60 ? `${Math.ceil(value)} s` : value < 3600 ? `${Math.ceil(value / 60)} min` : `${Math.ceil(value / 3600)} h`
+}
+
+function queueRow({ model, lane, waiting, active, failed, seconds_to_drain: drain }) {
   const row = document.createElement('tr')
-  for (const content of [name, waiting, active, failed]) cell(row, String(content))
+  for (const content of [model || "the fleet's own", lane]) cell(row, content)
+  for (const content of [waiting, active, failed]) cell(row, String(content), 'number')
+  cell(row, waiting + active === 0 ? '' : seconds(drain), 'number')
+  return row
+}
+
+/** Lines over one scale from nothing up; where nothing is known a line has a gap. */
+function graph(id, lines) {
+  const most = Math.max(1e-9, ...lines.flat().filter((value) => value !== null))
+  const made = lines.map((values, i) => {
+    let path = ''
+    let isBroken = true
+    values.forEach((value, x) => {
+      if (value !== null) path += `${isBroken ? 'M' : 'L'}${((SHOWN - values.length + x) / (SHOWN - 1)) * 300} ${58 - (value / most) * 56}`
+      isBroken = value === null
+    })
+    const line = document.createElementNS(SVG, 'path')
+    line.setAttribute('d', path)
+    line.setAttribute('class', i === 0 ? 'first' : 'second')
+    return line
+  })
+  at(id).replaceChildren(...made)
+}
+
+function showPace({ answers, workers }) {
+  seen.push({ ...answers, jobs: workers.reduce((sum, worker) => sum + worker.jobs_per_second, 0) })
+  if (seen.length > SHOWN) seen.shift()
+  const now = seen.at(-1)
+  graph('pace', [seen.map((look) => look.per_second), seen.map((look) => look.jobs)])
+  graph('latency', [seen.map((look) => look.p50_ms), seen.map((look) => look.p95_ms)])
+  at('pace-now').textContent = `${now.per_second.toFixed(1)} answers, ${now.jobs.toFixed(1)} jobs a second`
+  at('latency-now').textContent = now.p50_ms === null ? 'no answer in the last minute' : `${now.p50_ms.toFixed(0)} ms, ${now.p95_ms.toFixed(0)} ms`
+}
+
+function failedRow({ id, part, failed_at: failedAt, error }) {
+  const row = document.createElement('tr')
+  cell(row, id, 'document')
+  cell(row, part, 'number')
+  cell(row, new Date(failedAt).toLocaleString(), 'number')
+  cell(row, error.slice(0, 300), 'document')
+  const retry = document.createElement('button')
+  retry.type = 'button'
+  retry.textContent = 'Try again'
+  retry.setAttribute('aria-label', `Try again: ${id}`)
+  retry.addEventListener('click', async () => {
+    try {
+      const { jobs } = await call('POST', `/v1/failed/${encodeURIComponent(id)}/retry`)
+      at('failed-said').textContent = `${id}: ${jobs} job(s) back in the queue`
+      // The button is gone with its row: whoever works by keyboard is not left nowhere.
+      retry.blur()
+    } catch (problem) {
+      at('failed-said').textContent = `Refused: ${problem.message}`
+    }
+    await live()
+  })
+  cell(row, retry)
   return row
 }
 
@@ -149,7 +216,12 @@ function isBusy(id) {
 async function live() {
   if (document.hidden) return
   try {
-    const { queues, workers } = await call('GET', '/v1/status')
+    const status = await call('GET', '/v1/status')
+    const { queues, workers } = status
+    showPace(status)
+    const dead = queues.reduce((sum, { failed }) => sum + failed, 0)
+    at('failed-part').hidden = dead === 0 && at('failed-said').textContent === ''
+    if (!at('failed-part').hidden && !isBusy('failed-rows')) show('failed-rows', (await call('GET', '/v1/failed?limit=20')).data.map(failedRow))
     show('queues', queues.map(queueRow))
     show('workers', workers.map(workerRow))
     at('live-said').textContent = workers.length === 0 ? 'No worker is alive: requests wait until one comes.' : ''

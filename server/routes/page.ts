@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
 import type { FleetState, QueueState } from '../../monitoring/queue-collector.js'
+import type { AnswerTimes } from '../answer-times.js'
 import { errorReplies } from './rerank.js'
 
 const PAGE = join(dirname(createRequire(import.meta.url).resolve('rankmill/package.json')), 'server', 'page')
@@ -14,7 +15,7 @@ const FILES: Readonly<Record<string, readonly [file: string, type: string]>> = {
   '/page/page.js': ['page.js', 'text/javascript; charset=utf-8'],
 }
 
-export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState>): void {
+export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState>, times: AnswerTimes): void {
   for (const [url, [file, type]] of Object.entries(FILES)) {
     const content = readFileSync(join(PAGE, file))
     app.get(url, { config: { scope: null }, schema: { hide: true } }, async (_request, reply) =>
@@ -33,8 +34,11 @@ export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState
     },
     async () => {
       const { queues, workers } = await fleet()
+      const { perSecond, p50, p95 } = times.pace()
       return {
         object: 'status',
+        // Of this server alone, over the last minute.
+        answers: { per_second: perSecond, p50_ms: p50, p95_ms: p95 },
         queues: queues.map(shown),
         workers: workers.map(({ id, models, startedAt, jobsPerSecond }) => ({
           id,

@@ -11,6 +11,7 @@ import { isTei, tei } from '../dialects/tei.js'
 import { vllm } from '../dialects/vllm.js'
 import { voyage } from '../dialects/voyage.js'
 import { type JobCalls, jobSchema } from '../jobs/job-calls.js'
+import { jsonStream } from '../json-stream.js'
 import { pairsOf, type RerankCalls } from '../rerank-calls.js'
 import { toldOnly } from '../told-only.js'
 import { preferenceOf, waitQuery } from './preference.js'
@@ -59,11 +60,11 @@ function route(app: FastifyInstance, url: string, dialect: Dialect, calls: Reran
         response: { 200: dialect.reply, 202: jobSchema, ...errorRepliesOf(dialect.errorReply) },
       },
     },
-    async (request, reply) => answer(request, reply, dialect, calls, jobs),
+    async (request, reply) => reranked(request, reply, dialect, calls, jobs),
   )
 }
 
-async function answer(
+async function reranked(
   request: FastifyRequest,
   reply: FastifyReply,
   dialect: Dialect,
@@ -74,8 +75,10 @@ async function answer(
   request.pairs = pairsOf(understood.request)
   const preference = preferenceOf(request)
   if (preference) return jobs.start(request, reply, understood, preference)
-  const result = await calls.ask(request.caller, understood, callerGone(reply))
-  return understood.answer(result, { id: understood.id ?? request.id, created: Math.floor(Date.now() / 1000) })
+  const result = await calls.ask(request.caller, understood, callerGone(reply), request.traceParent)
+  const answer = understood.answer(result, { id: understood.id ?? request.id, created: Math.floor(Date.now() / 1000) })
+  const stream = jsonStream(answer)
+  return stream ? reply.type('application/json; charset=utf-8').send(stream) : answer
 }
 
 /** The header names the request where its body does not. */

@@ -8,11 +8,13 @@ import type { RerankRequest } from './request.js'
  * change when, not what.
  */
 export function fingerprintOf(request: RerankRequest): string {
-  const { query, instruction, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
+  const { query, cacheSpace, instruction, documents, model, topN, returnDocuments, maxTokensPerDoc } = request
   const { dtype, longDocuments, prefilter, cascade, fuse, exit } = request
   const strategy = [dtype, longDocuments, prefilter, cascade, fuse, exit]
   // One text: each call of the hash costs as much as hashing a passage.
   let content = JSON.stringify([2, query, model, topN, returnDocuments, maxTokensPerDoc, strategy])
+  // Who may not share scores may not share the work either: how soon it is done would tell.
+  if (cacheSpace !== undefined) content += JSON.stringify({ cacheSpace })
   if (instruction !== null) content += JSON.stringify({ instruction })
   // JSON delimits and escapes, so that no two lists of documents run into the same bytes.
   if (isCorpusReference(documents)) {

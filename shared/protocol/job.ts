@@ -19,6 +19,10 @@ export interface RerankJob extends Strategy {
   readonly offset: number
   readonly query: string
   readonly instruction?: string
+  /** Whose known scores may be taken; absent: everybody's. */
+  readonly cacheSpace?: string
+  /** A `traceparent`, for logs. */
+  readonly traceParent?: string
   readonly documents: RerankRequest['documents']
   /** Its corpus version is pinned for this request. */
   readonly pinned?: true

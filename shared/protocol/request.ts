@@ -40,6 +40,10 @@ export interface RerankRequest extends Strategy {
   readonly priority: number
   /** Milliseconds from submission after which the answer is of no use; null: none. */
   readonly deadlineMs: number | null
+  /** Scores that are known of requests of another space are not known to this one; absent: everybody's. */
+  readonly cacheSpace?: string
+  /** W3C Trace Context, as it stands in a `traceparent` header; in logs alone. */
+  readonly traceParent?: string
 }
 
 /** What callers may pass; the wire's snake_case names are accepted as well (`top_n`). */
@@ -63,7 +67,12 @@ export interface RerankInput {
   priority?: number | undefined
   deadlineMs?: number | undefined
   strategy?: StrategyInput | undefined
+  cacheSpace?: string | undefined
+  traceParent?: string | undefined
 }
+
+/** w3.org/TR/trace-context: version, trace id, parent id, flags. */
+export const TRACE_PARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/
 
 const ALIASES: ReadonlyMap<string, string> = new Map([
   ['top_n', 'topN'],
@@ -92,6 +101,8 @@ export function requestSchema(limits: RequestLimits) {
       .max(30 * 86_400_000)
       .nullish(),
     strategy: strategySchema.nullish(),
+    cacheSpace: z.string().min(1).max(128).nullish(),
+    traceParent: z.string().regex(TRACE_PARENT, 'must be a W3C traceparent').nullish(),
   }
   return {
     inline: z.strictObject({ ...fields, documents: inline }),
@@ -136,6 +147,8 @@ export function parseRequest(input: unknown, schema: RequestSchema, newId: () =>
     priority: r.priority ?? 0,
     deadlineMs: r.deadlineMs ?? null,
     ...strategy,
+    ...(r.cacheSpace ? { cacheSpace: r.cacheSpace } : {}),
+    ...(r.traceParent ? { traceParent: r.traceParent } : {}),
   }
   const bytes = bytesOf(request)
   if (bytes > maxRequestBytes) {

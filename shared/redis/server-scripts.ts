@@ -8,18 +8,33 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `
 
 /**
+ * Pairs that an API key has under way: kept as a sum, so that a flood costs its next request no more than its first. What
+ * was never released is forgotten in time, some of it with each look. KEYS: limits, outstanding, outstanding pairs.
+ */
+const QUEUED = `
+local function less(name)
+  redis.call('ZREM', KEYS[2], name)
+  local pairs = redis.call('HGET', KEYS[3], name)
+  if pairs then
+    redis.call('HDEL', KEYS[3], name)
+    if redis.call('HEXISTS', KEYS[1], 'queued') == 1 then redis.call('HINCRBY', KEYS[1], 'queued', -pairs) end
+  end
+end
+`
+
+/**
  * Admits work of an API key, or says in how many milliseconds that may be. Two buckets a minute wide (requests, pairs) may
  * go below nothing once, so that a request larger than its bucket is served and paid off; work under way is bounded too.
  * KEYS: limits, outstanding, outstanding pairs; ARGV: requests a minute, pairs a minute, queued pairs (0: no limit), pairs of
  * this, its name, how long it is counted at most.
  */
-const ADMIT = `${NOW}
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now)) do
-  redis.call('ZREM', KEYS[2], gone)
-  redis.call('HDEL', KEYS[3], gone)
+const ADMIT = `${NOW}${QUEUED}
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, 100)) do less(gone) end
+local queued = redis.call('EXISTS', KEYS[3]) == 1 and tonumber(redis.call('HGET', KEYS[1], 'queued'))
+if not queued then
+  queued = 0
+  for _, pairs in ipairs(redis.call('HVALS', KEYS[3])) do queued = queued + pairs end
 end
-local queued = 0
-for _, pairs in ipairs(redis.call('HVALS', KEYS[3])) do queued = queued + pairs end
 local cost = {1, tonumber(ARGV[4])}
 local levels = {}
 for i, name in ipairs({'requests', 'pairs'}) do
@@ -34,12 +49,21 @@ end
 local most = tonumber(ARGV[3])
 if most > 0 and queued > 0 and queued + cost[2] > most then return {'queued_pairs', 0, queued} end
 for name, level in pairs(levels) do redis.call('HSET', KEYS[1], name, tostring(level), name .. '-at', now) end
-if next(levels) then redis.call('PEXPIRE', KEYS[1], 3600000) end
+local before = tonumber(redis.call('HGET', KEYS[3], ARGV[5]) or '0')
 redis.call('ZADD', KEYS[2], now + ARGV[6], ARGV[5])
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[4])
-redis.call('PEXPIRE', KEYS[2], ARGV[6])
-redis.call('PEXPIRE', KEYS[3], ARGV[6])
+redis.call('HSET', KEYS[1], 'queued', queued - before + cost[2])
+-- As long as the longest of what is under way: a short request must not let what is queued for days be forgotten.
+for i, ms in ipairs({math.max(3600000, tonumber(ARGV[6])), tonumber(ARGV[6]), tonumber(ARGV[6])}) do
+  if redis.call('PTTL', KEYS[i]) < ms then redis.call('PEXPIRE', KEYS[i], ms) end
+end
 return {'', 0, queued}
+`
+
+/** Work that has ended counts no more. KEYS: limits, outstanding, outstanding pairs; ARGV: its name. */
+const RELEASE = `${QUEUED}
+less(ARGV[1])
+return 0
 `
 
 /** Takes a lease that nobody holds; its number, or 0. KEYS: batch; ARGV: holder, lease's length. */
@@ -83,6 +107,7 @@ export interface Limits {
 
 interface ServerCommands {
   rankmillAdmit(...args: (string | number)[]): Promise<[Admitted['against'], number, number]>
+  rankmillRelease(...args: string[]): Promise<number>
   rankmillClaim(key: string, holder: string, leaseMs: number): Promise<number>
   rankmillBeat(key: string, number: number, leaseMs: number, record: string): Promise<number>
 }
@@ -93,6 +118,7 @@ export class ServerScripts {
 
   constructor(redis: Redis, keys: ServerKeys) {
     redis.defineCommand('rankmillAdmit', { numberOfKeys: 3, lua: ADMIT })
+    redis.defineCommand('rankmillRelease', { numberOfKeys: 3, lua: RELEASE })
     redis.defineCommand('rankmillClaim', { numberOfKeys: 1, lua: CLAIM })
     redis.defineCommand('rankmillBeat', { numberOfKeys: 1, lua: BEAT })
     this.#redis = redis as Redis & ServerCommands
@@ -119,8 +145,7 @@ export class ServerScripts {
   }
 
   async release(owner: string, name: string): Promise<void> {
-    const [set, hash] = this.#keys.outstanding(owner)
-    await Promise.all([this.#redis.zrem(set, name), this.#redis.hdel(hash, name)])
+    await this.#redis.rankmillRelease(this.#keys.limits(owner), ...this.#keys.outstanding(owner), name)
   }
 
   /** @returns the lease's number, higher than all before; 0 where another one holds it or the batch is gone */

@@ -44,6 +44,11 @@ async function violations(page) {
 async function picture(page, name) {
   if (!pictures) return
   mkdirSync(pictures, { recursive: true })
+  // Graphs with something in them.
+  for (let look = 0; look < 15; look++) {
+    await rerank(page)
+    await page.waitForTimeout(400 + 300 * (look % 5))
+  }
   await page.screenshot({ path: `${pictures}/${name}.png`, fullPage: true })
 }
 
@@ -66,6 +71,58 @@ for (const [name, settings] of [
     await page.close()
   })
 }
+
+test('shows how much and how fast, and the queues by their models', options, async () => {
+  const { page, said } = await open()
+  await rerank(page)
+  await page.waitForFunction(() => /^\d+ ms, \d+ ms$/.test(document.getElementById('latency-now').textContent))
+  await page.waitForFunction(() => document.querySelectorAll('#pace path').length === 2)
+  assert.match(await page.locator('#pace path').first().getAttribute('d'), /^M[\d.]+ [\d.]+/)
+  const queues = await page.locator('#queues tr').allInnerTexts()
+  assert.ok(queues.some((row) => row.includes(process.env.RANKMILL_TEST_MODEL)))
+  assert.ok(queues.every((row) => !row.includes('%40') && !/\bNaN\b/.test(row)))
+  assert.deepEqual(said, [])
+  await page.close()
+})
+
+test('tries a dead job again, by keyboard, and says what became of it', options, async () => {
+  const { page } = await open()
+  // Nothing here kills jobs: what the server would say of one is put in its place.
+  const dead = {
+    object: 'failed_job',
+    id: 'r/1',
+    part: '1/1',
+    failed_at: new Date(0).toISOString(),
+    attempts: 3,
+    documents: 1,
+    error: 'worker_lost: <b>gone</b>',
+  }
+  const asked = []
+  await page.route('**/v1/failed**', (route) => {
+    asked.push(`${route.request().method()} ${new URL(route.request().url()).pathname}`)
+    const isRetry = route.request().method() === 'POST'
+    return route.fulfill({
+      status: isRetry ? 202 : 200,
+      json: isRetry ? { id: 'r/1', jobs: 1 } : { object: 'list', data: [dead], total: 1 },
+    })
+  })
+  await page.route('**/v1/status', async (route) => {
+    const response = await route.fetch()
+    const status = await response.json()
+    if (!asked.includes('POST /v1/failed/r%2F1/retry')) status.queues[0].failed = 1
+    return route.fulfill({ response, json: status })
+  })
+  const button = page.getByRole('button', { name: 'Try again: r/1' })
+  await button.waitFor()
+  assert.match(await page.locator('#failed-rows').textContent(), /<b>gone<\/b>/)
+  assert.deepEqual(await violations(page), [])
+  await button.focus()
+  await page.keyboard.press('Enter')
+  await page.waitForFunction(() => document.getElementById('failed-said').textContent.includes('1 job(s) back'))
+  assert.ok(asked.includes('POST /v1/failed/r%2F1/retry'))
+  await page.unrouteAll({ behavior: 'ignoreErrors' })
+  await page.close()
+})
 
 test('works by keyboard alone', options, async () => {
   const { page } = await open()

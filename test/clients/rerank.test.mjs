@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { CohereRerank } from '@langchain/cohere'
 import { Document } from '@langchain/core/documents'
+import { CohereRerank as LlamaCohereRerank } from '@llamaindex/cohere'
+import { TextNode } from '@llamaindex/core/schema'
 import { CohereClient, CohereClientV2, CohereError } from 'cohere-ai'
 import { VoyageAIClient } from 'voyageai'
 
@@ -87,4 +89,13 @@ test('@langchain/cohere, CohereRerank', async () => {
   assert.equal(found[0].pageContent, documents[2])
   assert.ok(found[0].metadata.relevanceScore > found[1].metadata.relevanceScore)
   isRanked(await reranker.rerank(documents, query))
+})
+
+test('@llamaindex/cohere, CohereRerank', async () => {
+  const reranker = new LlamaCohereRerank({ apiKey: token, baseUrl: url, model, topN: 2 })
+  const nodes = documents.map((text) => ({ node: new TextNode({ text }) }))
+  const found = await reranker.postprocessNodes(nodes, query)
+  assert.equal(found.length, 2)
+  assert.equal(found[0].node.text, documents[2])
+  assert.ok(found[0].score > found[1].score)
 })

@@ -91,6 +91,24 @@ describe('jobs', () => {
   })
 })
 
+it('hands the caller’s trace on with its request, where it is one', async () => {
+  const api = await Api.start(stage())
+  const trace = `00-${'a1'.repeat(16)}-${'b2'.repeat(8)}-01`
+  await api.post('/v1/rerank/jobs', { ...REQUEST, id: 'traced' }, { traceparent: trace })
+  await api.post('/v1/rerank/jobs', { ...REQUEST, id: 'untraced' }, { traceparent: 'nonsense' })
+  const at = (what: string) => stage().queueKey('interactive', what)
+  const { redis } = stage()
+  const ids = [...(await redis.lrange(at('wait'), 0, -1)), ...(await redis.zrange(at('prioritized'), 0, '-1'))]
+  const jobs = await Promise.all(ids.map(async (id) => JSON.parse((await redis.hget(at(id), 'data')) ?? '{}')))
+  const told = jobs.map(({ requestId, traceParent }) => [requestId, traceParent])
+  expect(told).toEqual(
+    expect.arrayContaining([
+      ['traced', trace],
+      ['untraced', undefined],
+    ]),
+  )
+})
+
 describe('webhooks', () => {
   async function receiver(answers: number[]) {
     const taken: { headers: Record<string, string>; body: string }[] = []
@@ -141,6 +159,16 @@ describe('webhooks', () => {
     'http://169.254.169.254/latest',
     'http://10.0.0.1/',
     'http://[::ffff:10.0.0.1]/',
+    'http://[::ffff:a9fe:a9fe]/',
+    'http://[64:ff9b::a9fe:a9fe]/',
+    'http://2130706433/',
+    'http://0x7f000001/',
+    'http://0177.1/',
+    'http://127.1/',
+    'http://0.0.0.0/',
+    'http://[::]/',
+    'http://100.100.100.200/',
+    'http://[fd00:ec2::254]/',
     'ftp://example.org/',
     'http://user:pass@example.org/',
     'nonsense',

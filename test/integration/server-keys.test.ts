@@ -140,6 +140,30 @@ describe('keys', () => {
     expect((await servers[1].post('/v1/rerank', REQUEST, small)).status).toBe(429)
   })
 
+  it('learn nothing by the time of what another asked, unless they share what is known', async () => {
+    await stage().worker()
+    const [mine, other] = [await bearer(), await bearer()]
+    const cached = async (api: Api, query: string, key: Record<string, string>) =>
+      (await api.post('/v1/rerank', { ...REQUEST, query }, key)).body.usage.cached
+    const apart = await Api.start(stage(), { auth: 'required' })
+    expect(await cached(apart, 'mine', mine)).toBe(0)
+    expect(await cached(apart, 'mine', mine)).toBe(3)
+    expect(await cached(apart, 'mine', other)).toBe(0)
+    const shared = await Api.start(stage(), { auth: 'required', scoreCacheScope: 'shared' })
+    expect(await cached(shared, 'ours', mine)).toBe(0)
+    expect(await cached(shared, 'ours', other)).toBe(3)
+  })
+
+  it('do not join one another’s requests that wait, which would tell the same', async () => {
+    const [mine, other] = [await bearer(), await bearer()]
+    const api = await Api.start(stage(), { auth: 'required' })
+    const asked = [mine, mine, other].map((key) => api.post('/v1/rerank', REQUEST, key))
+    await until('both keys’ jobs are queued', async () => (await stage().queued('interactive')) >= 2)
+    expect(await stage().queued('interactive')).toBe(2)
+    await stage().worker()
+    for (const answer of await Promise.all(asked)) expect(answer.status).toBe(200)
+  })
+
   it('do not delay one another: a flood of one waits behind the first request of another', async () => {
     const api = await Api.start(stage(), { auth: 'required' })
     const [flood, other] = [await bearer(), await bearer({ queuedPairs: 600 })]

@@ -33,6 +33,8 @@ const schema = z.looseObject({
   offset: z.int().default(0),
   query: z.string(),
   instruction: z.string().optional(),
+  cacheSpace: z.string().optional(),
+  traceParent: z.string().optional(),
   // Their texts were checked by the producer; a job has hundreds.
   documents: z.union([
     z.array(z.unknown()),

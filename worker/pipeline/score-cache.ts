@@ -34,6 +34,8 @@ export interface ScoringContext {
   readonly maxTokensPerDoc: number | null
   /** Of the request, where it gives one. */
   readonly instruction?: string | undefined
+  /** Of the request, where only requests of the same one may know its scores. */
+  readonly cacheSpace?: string | undefined
   /** The mode, with what else the mode depends on. */
   readonly longDocuments: LongDocuments | { readonly windows: WindowRule }
   /** Where the model was left, if not at its end: an early score is never taken for a final one. */
@@ -98,7 +100,8 @@ export class ScoreCache {
     if (this.#ttlMs === 0) {
       return { query: `unshared ${this.#unshared++}`, shard: 0, passages: passages.map((_, i) => String(i)) }
     }
-    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, instruction, longDocuments, exit } = context
+    const { modelFingerprint, maxTokens, truncation, maxTokensPerDoc, longDocuments, exit } = context
+    const { instruction, cacheSpace } = context
     const model = digest(
       JSON.stringify([
         3,
@@ -109,6 +112,7 @@ export class ScoreCache {
         longDocuments,
         ...(exit ? [exit.fingerprint, exit.calibration] : []),
         ...(instruction === undefined ? [] : [{ instruction }]),
+        ...(cacheSpace === undefined ? [] : [{ cacheSpace }]),
       ]),
     ).toString('base64url')
     const fields: string[] = []

@@ -51,10 +51,11 @@ export async function scoreCandidates(
   const plan = planExit(job, scorer.model)
   const after = plan.kind === 'after' ? plan : undefined
   const passages = candidates.map(({ document }) => document.text)
-  const { instruction } = job
+  const { instruction, cacheSpace } = job
   const context = {
     ...scorer.context(job.maxTokensPerDoc, job.longDocuments, after && scorer.model.exits[after.exit]),
     instruction,
+    cacheSpace,
   }
   const keys = await cache.keysOf(context, job.query, passages, signal)
   const scores = await metrics.time('cache', () => cache.read(keys))

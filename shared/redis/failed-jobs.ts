@@ -1,10 +1,12 @@
 /** Jobs that ended as failed, of all queues of all shards: by their request's id, or newest first; one in memory at a time. */
 import type { Job, Queue } from 'bullmq'
-import type { RerankJob } from '../shared/protocol/job.js'
-import { jobIdOf } from '../shared/protocol/keys.js'
-import { PoolQueues } from '../shared/redis/pool-queues.js'
-import { RequestLife } from '../shared/redis/request-life.js'
-import type { Shard, Shards } from '../shared/redis/shards.js'
+import { RankmillError } from '../errors.js'
+import { candidateCount } from '../protocol/documents.js'
+import type { RerankJob } from '../protocol/job.js'
+import { jobIdOf } from '../protocol/keys.js'
+import { PoolQueues } from './pool-queues.js'
+import { RequestLife } from './request-life.js'
+import type { Shard, Shards } from './shards.js'
 
 /** Where a job is, without its documents. */
 export interface FailedJobRef {
@@ -12,11 +14,36 @@ export interface FailedJobRef {
   readonly id: string
 }
 
+/** A failed job in a line. */
+export interface FailedJobSummary {
+  /** The request's. */
+  readonly id: string
+  /** As 1/3. */
+  readonly part: string
+  /** ISO 8601. */
+  readonly failed_at: string
+  readonly attempts: number
+  readonly documents: number
+  readonly error: string
+}
+
+export function summaryOf(job: Job<RerankJob>): FailedJobSummary {
+  return {
+    id: job.data.requestId,
+    part: `${job.data.part + 1}/${job.data.parts}`,
+    failed_at: new Date(job.finishedOn ?? 0).toISOString(),
+    attempts: job.attemptsMade,
+    // A job that was put there by something else may hold anything.
+    documents: job.data.documents === undefined ? 0 : candidateCount(job.data.documents),
+    error: job.failedReason ?? '',
+  }
+}
+
 /** Ids that one step of a search looks at. */
 const SCANNED = 1000
 
 /** Where a request's jobs are, failed and not. */
-export interface FailedShard {
+interface FailedShard {
   readonly redis: Shard['redis']
   readonly queues: PoolQueues
   readonly life: RequestLife
@@ -31,10 +58,6 @@ export class FailedJobs {
       return { redis, queues: new PoolQueues(redis, keys), life: new RequestLife(redis, keys) }
     })
     this.#of = (id) => this.#shards[shards.of(id).index] as FailedShard
-  }
-
-  shardOf(requestId: string): FailedShard {
-    return this.#of(requestId)
   }
 
   async close(): Promise<void> {
@@ -91,6 +114,37 @@ export class FailedJobs {
   /** Without loading it. @returns whether it was there, and failed */
   async remove({ queue, id }: FailedJobRef): Promise<boolean> {
     return (await queue.getJobState(id)) === 'failed' && (await queue.remove(id)) === 1
+  }
+
+  /**
+   * Opens a request again: its scored parts are kept, and its jobs that failed are queued as the new generation's.
+   *
+   * @returns jobs that are queued again, and parts that are not kept: with some the request has to be submitted again
+   * @throws RankmillError `not_found` where it is not kept, or not failed
+   */
+  async retry(id: string, requestTtlMs: number): Promise<{ readonly queued: number; readonly missing: number }> {
+    const { life, queues } = this.#of(id)
+    const before = await life.read(id)
+    const reopened = before && (await life.retry(id, before.generation, requestTtlMs))
+    if (!before || !reopened) {
+      throw new RankmillError('not_found', `request "${id}" is not kept any more, or not failed: submit it again`, {
+        param: 'ids',
+      })
+    }
+    const { generation, submittedAt, done } = reopened
+    const queue = queues.of(before.pool, before.lane)
+    let queued = 0
+    for (let part = 0; part < before.parts; part++) {
+      const job = await this.load({ queue, id: jobIdOf(id, before.generation, part) })
+      if (!job) continue
+      const data: RerankJob = { ...job.data, generation, submittedAt, deadlineAt: null }
+      await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, part) })
+      await job.remove()
+      queued++
+    }
+    const missing = before.parts - done.length - queued
+    if (missing === 0) await life.queued({ id, generation, shared: '' })
+    return { queued, missing: Math.max(0, missing) }
   }
 
   async *#named(requestId: string): AsyncGenerator<Job<RerankJob>> {
