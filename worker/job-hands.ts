@@ -25,8 +25,8 @@ import { processJob, type Stages } from './process-job.js'
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
-/** … and so often: should those never come to it (one whose clock is behind finds nothing due), the request goes on here. */
-const ELSEWHERE_TRIES = 120
+/** … and every so many times, should those never come to it (one whose clock is behind finds nothing due), the request goes on here. */
+const ELSEWHERE_TRIES = 20
 /** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
 const REFUSAL_MS = 60_000
 /** Codes of it: they say nothing of the request. */
@@ -194,7 +194,7 @@ export class JobHands {
     const pool = job.queueName.slice(job.queueName.indexOf('@') + 1)
     const workers = await registry.workers()
     const isServed = workers.some((worker) => worker.spaces.includes(space) && serves(worker, pool))
-    if (!isServed || job.attemptsStarted > ELSEWHERE_TRIES) {
+    if (!isServed || job.attemptsStarted % ELSEWHERE_TRIES === 0) {
       const note = await life.read(held.requestId)
       for (const part of await life.rebase(held, space, scorer.space)) {
         if (note) await queues.again(held.requestId, note, part, 'completed').catch(() => undefined)

@@ -184,6 +184,11 @@ export async function chaos({ requests, faults, seed, redis, isFake, log }: Chao
     if (!same) await cp(disk.folder, kept, { recursive: true })
     const seconds = (performance.now() - startedAt) / 1000
     return { faults: counts, same, lines, seconds, answered, compared, wrong, folder: kept }
+  } catch (error) {
+    // What Redis logged and held, and how far the output is.
+    await cp(folder, `${folder}-outputs`, { recursive: true }).catch(() => undefined)
+    log(`chaos: stopped, see ${folder}-outputs`)
+    throw error
   } finally {
     disk.free()
     await producers.stop(true)

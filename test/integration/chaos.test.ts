@@ -1,17 +1,10 @@
-/** The short form of `npm run test:chaos`: every kind of fault once. */
+/** The short form of `npm run test:chaos`: every kind of fault that one Redis has, once. */
 import { expect, it } from 'vitest'
-import { type ChaosOptions, chaos } from '../chaos/chaos.js'
+import { chaos } from '../chaos/chaos.js'
 
-it.each<Pick<ChaosOptions, 'redis' | 'requests' | 'faults'>>([
-  { redis: 'one', requests: 300, faults: 25 },
-  { redis: 'sentinel', requests: 100, faults: 9 },
-])(
-  'a batch gives the same bytes, and every request has one answer, through every kind of fault ($redis)',
-  async ({ redis, requests, faults }) => {
-    const said: string[] = []
-    const log = (line: string) => said.push(line)
-    const { same, lines, wrong } = await chaos({ redis, requests, faults, seed: 7, isFake: false, log })
-    expect({ same, lines, wrong }, said.join('\n')).toEqual({ same: true, lines: requests, wrong: [] })
-  },
-  600_000,
-)
+it('a batch gives the same bytes, and every request has one answer, through every kind of fault', async () => {
+  const said: string[] = []
+  const log = (line: string) => said.push(line)
+  const { same, lines, wrong } = await chaos({ redis: 'one', requests: 300, faults: 25, seed: 7, isFake: false, log })
+  expect({ same, lines, wrong }, said.join('\n')).toEqual({ same: true, lines: 300, wrong: [] })
+}, 600_000)
