@@ -109,3 +109,40 @@ it('completes a batch whose server and worker were killed', async () => {
     .map((line) => JSON.parse(line).custom_id)
   expect(ids).toEqual(Array.from({ length: REQUESTS }, (_, i) => `r${i}`))
 })
+
+it('completes a batch whose server slept past its lease, and woke while another ran it', async () => {
+  const servers = [await server(), await server()]
+  worker()
+  const byUrl = async (url: string, lines: number) => {
+    const form = new FormData()
+    const line = (i: number) => JSON.stringify({ custom_id: `r${i}`, body: { query: `q ${i}`, documents: ['a', 'b'] } })
+    form.append('purpose', 'batch')
+    form.append('file', new Blob([Array.from({ length: lines }, (_, i) => line(i)).join('\n')]), 'in.jsonl')
+    const file = await json(`${url}/v1/files`, { method: 'POST', body: form })
+    const body = JSON.stringify({ input_file_id: file.id, endpoint: '/v1/rerank', completion_window: '1h' })
+    return json(`${url}/v1/batches`, { method: 'POST', body, headers: { 'content-type': 'application/json' } })
+  }
+  const [first, second] = servers as [(typeof servers)[0], (typeof servers)[0]]
+  // Nobody else may take it before the first one has it.
+  second.child.kill('SIGSTOP')
+  const batch = await byUrl(first.url, REQUESTS)
+  const number = async () => Number(await stage().redis.hget(`${stage().prefix}:batch:rerank:${batch.id}`, 'number'))
+  const at = async (url: string) => json(`${url}/v1/batches/${batch.id}`)
+  await until('the first has done some', async () => (await at(first.url)).request_counts.completed > 50, 60_000)
+  first.child.kill('SIGSTOP')
+  second.child.kill('SIGCONT')
+  await until('the second has it', async () => (await number()) === 2, 60_000)
+  first.child.kill('SIGCONT')
+  await until('it is done', async () => (await at(second.url)).status === 'completed', 120_000)
+  const done = await at(first.url)
+  expect(done.request_counts).toEqual({ total: REQUESTS, completed: REQUESTS, failed: 0 })
+  const output = await (await fetch(`${first.url}/v1/files/${done.output_file_id}/content`)).text()
+  const ids = output
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line).custom_id)
+  expect(ids).toEqual(Array.from({ length: REQUESTS }, (_, i) => `r${i}`))
+  // One output, and nobody's leftovers.
+  const { data } = await json(`${second.url}/v1/files`)
+  expect(data.filter(({ purpose }: { purpose: string }) => purpose === 'batch_output')).toHaveLength(1)
+}, 240_000)
