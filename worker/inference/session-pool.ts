@@ -1,7 +1,7 @@
 /** The engine: inference processes with one session each, and the shape of the batches they are best fed with. */
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
-import type { Model } from '../model/model.js'
+import type { Device, Model } from '../model/model.js'
 import { chooseShape, type StartSessions } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
 import { SessionProcess } from './session-process.js'
@@ -27,16 +27,18 @@ export async function createEngine(model: Model | BiEncoderModel, options: Engin
     throw RankmillError.from(failed.reason)
   }
   const { shape, sessions } = await chooseShape(model, options, start)
-  return new SessionPool(shape, sessions)
+  return new SessionPool(shape, sessions, options.device)
 }
 
 class SessionPool implements InferenceEngine {
   readonly shape: BatchShape
+  readonly device: Device
   readonly #sessions: readonly SessionProcess[]
   #askedAt = performance.now()
 
-  constructor(shape: BatchShape, sessions: readonly SessionProcess[]) {
+  constructor(shape: BatchShape, sessions: readonly SessionProcess[], device: Device) {
     this.shape = shape
+    this.device = device
     this.#sessions = sessions
     for (const session of sessions) session.takeBusyMs(this.#askedAt)
   }
