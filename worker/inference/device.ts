@@ -125,6 +125,9 @@ export function explained(device: Device, reason: string): { fault: string; fix:
   if (missing || /Failed to load (shared )?library|providers_(shared|cuda)/i.test(reason))
     return { fault: "ONNX Runtime's CUDA libraries are not installed", fix: `run \`${install}\` once` }
   if (/no CUDA-capable device|CUDA driver version|cudaGetDeviceCount|CUDA failure/i.test(reason))
-    return { fault: `CUDA finds no GPU (${first})`, fix: "install NVIDIA's driver, or take --device cpu" }
+    return {
+      fault: `CUDA finds no GPU (${/CUDA failure \d+: [^;]*/.exec(reason)?.[0].trim() ?? first})`,
+      fix: "install NVIDIA's driver, or take --device cpu",
+    }
   return { fault: first, fix: '--device cpu does without' }
 }
