@@ -10,7 +10,7 @@ neurons that contribute most; `filter` the bi-encoder of `filter.py` (`.cache/fi
 shape is its); `random` nothing. `--trust`: what small counts beside the ensemble of teachers in the targets; 1 where the lists have no
 scores of theirs (candidates.py). `--leave`: sources that are not trained on; figures are theirs, with intervals by bootstrap over the
 lists. Resumable, as all trainings; each run adds a line to .cache/students.jsonl and leaves .cache/NAME.half.pt, 16-bit and without
-the table of words, which small has as well: a tenth of the checkpoint.
+the table of words, which what it started from has as well: a tenth of the checkpoint.
 """
 import argparse
 import json
@@ -167,9 +167,10 @@ def pack(path, about):
 
 
 def unpack(path):
-    """A checkpoint that ship.py takes, the table of words put back from rankmill-small."""
+    """A checkpoint that ship.py takes, the table of words put back from what the student began with."""
     state = torch.load(path, map_location='cpu', weights_only=False)
-    table = {k: v for k, v in shipped_small().cpu().state_dict().items() if k in TABLE}
+    begun = filter_state(state['layers'], state['heads'], state['inner']) if state['start'] == 'filter' else shipped_small().cpu().state_dict()
+    table = {k: v for k, v in begun.items() if k in TABLE}
     state['average'] = {**table, **{k: v.float() if v.is_floating_point() else v for k, v in state['average'].items()}}
     target = path.with_name(path.name.replace('.half', ''))
     torch.save(state, target)
