@@ -267,7 +267,7 @@ export const OPTIONS = {
     schema: oneOf('auto', 'cpu', 'cuda', 'webgpu'),
     default: 'auto',
     value: '<name>',
-    help: 'where the model runs: auto, cpu, cuda or webgpu; auto takes a GPU that shows itself (Linux) and passes a trial, else the CPU',
+    help: 'where the model runs: auto, cpu, cuda or webgpu; auto takes CUDA where a GPU shows itself (Linux) and passes a trial, else the CPU',
   }),
   concurrency: define({
     group: 'worker',

@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { chooseDevice, tryDevice } from '../../worker/inference/device.js'
+import { tryDevice } from '../../worker/inference/device.js'
 import type { EngineOptions, InferenceEngine } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/session-pool.js'
 import { type Device, type Dtype, type Model, openModel } from '../../worker/model/model.js'
@@ -65,14 +65,6 @@ describe.skipIf(why)(`WebGPU${why}`, () => {
   test('is found by a trial, and multiplies right', async () => {
     expect(await tryDevice('webgpu')).toMatchObject({ device: 'webgpu', halves: expect.any(Boolean) })
     expect((await tryDevice('webgpu')).fault).toBeUndefined()
-  })
-
-  test('auto takes it where the machine shows a GPU, and says so', async () => {
-    const said: object[] = []
-    const log = { info: (fields: object) => said.push(fields), warn: (fields: object) => said.push(fields) }
-    const chosen = await chooseDevice('auto', log, () => true)
-    expect(chosen.device).not.toBe('cpu')
-    expect(said).toMatchObject([{ device: chosen.device }])
   })
 
   test('calibration ends within its time, and the scores are those of the CPU', async () => {

@@ -26,8 +26,11 @@ const TRIAL_MS = 60_000
 const ENTRY = fileURLToPath(new URL('./device-trial.js', import.meta.url))
 /** Files by which Linux shows a GPU worth computing on: NVIDIA's, AMD's, and that of Windows below WSL. */
 const GPU_FILES = ['/dev/nvidia0', '/dev/kfd', '/dev/dxg']
-/** What `auto` tries, in this order, where there is a GPU. */
-const GPU_DEVICES = ['cuda', 'webgpu'] as const
+/**
+ * What `auto` tries where there is a GPU. Not WebGPU: on a software driver rankmill-nano's scores at 64 tokens were off by 0.6
+ * there (bench/gpu.ts correct), those of short pairs right.
+ */
+const GPU_DEVICES = ['cuda'] as const
 
 /** Tries a device: a second or so, less than a minute in any case. */
 export async function tryDevice(device: Device): Promise<TriedDevice> {
