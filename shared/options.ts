@@ -274,7 +274,7 @@ export const OPTIONS = {
     schema: oneOf('auto', 'cpu', 'cuda', 'webgpu'),
     default: 'auto',
     value: '<name>',
-    help: 'where the model runs: auto, cpu, cuda or webgpu; auto is the CPU',
+    help: 'where the model runs: auto, cpu, cuda or webgpu; auto takes CUDA where a GPU shows itself (Linux) and passes a trial, else the CPU',
   }),
   concurrency: define({
     group: 'worker',
@@ -339,6 +339,13 @@ export const OPTIONS = {
     value: '',
     negated: 'take a usual batch shape instead of measuring the best one',
     help: 'measure the best batch shape at the first start (remembered in the cache folder)',
+  }),
+  calibrateMs: define({
+    group: 'worker',
+    schema: int(100, 3_600_000),
+    default: 10_000,
+    value: '<ms>',
+    help: 'the longest that measuring the batch shape may take once the model is loaded; what was best until then is taken',
   }),
   maxTokens: define({
     group: 'worker',

@@ -227,6 +227,7 @@ def narrow(layer, inputs, contexts, inner, heads):
         result = Layer(inner, heads)
         for name in ('norm1', 'norm2'):
             getattr(result, name).load_state_dict(getattr(layer, name).state_dict())
+        result.gate.data = layer.gate[:, kept_heads].clone()
         result.qkv.weight.data = layer.qkv.weight.view(3, HEADS, HEAD, HIDDEN)[:, kept_heads].reshape(-1, HIDDEN)
         result.qkv.bias.data = layer.qkv.bias.view(3, HEADS, HEAD)[:, kept_heads].reshape(-1)
         result.out.weight.data = layer.out.weight.view(HIDDEN, HEADS, HEAD)[:, kept_heads].reshape(HIDDEN, -1)

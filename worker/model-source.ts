@@ -4,6 +4,7 @@ import { type Logger, makeLogger } from '../shared/logger.js'
 import type { Options } from '../shared/options.js'
 import { Batcher } from './batching/batcher.js'
 import { BiEncoder } from './bi-encoder.js'
+import { chooseDevice, type TriedDevice } from './inference/device.js'
 import { createEngine } from './inference/session-pool.js'
 import { openBiEncoder } from './model/bi-encoder-model.js'
 import { openBound } from './model/bound-files.js'
@@ -15,29 +16,32 @@ import { loadTokenizer } from './tokenize/tokenizer.js'
 
 export function modelSource(options: Options): ScorerSource {
   const log = makeLogger(options.logLevel, 'rankmill-inference')
-  const { cacheDir, device, threads, sessions, batchPairs, batchTokens, calibrate, callTimeoutMs, prefixCacheMb } =
+  const { cacheDir, threads, sessions, batchPairs, batchTokens, calibrate, calibrateMs, callTimeoutMs, prefixCacheMb } =
     options
-  const place = {
-    device: device === 'auto' ? 'cpu' : device,
-    threads: threads || availableParallelism(),
-    cacheDir,
-    callTimeoutMs,
-    log,
-  } as const
+  let chosen: Promise<TriedDevice> | undefined
+  // Tried when first needed, and once: what a machine has does not change while a process lives.
+  const device = () => {
+    chosen ??= chooseDevice(options.device, log)
+    return chosen
+  }
+  const place = { threads: threads || availableParallelism(), cacheDir, callTimeoutMs, log } as const
   return {
-    openModel: (reference, dtype) => openModel(reference, { dtype, device, cacheDir, allowHub: true }),
+    openModel: async (reference, dtype) =>
+      openModel(reference, { dtype, ...(await device()), cacheDir, allowHub: true }),
     loadTokenizer: (model) => openBound(model.files ?? [], () => loadTokenizer(model.folder)),
     openTexts: (now) => openTexts(options, now),
-    createEngine: (model) =>
+    createEngine: async (model) =>
       createEngine(model, {
         ...place,
+        device: (await device()).device,
         ...(sessions ? { sessions } : {}),
         ...(batchPairs ? { batchPairs } : {}),
         ...(batchTokens ? { batchTokens } : {}),
         calibrate,
+        calibrateMs,
         prefixCacheBytes: prefixCacheMb * 2 ** 20,
       }),
-    openFilter: (reference, parts) => openFilter(reference, options, place, parts),
+    openFilter: async (reference, parts) => openFilter(reference, options, await device(), place, parts),
   }
 }
 
@@ -49,7 +53,9 @@ export async function openEncoder(
 ): Promise<BiEncoder> {
   const texts = openTexts(options, Date.now)
   try {
-    return await openFilter(reference, options, place, { cache: undefined, texts, ownsTexts: true, now: Date.now })
+    const device = await chooseDevice(options.device, place.log)
+    const parts = { cache: undefined, texts, ownsTexts: true, now: Date.now }
+    return await openFilter(reference, options, device, place, parts)
   } catch (error) {
     await texts.close()
     throw error
@@ -64,11 +70,12 @@ function openTexts({ textThreads, textTimeoutMs, maxEntryAgeMs }: Options, now: 
 
 async function openFilter(
   reference: string,
-  { device, cacheDir, maxEntryAgeMs, callTimeoutMs }: Options,
+  { cacheDir, maxEntryAgeMs, callTimeoutMs }: Options,
+  { device, halves }: TriedDevice,
   { threads, log }: { threads: number; log: Logger },
   { cache, texts, ownsTexts, now }: FilterParts,
 ): Promise<BiEncoder> {
-  const model = await openBiEncoder(reference, { dtype: 'auto', device, cacheDir, allowHub: true })
+  const model = await openBiEncoder(reference, { dtype: 'auto', device, halves, cacheDir, allowHub: true })
   const { folder, maxTokens, padId, usesTokenTypes: withTypes } = model
   const encoder: EncoderSettings = {
     folder,
@@ -82,7 +89,7 @@ async function openFilter(
   await texts.run({ kind: 'open', encoder }, { priority: 0, deadlineAt: null }, signal)
   // The options of batches are those of the model that scores; a filter is small and does with the defaults.
   const engine = await createEngine(model, {
-    device: device === 'auto' ? 'cpu' : device,
+    device,
     threads,
     cacheDir,
     callTimeoutMs,

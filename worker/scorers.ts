@@ -240,12 +240,13 @@ export class Scorers {
       activate: model.activation === 'sigmoid' ? (logit) => 1 / (1 + Math.exp(-logit)) : (logit) => logit,
     }
     this.#loaded.add(scorer)
-    metrics.modelInfo.set({ model: model.name, dtype: model.dtype, device: this.#options.device }, 1)
+    metrics.modelInfo.set({ model: model.name, dtype: model.dtype, device: engine.device ?? this.#options.device }, 1)
     const { sessions, threadsPerSession, batchPairs } = engine.shape
     this.#log.info(
       {
         model: model.name,
         dtype: model.dtype,
+        device: engine.device,
         sessions,
         threadsPerSession,
         batchPairs,

@@ -6,10 +6,11 @@ import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
 import { fixedShape, sessionCounts, tokenBudgets } from '../../worker/inference/batch-shape.js'
+import { chooseDevice, type TriedDevice } from '../../worker/inference/device.js'
 import { createEngine } from '../../worker/inference/session-pool.js'
 import { measureSpeed, type Speed } from '../../worker/inference/speed.js'
 import { type BiEncoderModel, openBiEncoder } from '../../worker/model/bi-encoder-model.js'
-import { type Model, openModel } from '../../worker/model/model.js'
+import { type Device, type Model, openModel } from '../../worker/model/model.js'
 import { DTYPES, type Dtype } from '../../worker/model/model-folder.js'
 import { type ListedModel, listModels, showModel } from '../../worker/model/model-list.js'
 import { note } from '../exit.js'
@@ -25,6 +26,9 @@ interface BenchFlags {
   ms: number
   json?: true
 }
+
+/** Times the time of a shape. */
+const TOO_LONG = 10
 
 /** One shape; a bi-encoder's pairs are single texts. */
 interface Row extends Speed {
@@ -65,12 +69,19 @@ async function run(command: Command): Promise<void> {
 async function bench(command: Command, signal: AbortSignal): Promise<void> {
   const flags = command.opts<BenchFlags>()
   const options = optionsOf(command)
+  const device = await chooseDevice(options.device, makeLogger(options.logLevel, 'rankmill-bench'))
   const rows: Row[] = []
   for (const name of flags.models?.split(',') ?? (await shipped(options))) {
-    const listed = await described(name, options)
+    const listed = await described(name, options, device)
     for (const dtype of wantedDtypes(flags, listed)) {
       note(`rankmill: measuring ${listed.name} in ${dtype}`)
-      const found = await measureModel(await open(name, listed.kind, dtype, options), flags, options, signal)
+      const found = await measureModel(
+        await open(name, listed.kind, dtype, options, device),
+        flags,
+        options,
+        device.device,
+        signal,
+      )
       rows.push(...found)
       if (flags.json) for (const row of found) process.stdout.write(`${JSON.stringify(row)}\n`)
     }
@@ -83,12 +94,16 @@ async function shipped(options: Options): Promise<string[]> {
 }
 
 /** A model that is not here yet is fetched by opening it. */
-async function described(name: string, options: Options): Promise<Pick<ListedModel, 'name' | 'kind' | 'dtypes'>> {
+async function described(
+  name: string,
+  options: Options,
+  device: TriedDevice,
+): Promise<Pick<ListedModel, 'name' | 'kind' | 'dtypes'>> {
   try {
     return await showModel(name, options)
   } catch (error) {
     if (!(error instanceof RankmillError) || error.code !== 'unknown_model') throw error
-    const { dtype } = await open(name, 'cross-encoder', 'auto', options)
+    const { dtype } = await open(name, 'cross-encoder', 'auto', options, device)
     return { name, kind: 'cross-encoder', dtypes: { [dtype]: 0 } }
   }
 }
@@ -109,8 +124,15 @@ function wantedDtypes(
   return found
 }
 
-function open(name: string, kind: string, dtype: Dtype | 'auto', { device, cacheDir }: Options) {
-  const opening = { dtype, device, cacheDir, allowHub: true }
+/** @param device what `auto` has come to */
+function open(
+  name: string,
+  kind: string,
+  dtype: Dtype | 'auto',
+  { cacheDir }: Options,
+  { device, halves }: TriedDevice,
+) {
+  const opening = { dtype, device, halves, cacheDir, allowHub: true }
   return kind === 'bi-encoder' ? openBiEncoder(name, opening) : openModel(name, opening)
 }
 
@@ -118,10 +140,11 @@ async function measureModel(
   model: Model | BiEncoderModel,
   { tokens, ms }: BenchFlags,
   options: Options,
+  device: Device,
   signal: AbortSignal,
 ): Promise<Row[]> {
   const place = {
-    device: options.device === 'auto' ? 'cpu' : options.device,
+    device,
     threads: options.threads || availableParallelism(),
     sessions: options.sessions,
     batchPairs: options.batchPairs,
@@ -146,6 +169,8 @@ async function measureModel(
           const { threadsPerSession } = engine.shape
           const shape = { tokens: length, sessions, threadsPerSession, pairsPerCall: size }
           rows.push({ model: model.name, dtype: model.dtype, ...shape, ...speed, best: false })
+          // Where a call takes far longer than its time, larger ones would take minutes and say nothing new.
+          if (speed.msPerCall > TOO_LONG * ms) break
         }
       }
     } finally {

@@ -7,12 +7,15 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
 import { type Shard, Shards } from '../../shared/redis/shards.js'
+import { showsGpu, tryDevice } from '../../worker/inference/device.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
 import { disableTelemetry } from '../../worker/inference/telemetry.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
 import { unservedLines } from './status.js'
+
+const DEVICES = ['cpu', 'cuda', 'webgpu'] as const
 
 interface Finding {
   readonly what: string
@@ -35,6 +38,7 @@ async function run(command: Command): Promise<void> {
     checkNode(),
     ...(await checkRedis(options)),
     ...(await checkRuntime()),
+    ...(await checkDevices(options)),
     ...(await checkModels(options)),
     ...(await checkCalibration(options)),
     await checkCache(options),
@@ -128,11 +132,23 @@ async function checkRuntime(): Promise<Finding[]> {
     const ort = await import('onnxruntime-node')
     const version = (createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string }).version
     const backends = ort.listSupportedBackends().map((b) => b.name)
-    return [{ what: 'ONNX Runtime', state: 'ok', detail: `${version}, devices: ${backends.join(', ')}` }]
+    return [{ what: 'ONNX Runtime', state: 'ok', detail: `${version}, made for ${backends.join(', ')}` }]
   } catch (error) {
     const fix = 'reinstall with `npm ci`; on a system without glibc there is no prebuilt library'
     return [{ what: 'ONNX Runtime', state: 'fault', detail: (error as Error).message, fix }]
   }
+}
+
+/** Every device is tried. One that is not there is a fault only where it is asked for. */
+async function checkDevices({ device: wanted }: Options): Promise<Finding[]> {
+  const tried = await Promise.all(DEVICES.map(tryDevice))
+  return tried.map(({ device, fault, fix, halves }): Finding => {
+    const what = `Device ${device}`
+    if (fault === undefined) return { what, state: 'ok', detail: halves ? 'computes' : 'computes, but not fp16' }
+    if (device === wanted) return { what, state: 'fault', detail: fault, ...(fix ? { fix } : {}) }
+    if (wanted === 'auto' && showsGpu()) return { what, state: 'warning', detail: fault, ...(fix ? { fix } : {}) }
+    return { what, state: 'ok', detail: `not here: ${fault}` }
+  })
 }
 
 async function checkModels(options: Options): Promise<Finding[]> {

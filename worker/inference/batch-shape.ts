@@ -24,7 +24,8 @@ const DEFAULT_TOKENS: Readonly<Record<'cpu' | 'gpu', number>> = { cpu: 512, gpu:
 /** Budgets that are measured, in this order, until more no longer helps. */
 const BUDGETS: Readonly<Record<'cpu' | 'gpu', readonly number[]>> = {
   cpu: [128, 256, 512, 1024, 2048, 4096],
-  gpu: [2048, 4096, 8192, 16_384, 32_768, 65_536],
+  // Small ones first: some devices that call themselves GPUs are computed by a CPU.
+  gpu: [128, 512, 2048, 8192, 16_384, 32_768, 65_536, 131_072],
 }
 /** The shortest pairs that come in numbers; the budget's pairs are counted by it. */
 const SHORT_PAIR_TOKENS = 16
@@ -92,11 +93,11 @@ export function defaultShape(
 
 /**
  * Numbers of sessions worth trying, the best guess first: on a CPU one for each thread (as far as memory lets), one for
- * every four threads, and one for all; on a GPU one.
+ * every four threads, and one for all; on a GPU one, and two, of which one can copy while the other computes.
  */
 export function sessionCounts(modelBytes: number, { device, threads }: ShapeOptions, fixed: FixedShape): number[] {
   if (fixed.sessions) return [fixed.sessions]
-  if (device !== 'cpu') return [1]
+  if (device !== 'cpu') return [1, 2]
   // A session holds the weights, some of them twice (packed for the matrix kernels): at most half of what is free.
   const fit = Math.floor(freemem() / 2 / (2 * modelBytes + 50e6))
   const most = Math.max(1, Math.min(threads, fit, MAX_SESSIONS))

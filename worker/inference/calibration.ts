@@ -5,6 +5,7 @@
  */
 import { stat } from 'node:fs/promises'
 import { RankmillError } from '../../shared/errors.js'
+import { within } from '../../shared/lifecycle.js'
 import type { ModelFiles } from '../model/model.js'
 import { defaultShape, type FixedShape, fixedShape, sessionCounts, shapeOf, tokenBudgets } from './batch-shape.js'
 import type { Batch, BatchShape, EngineOptions } from './engine.js'
@@ -15,10 +16,14 @@ import type { SessionProcess } from './session-process.js'
 const LENGTHS = [96, 192]
 /** A larger batch, or more threads for one session, must be faster by this to be preferred. */
 const TIE = 1.03
-/** No further shape is tried after this. */
-const TIME_LIMIT_MS = 1500
+/** On a CPU no further shape is tried after this: its best is seldom far from the usual. */
+const CPU_ENOUGH_MS = 1500
+/** No measurement goes on for longer, whatever the device; the option's default. */
+const CALIBRATE_MS = 10_000
 /** Runs of one batch, together. */
 const ENOUGH_MS = 120
+/** Of each session, as in real work: one runs, one is prepared. */
+const CALLS_IN_FLIGHT = 2
 
 /** Starts the processes of a layout. */
 export type StartSessions = (layout: Pick<BatchShape, 'sessions' | 'threadsPerSession'>) => Promise<SessionProcess[]>
@@ -57,17 +62,29 @@ export async function chooseShape(
     return { shape, sessions: await start(shape), ...measured }
   }
   const startedAt = performance.now()
-  const busy = await isBusy()
+  const { device, threads } = options
+  const busy = device === 'cpu' && (await isBusy())
   // On a busy machine small calls look good by chance, and cost the most: less than usual is not tried.
   const worthTrying = budgets.filter((tokens) => !busy || tokens >= usual.batchTokens)
-  const { rate, ...chosen } = await measure(model, options, fixed, counts, worthTrying, start)
+  const { rate, stopped, ...chosen } = await measure(model, options, fixed, counts, worthTrying, start)
   const { sessions, batchTokens } = chosen.shape
   const ms = Math.round(performance.now() - startedAt)
-  options.log.info({ sessions, batchTokens, busy, ms }, 'batch shape measured')
-  const { device, threads } = options
+  if (stopped) {
+    const limit = { calibrateMs: options.calibrateMs ?? CALIBRATE_MS, measured: rate > 0 }
+    options.log.warn({ sessions, batchTokens, ms, ...limit }, 'batch shape: its time was up, the best so far is taken')
+  } else options.log.info({ sessions, batchTokens, busy, ms }, 'batch shape measured')
+  // What was guessed is not worth remembering.
+  if (rate === 0) return chosen
   const measured = { shape: chosen.shape, tokensPerSecond: Math.round(rate), measuredAt: Date.now(), busy }
   await keepShape(file, { model: model.name, dtype: model.dtype, device, threads, ...measured })
   return { ...chosen, measured: { tokensPerSecond: measured.tokensPerSecond, file } }
+}
+
+interface Measured extends ChosenShape {
+  /** Padded tokens a second; 0: the time was up before anything was measured. */
+  readonly rate: number
+  /** Whether the time was up before all had been tried. */
+  readonly stopped: boolean
 }
 
 async function measure(
@@ -77,24 +94,56 @@ async function measure(
   counts: readonly number[],
   budgets: readonly number[],
   start: StartSessions,
-): Promise<ChosenShape & { rate: number }> {
+): Promise<Measured> {
+  const { device, calibrateMs = CALIBRATE_MS } = options
+  const ratesOf = device === 'cpu' ? ownRates : sharedRate
+  const usefulMs = device === 'cpu' ? CPU_ENOUGH_MS : calibrateMs
   let best: (ChosenShape & { rate: number; budget: number }) | undefined
-  let measuredMs = 0
+  let [measuredMs, startMs, stopped] = [0, 0, false]
+  // Counted from the first start on, which has to be waited for however long it takes.
+  let endsAt = Number.POSITIVE_INFINITY
   for (const sessions of counts) {
+    if (best && performance.now() + startMs > endsAt) {
+      stopped = true
+      break
+    }
     const layout = shapeOf(model, options, fixed, sessions, budgets[0] ?? 0)
+    const startedAt = performance.now()
     const started = await start(layout)
+    startMs = performance.now() - startedAt
+    endsAt = Math.min(endsAt, performance.now() + calibrateMs)
     let climbing: { rate: number; budget: number } | undefined
+    let last: { budget: number; ms: number } | undefined
     let worse = 0
     // More threads a call want larger calls: what was too small before need not be tried again.
     for (const budget of budgets.filter((tokens) => tokens >= (best?.budget ?? 0))) {
-      if (climbing && measuredMs > TIME_LIMIT_MS) break
-      const startedAt = performance.now()
-      const rate = await tokensPerSecond(model, started, shapeOf(model, options, fixed, sessions, budget))
-      measuredMs += performance.now() - startedAt
+      if (climbing && measuredMs > usefulMs) break
+      const leftMs = endsAt - performance.now()
+      // A larger call takes at most as much longer as it is larger.
+      if (leftMs <= 0 || (last && (last.ms * budget) / last.budget > leftMs)) {
+        stopped = true
+        break
+      }
+      const began = performance.now()
+      const shape = shapeOf(model, options, fixed, sessions, budget)
+      const rate = await inTime(ratesOf(model, started, shape), leftMs).catch((error: unknown) => {
+        if (!last) throw error
+        return 'too large' as const
+      })
+      // Where smaller calls went well, a failure is one of size: memory, or a limit of the device.
+      if (rate === 'too large') break
+      if (rate === undefined) {
+        stopped = true
+        break
+      }
+      last = { budget, ms: performance.now() - began }
+      measuredMs += last.ms
       if (!climbing || rate > climbing.rate * TIE) climbing = { rate, budget }
       // One bad measurement may be somebody else's work.
       else if (rate < climbing.rate / TIE && ++worse === 2) break
     }
+    // Nothing to go by: the smallest calls at least end soonest.
+    if (!best) climbing ??= { rate: 0, budget: budgets[0] ?? 0 }
     // Ties go to the layout tried first, the one with fewer threads a session: its calls do not wait for each other's
     // threads when the cores have other work, such as tokenising.
     if (climbing && (!best || climbing.rate > best.rate * TIE)) {
@@ -105,33 +154,67 @@ async function measure(
     }
   }
   if (!best) throw new Error('nothing was measured')
-  return { shape: best.shape, sessions: best.sessions, rate: best.rate }
+  return { shape: best.shape, sessions: best.sessions, rate: best.rate, stopped }
+}
+
+/** What the promise gives, or undefined where that takes longer: the call goes on, and what is sent after it waits. */
+async function inTime<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
+  return (await within(promise, ms)) ? await promise : undefined
 }
 
 /**
- * Padded tokens a second of all threads together; the harmonic mean over the lengths. Each thread is timed by itself,
+ * Padded tokens a second of all sessions together; the harmonic mean over the lengths. Each session is timed by itself,
  * because in real work none waits for another.
  */
-async function tokensPerSecond(
-  model: ModelFiles,
-  threads: readonly SessionProcess[],
-  shape: BatchShape,
-): Promise<number> {
-  let secondsPerToken = 0
-  for (const wanted of LENGTHS) {
-    const length = Math.min(wanted, model.maxTokens)
-    const size = Math.max(1, Math.min(shape.batchPairs, Math.floor(shape.batchTokens / length)))
-    const bestMs = threads.map(() => Number.POSITIVE_INFINITY)
+async function ownRates(model: ModelFiles, sessions: readonly SessionProcess[], shape: BatchShape): Promise<number> {
+  return await overLengths(model, shape, async (size, length) => {
+    const bestMs = sessions.map(() => Number.POSITIVE_INFINITY)
     let spentMs = 0
     // What other processes do to a short run is averaged away by a few of them; a long run needs no second.
     for (let round = 0; round < 3 && spentMs < ENOUGH_MS; round++) {
-      const outputs = await Promise.all(threads.map((thread) => thread.run(syntheticBatch(size, length))))
+      const outputs = await Promise.all(sessions.map((session) => session.run(syntheticBatch(size, length))))
       outputs.forEach(({ inferenceMs }, i) => {
         bestMs[i] = Math.min(bestMs[i] ?? inferenceMs, inferenceMs)
       })
       spentMs += Math.max(...outputs.map(({ inferenceMs }) => inferenceMs))
     }
-    secondsPerToken += 1 / bestMs.reduce((rate, ms) => rate + (size * length * 1000) / ms, 0)
+    return bestMs.reduce((rate, ms) => rate + (size * length * 1000) / ms, 0)
+  })
+}
+
+/**
+ * The same of sessions that share a device: by the clock, with as many calls under way as in real work, because what one
+ * session spends on unpacking and copying another can use, and what one computes another waits for.
+ */
+async function sharedRate(model: ModelFiles, sessions: readonly SessionProcess[], shape: BatchShape): Promise<number> {
+  return await overLengths(model, shape, async (size, length) => {
+    const batch = syntheticBatch(size, length)
+    const round = async (calls: number) => {
+      const each = sessions.flatMap((session) => Array.from({ length: calls }, () => session.run(batch)))
+      await Promise.all(each)
+      return each.length
+    }
+    // The first call of a size makes its kernels and takes its memory.
+    await round(1)
+    const startedAt = performance.now()
+    let calls = 0
+    do calls += await round(CALLS_IN_FLIGHT)
+    while (performance.now() - startedAt < ENOUGH_MS)
+    return (calls * size * length * 1000) / (performance.now() - startedAt)
+  })
+}
+
+/** The harmonic mean, over the lengths, of what `rate` gives for as many pairs as the shape takes. */
+async function overLengths(
+  { maxTokens }: ModelFiles,
+  { batchPairs, batchTokens }: BatchShape,
+  rate: (size: number, length: number) => Promise<number>,
+): Promise<number> {
+  let secondsPerToken = 0
+  for (const wanted of LENGTHS) {
+    const length = Math.min(wanted, maxTokens)
+    const size = Math.max(1, Math.min(batchPairs, Math.floor(batchTokens / length)))
+    secondsPerToken += 1 / (await rate(size, length))
   }
   return LENGTHS.length / secondsPerToken
 }

@@ -52,6 +52,8 @@ export interface InferenceEngine {
   readonly slots: number
   readonly sessions: number
   readonly shape: BatchShape
+  /** Where it runs; absent of engines without a model. */
+  readonly device?: Device
   /**
    * Scores a batch in the least busy session.
    *
@@ -82,6 +84,8 @@ export interface EngineOptions {
   readonly batchTokens?: number
   /** Whether to measure what is not given, rather than to assume it. */
   readonly calibrate: boolean
+  /** No measurement is begun later after the first one, and none waited for; absent: `CALIBRATE_MS`. */
+  readonly calibrateMs?: number
   /** A call that takes longer is given up. */
   readonly callTimeoutMs: number
   /** What a session of a causal model keeps of beginnings that pairs have in common; 0: nothing. */

@@ -5,7 +5,7 @@
 import { Worker } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
 import type { Batch } from './engine.js'
-import { ScoringSession } from './session.js'
+import { isDeviceLost, ScoringSession } from './session.js'
 import { type FromProcess, type SessionData, type ToProcess, unpackBatch } from './session-protocol.js'
 
 /** How often it is looked whether the parent lives: a call blocks the loop that would be told. */
@@ -47,7 +47,10 @@ async function score(id: number, batch: Batch): Promise<void> {
     const scored = await opened.run(batch)
     send({ type: 'scored', id, output: { ...scored, inferenceMs: performance.now() - startedAt } })
   } catch (cause) {
-    send({ type: 'failed', id, error: RankmillError.from(cause).toBody() })
+    const error = RankmillError.from(cause)
+    // The parent starts another process, which may find the device again; this one never will.
+    if (isDeviceLost(error.message)) send({ type: 'unusable', error: error.toBody() })
+    else send({ type: 'failed', id, error: error.toBody() })
   }
 }
 

@@ -1,7 +1,7 @@
 /** The engine: inference processes with one session each, and the shape of the batches they are best fed with. */
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
-import type { Model } from '../model/model.js'
+import type { Device, Model } from '../model/model.js'
 import { chooseShape, type StartSessions } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
 import { outdateShape } from './kept-shape.js'
@@ -29,9 +29,10 @@ export async function createEngine(model: Model | BiEncoderModel, options: Engin
     throw RankmillError.from(failed.reason)
   }
   const { shape, sessions, measured } = await chooseShape(model, options, start)
-  if (!measured) return new SessionPool(shape, sessions)
+  const { device } = options
+  if (!measured) return new SessionPool(shape, sessions, device)
   const speed = new ObservedSpeed(measured.tokensPerSecond, shape)
-  return new SessionPool(shape, sessions, speed, async () => {
+  return new SessionPool(shape, sessions, device, speed, async () => {
     const [found, was] = [Math.round(speed.tokensPerSecond), measured.tokensPerSecond]
     options.log.info({ found, was }, 'faster than the batch shape was measured: the next start measures it anew')
     await outdateShape(measured.file)
@@ -40,6 +41,7 @@ export async function createEngine(model: Model | BiEncoderModel, options: Engin
 
 class SessionPool implements InferenceEngine {
   readonly shape: BatchShape
+  readonly device: Device
   readonly #sessions: readonly SessionProcess[]
   #askedAt = performance.now()
 
@@ -50,10 +52,12 @@ class SessionPool implements InferenceEngine {
   constructor(
     shape: BatchShape,
     sessions: readonly SessionProcess[],
+    device: Device,
     speed?: ObservedSpeed,
     onFaster = async () => {},
   ) {
     this.shape = shape
+    this.device = device
     this.#speed = speed
     this.#onFaster = onFaster
     this.#sessions = sessions

@@ -25,7 +25,7 @@ export interface PackedBatch extends Omit<Batch, 'inputIds' | 'attentionMask' | 
 /** To the process; `open` is the first, `close` the last. */
 export type ToProcess = { readonly open: SessionData } | { readonly id: number; readonly batch: PackedBatch } | 'close'
 
-/** From the process; `ready` or `unusable` is the first. */
+/** From the process; `ready` or `unusable` is the first, and `unusable` comes later where the device is lost. */
 export type FromProcess =
   | { readonly type: 'ready'; readonly causal?: CausalAbilities | undefined }
   | { readonly type: 'unusable'; readonly error: ErrorBody }

@@ -253,6 +253,16 @@ function startError(cause: unknown, path: string, device: string): RankmillError
   return new RankmillError('invalid_model', `${path}: ${message}`, {}, { cause })
 }
 
+/**
+ * Whether a call failed because the device is gone: what comes after it in the same process fails too, whatever it is. Dawn
+ * says that a device or its instance is lost; CUDA keeps an error for good once a kernel has gone wrong.
+ */
+export function isDeviceLost(message: string): boolean {
+  return /device (is|was|has been) lost|device lost|instance dropped|DEVICE_LOST|illegal memory access|unspecified launch failure|uncorrectable ECC|CUDA (failure|error)[: ]+(46|214|700|702|709|710|719|999)\b/i.test(
+    message,
+  )
+}
+
 /** ONNX Runtime has no error codes in JavaScript: its allocators are known by their words. */
 export function isOutOfMemory(message: string): boolean {
   return /bad_?alloc|bad allocation|failed to allocate memory|out of memory|out_of_memory|ALLOC_FAILED|array buffer allocation/i.test(

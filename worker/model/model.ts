@@ -70,10 +70,12 @@ export interface Model extends ModelFiles {
 }
 
 export interface OpenModelOptions {
-  /** `auto`: int8 on a CPU if rankmill.json says that it is batch-invariant, fp16 on a GPU if there, else fp32. */
+  /** `auto`: int8 on a CPU if rankmill.json says that it is batch-invariant, fp16 on a GPU if there and computed, else fp32. */
   readonly dtype: Dtype | 'auto'
-  /** `auto` is the CPU. */
+  /** `auto` is the CPU: what it comes to on a machine is for the caller to find out. */
   readonly device: Device | 'auto'
+  /** Whether the device computes fp16; absent: it does. */
+  readonly halves?: boolean
   /** Where downloads and content hashes are kept. */
   readonly cacheDir: string
   /** Of a hub model: branch, tag or commit; default main. A reference may also say it: `org/name@revision`. */
@@ -156,7 +158,7 @@ export function queryPromptOf(folder: string, { prompts, defaultPrompt }: SavedS
 /** @throws RankmillError `invalid_model` where the wanted format is not there */
 export function chooseDtype(
   folder: string,
-  { dtype: wanted, device }: OpenModelOptions,
+  { dtype: wanted, device, halves = true }: OpenModelOptions,
   present: Partial<Record<Dtype, string>>,
   manifest: files.Manifest | undefined,
 ): Dtype {
@@ -168,11 +170,15 @@ export function chooseDtype(
     throw new RankmillError('invalid_model', `${folder}: there is no ONNX file in it (looked for ${looked})`)
   }
   if (wanted !== 'auto') {
+    if (wanted === 'fp16' && !halves) {
+      const message = `dtype: this machine's ${device} device does not compute fp16; --dtype fp32 or auto`
+      throw new RankmillError('invalid_configuration', message, { param: 'dtype' })
+    }
     if (has(wanted)) return wanted
     const message = `${folder}: the model has no ${wanted} file, only ${dtypes.join(', ')}`
     throw new RankmillError('invalid_model', message, { param: 'dtype' })
   }
-  if (device === 'cuda' || device === 'webgpu') return has('fp16') ? 'fp16' : has('fp32') ? 'fp32' : only
+  if (device === 'cuda' || device === 'webgpu') return halves && has('fp16') ? 'fp16' : has('fp32') ? 'fp32' : only
   const said = manifest?.batch_invariant
   const reproducible = typeof said === 'object' ? said.int8 === true : said === true
   if (has('int8') && reproducible) return 'int8'
