@@ -227,7 +227,7 @@ withTorch('with torch', () => {
     expect(await readdir(join(cwd, CACHE, 'adding'))).toEqual(['lock'])
     const again = await models('add', tinyModel('weights'), '--dtype', 'int8', '--name', 'our/reranker')
     expect(again.stderr).toMatch(/is here already: [\s\S]*int8 is here already/)
-  }, 180_000)
+  }, 600_000)
 
   test('a causal reranker that has only weights: exported with its two answers, compared with its model card', async () => {
     const said = await models('add', causalModel('weights'), '--dtype', 'int8', '--json', '--name', 'our/causal')
@@ -238,7 +238,7 @@ withTorch('with torch', () => {
     const { causal, prompt } = await open('our/causal')
     expect(causal).toMatchObject({ plus: 1, minus: 0, past: { length: 4 } })
     expect(prompt?.instruction).toMatch(/^Given a web search query/)
-  }, 180_000)
+  }, 600_000)
 
   test('a label of a model that has only weights', async () => {
     const folder = await copyOf('three-label')
@@ -247,7 +247,7 @@ withTorch('with torch', () => {
     expect(said).toMatchObject({ code: 0 })
     expect(said.stderr).toMatch(/compared with sentence-transformers .*greatest difference of a logit [0-9]e-[5-9]/)
     expect(await open('our/nli')).toMatchObject({ logits: 3, label: 1, activation: 'identity' })
-  }, 180_000)
+  }, 600_000)
 
   test('a graph that scores other than its weights do is not put in place', async () => {
     const folder = join(cwd, 'mixed')
@@ -259,7 +259,7 @@ withTorch('with torch', () => {
     expect(said.code).toBe(1)
     expect(said.stderr).toMatch(/reference_differs: the pair ".*", ".*": logit -?[\d.]+ instead of -?[\d.]+/)
     expect(existsSync(join(cwd, CACHE, 'hub'))).toBe(false)
-  }, 180_000)
+  }, 600_000)
 
   test('weights without the head that the configuration names are refused', async () => {
     const folder = await copyOf('weights')
@@ -268,5 +268,5 @@ withTorch('with torch', () => {
     await writeFile(join(folder, 'config.json'), JSON.stringify({ ...config, ...more }))
     const said = await models('add', folder)
     expect(said.stderr).toMatch(/export_failed: .*the weights do not hold all of ElectraForSequenceClassification/)
-  }, 180_000)
+  }, 600_000)
 })
