@@ -143,13 +143,13 @@ async function build(source: Source, head: SourceHead, given: Building, options:
   if (!existsSync(join(made, 'rankmill.json'))) {
     await rm(made, { recursive: true, force: true })
     await mkdir(folder, { recursive: true })
-    const exported = await graphOf(source, made, given, options)
+    const exported = await graphOf(source, head, made, given, options)
     added = { ...added, ...(exported ? { exported } : {}) }
     await writeManifest(made, source, head, added)
   }
   const checked = await refuseFaulty(made, {})
   say(`checked: ${checked}`)
-  if (given.reference && !added.reference) await compare(source, made, given, options)
+  if (given.reference && !added.reference) await compare(source, head, made, given, options)
   if (!added.measured.fp32) {
     const measured = await speedOf(made, given, options)
     await noteAdded(made, (now) => ({ ...now, measured: { ...now.measured, fp32: measured } }))
@@ -161,7 +161,13 @@ async function build(source: Source, head: SourceHead, given: Building, options:
   say(`put in place: ${target}`)
 }
 
-async function graphOf(source: Source, made: string, given: Building, options: Options): Promise<Added['exported']> {
+async function graphOf(
+  source: Source,
+  { form }: SourceHead,
+  made: string,
+  given: Building,
+  options: Options,
+): Promise<Added['exported']> {
   const graphs = graphFiles(source.names)
   if (graphs[0]?.endsWith('.onnx') === true) {
     await fetchFiles(source, graphs, given)
@@ -173,12 +179,33 @@ async function graphOf(source: Source, made: string, given: Building, options: O
   given.say(`exporting ${source.name}: there is no ONNX graph`)
   await copySource(source, made, false)
   const path = join(made, 'onnx', 'model.onnx')
-  const said = await runPython(python, 'export.py', [source.folder, path], '', given.signal)
+  const said = await runPython(python, 'export.py', [source.folder, path, ...formOf(form)], '', given.signal)
   const { inputs, opset, versions } = exportedSchema.parse(said)
   return { inputs, opset, versions }
 }
 
-async function compare(source: Source, made: string, given: Building, options: Options): Promise<void> {
+/** What export.py is told of the score. */
+function formOf(form: SourceHead['form']): string[] {
+  if (form === 'head') return []
+  if (form === 'chain') return ['--chain']
+  const { trueId, falseId } = form
+  // A head of two columns says which they are; of one answer, the other column is nobody's.
+  return ['--answers', `${falseId ?? (trueId === 0 ? 1 : 0)},${trueId}`]
+}
+
+async function compare(
+  source: Source,
+  { hasOwnCode }: SourceHead,
+  made: string,
+  given: Building,
+  options: Options,
+): Promise<void> {
+  if (hasOwnCode) {
+    given.say(
+      "not compared with the reference: config.json names code of the folder's own (auto_map), which is never run",
+    )
+    return
+  }
   const weights = weightFiles(source.names)
   if (weights.length === 0) {
     given.say('not compared with the reference: there are no weights beside the graph')

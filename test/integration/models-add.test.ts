@@ -5,6 +5,7 @@ import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { openModel } from '../../worker/model/model.js'
+import { causalModel } from '../fixtures/models/causal-models.js'
 import { copyOf, temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
 import { runCommand, type Said } from './command.js'
 import { COMMIT, HubServer } from './hub-server.js'
@@ -33,6 +34,8 @@ beforeEach(async () => {
     'tiny/nli': tinyModel('three-label'),
     'tiny/weights': tinyModel('weights'),
     'tiny/embedder': tinyModel('bi-encoder'),
+    'tiny/causal': causalModel('qwen3'),
+    'tiny/causal-weights': causalModel('weights'),
   })
 })
 
@@ -141,6 +144,32 @@ test('check says what add would, of a hub and of weights, and writes nothing', a
   expect(await readdir(cwd)).toEqual([])
 }, 60_000)
 
+test('a causal reranker of a hub: its modules and its template come along', async () => {
+  expect((await models('check', 'tiny/causal')).stdout).toMatch(/a graph \(onnx\/model\.onnx, .*Qwen3ForCausalLM/)
+  const weights = await models('check', 'tiny/causal-weights')
+  expect(weights).toMatchObject({
+    code: 0,
+    stdout: expect.stringMatching(/weights, to be exported .*Qwen3ForCausalLM/),
+  })
+  expect(await models('add', 'tiny/causal', '--no-reference')).toMatchObject({ code: 0 })
+  const model = await open('tiny/causal')
+  expect(model).toMatchObject({ name: 'tiny/causal', prompt: { format: 'flat' } })
+  expect(model.causal).toEqual((await open(causalModel('qwen3'))).causal)
+  expect((await models('add', 'tiny/causal', '--no-reference', '--force')).code).toBe(0)
+  const shown = JSON.parse((await models('show', 'tiny/causal')).stdout)
+  expect(shown).toMatchObject({ architecture: 'Qwen3ForCausalLM', loads: { dtype: 'fp32', logits: 1 } })
+}, 120_000)
+
+test("a network that is code of the folder's own is never exported", async () => {
+  const folder = await copyOf('weights')
+  const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))
+  config.auto_map = { AutoModelForSequenceClassification: 'modeling.OwnForSequenceClassification' }
+  await writeFile(join(folder, 'config.json'), JSON.stringify(config))
+  const said = await models('add', folder)
+  expect(said).toMatchObject({ code: 2 })
+  expect(said.stderr).toMatch(/config\.json: auto_map: the network is code of the folder's own, which is never run/)
+}, 60_000)
+
 test('show: what was added of it, what is loaded, and the licence of its card', async () => {
   const folder = await copyOf('one-logit')
   await writeFile(join(folder, 'README.md'), '---\nlanguage: en\nlicense: mit\n---\n# A reranker\n')
@@ -198,7 +227,18 @@ withTorch('with torch', () => {
     expect(await readdir(join(cwd, CACHE, 'adding'))).toEqual(['lock'])
     const again = await models('add', tinyModel('weights'), '--dtype', 'int8', '--name', 'our/reranker')
     expect(again.stderr).toMatch(/is here already: [\s\S]*int8 is here already/)
-  }, 180_000)
+  }, 600_000)
+
+  test('a causal reranker that has only weights: exported with its two answers, compared with its model card', async () => {
+    const said = await models('add', causalModel('weights'), '--dtype', 'int8', '--json', '--name', 'our/causal')
+    expect(said).toMatchObject({ code: 0 })
+    const { added } = JSON.parse(said.stdout)
+    expect(added).toMatchObject({ architecture: 'Qwen3ForCausalLM', reference: { tolerance: 1e-4 } })
+    expect(added.reference.greatestDifference).toBeLessThan(1e-4)
+    const { causal, prompt } = await open('our/causal')
+    expect(causal).toMatchObject({ plus: 1, minus: 0, past: { length: 4 } })
+    expect(prompt?.instruction).toMatch(/^Given a web search query/)
+  }, 600_000)
 
   test('a label of a model that has only weights', async () => {
     const folder = await copyOf('three-label')
@@ -207,7 +247,7 @@ withTorch('with torch', () => {
     expect(said).toMatchObject({ code: 0 })
     expect(said.stderr).toMatch(/compared with sentence-transformers .*greatest difference of a logit [0-9]e-[5-9]/)
     expect(await open('our/nli')).toMatchObject({ logits: 3, label: 1, activation: 'identity' })
-  }, 180_000)
+  }, 600_000)
 
   test('a graph that scores other than its weights do is not put in place', async () => {
     const folder = join(cwd, 'mixed')
@@ -219,7 +259,7 @@ withTorch('with torch', () => {
     expect(said.code).toBe(1)
     expect(said.stderr).toMatch(/reference_differs: the pair ".*", ".*": logit -?[\d.]+ instead of -?[\d.]+/)
     expect(existsSync(join(cwd, CACHE, 'hub'))).toBe(false)
-  }, 180_000)
+  }, 600_000)
 
   test('weights without the head that the configuration names are refused', async () => {
     const folder = await copyOf('weights')
@@ -228,5 +268,5 @@ withTorch('with torch', () => {
     await writeFile(join(folder, 'config.json'), JSON.stringify({ ...config, ...more }))
     const said = await models('add', folder)
     expect(said.stderr).toMatch(/export_failed: .*the weights do not hold all of ElectraForSequenceClassification/)
-  }, 180_000)
+  }, 600_000)
 })

@@ -60,5 +60,6 @@ async function close(): Promise<void> {
 }
 
 function send(message: FromProcess): void {
-  process.send?.(message)
+  // To a parent that was killed: there is nobody left to tell, and the channel's end ends this process.
+  process.send?.(message, undefined, undefined, () => undefined)
 }

@@ -7,6 +7,7 @@ import { z } from 'zod'
 import { fault } from './json-file.js'
 import type { Manifest, ModelConfig, TokenizerFacts } from './model-folder.js'
 import type { OnnxFile } from './onnx-file.js'
+import { readSavedHead } from './saved-head.js'
 import { readModuleConfig, type SavedSettings } from './sentence-transformers.js'
 
 /** The tokens whose logits make the score. */
@@ -54,8 +55,10 @@ export async function readAnswers(
   folder: string,
   config: ModelConfig,
   tokenizer: TokenizerFacts,
-  { modules, task }: SavedSettings,
+  saved: SavedSettings,
 ): Promise<Answers | undefined> {
+  const { modules, task } = saved
+  if ((await readSavedHead(folder, saved)) !== undefined) return undefined
   if (!modules) {
     if (!config.architectures?.[0]?.endsWith('ForCausalLM')) return undefined
     const [trueId, falseId] = ['yes', 'no'].map(tokenizer.idOf)

@@ -13,6 +13,7 @@ import { checkExits } from './model-exits.js'
 import * as files from './model-folder.js'
 import { readPrompt } from './model-prompt.js'
 import type { OnnxFile } from './onnx-file.js'
+import { readSavedHead, withHead } from './saved-head.js'
 import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export interface Finding {
@@ -86,10 +87,12 @@ export async function checkModel(
       return [read, read.modules ? inWords(read, prompt) : 'not saved as such (not needed)']
     },
   )
+  let chain: number | undefined
   const answers =
     config && facts && saved && kind === 'CrossEncoder'
       ? await look('answers', 'Save the model again with sentence-transformers.', async () => {
           const read = await readAnswers(folder, config, facts, saved)
+          chain = await readSavedHead(folder, saved)
           return [read, read ? `tokens ${read.falseId ?? 'none'} (no) and ${read.trueId} (yes)` : 'a head of its own']
         })
       : undefined
@@ -143,7 +146,20 @@ export async function checkModel(
         `${dtype}, ${read.nodes.length} nodes, ${invariant ? 'batch-invariant' : 'scores depend on the batch'}`,
       ]
     })
-    if (graph) await checkGraph({ look, folder, path, name, graph, config, facts, manifest, saved, label, answers })
+    if (graph)
+      await checkGraph({
+        look,
+        folder,
+        path,
+        name,
+        graph,
+        config: config && withHead(config, chain),
+        facts,
+        manifest,
+        saved,
+        label,
+        answers,
+      })
   }
   if (Object.keys(manifest?.sha256 ?? {}).length > 0) {
     await look('contents', 'Copy all ONNX files again, of one version: they share weights.', async () => {

@@ -32,10 +32,15 @@ const configSchema = z
     max_position_embeddings: count,
     /** What GPT-2 and NomicBERT call it. */
     n_positions: count,
+    /** Of BERT and its kin, where positions are not rows of a table; of DeBERTa, whether they are. */
+    position_embedding_type: z.string().nullish(),
+    position_biased_input: z.boolean().nullish(),
     pad_token_id: count,
     vocab_size: count,
     id2label: z.record(z.string(), z.unknown()).nullish(),
     num_labels: count,
+    /** Classes that are code of the folder's own. */
+    auto_map: z.record(z.string(), z.unknown()).nullish(),
     sentence_transformers: z.looseObject({ activation_fn: z.string().nullish() }).nullish(),
     sbert_ce_default_activation_function: z.string().nullish(),
   })
@@ -162,7 +167,9 @@ export function maxTokensOf(
   saved?: SavedSettings,
 ): number {
   const { max_position_embeddings: rows } = config
-  const positions = rows === undefined ? undefined : rows - firstPositionOf(config)
+  // A length that was saved goes before the positions; where those are rows of a table, there are no more to be had.
+  const isBounded = rows !== undefined && (saved?.maxTokens === undefined || hasPositionTable(config))
+  const positions = isBounded ? rows - firstPositionOf(config) : undefined
   const limits = [positions, saved?.maxTokens ?? tokenizer.maxLength, manifest?.max_tokens]
   const known = limits.filter((limit) => limit !== undefined)
   return known.length > 0 ? Math.min(...known) : 512
@@ -199,6 +206,15 @@ export function activationOf(
 /** RoBERTa's positions begin after the padding id (fairseq); MPNet's too. */
 export function firstPositionOf({ model_type: type, pad_token_id: padId }: ModelConfig): number {
   return /roberta|camembert|mpnet|longformer/.test(type) ? (padId ?? 1) + 1 : 0
+}
+
+/** Model types whose positions are turned into queries and keys: max_position_embeddings is what they were trained with. */
+const ROTARY = /^(modernbert|nomic_bert|eurobert|qwen|llama|gemma|mistral|ministral|mixtral|phi|granite|olmo|smollm)/
+
+function hasPositionTable(config: ModelConfig): boolean {
+  const { model_type: type, position_embedding_type: kind, position_biased_input: isBiased } = config
+  if (/^deberta/.test(type)) return isBiased !== false
+  return !ROTARY.test(type) && (kind == null || /absolute|relative_key/.test(kind))
 }
 
 interface Head {

@@ -76,6 +76,11 @@ export async function readPrompt(
   if (isWritten && saved.messageFormat === null) return undefined
   if (template === undefined) {
     if (isPlainQwen3 && isCausal) return ofModelCard()
+    if (isCausal && saved.modules === undefined)
+      throw fault(
+        join(folder, CHAT_TEMPLATE),
+        'nothing says in which words the model is asked: save it with sentence-transformers (a LogitScore, and a template with the roles "query" and "document")',
+      )
     if (!isWritten) return undefined
     throw fault(
       join(folder, CHAT_TEMPLATE),

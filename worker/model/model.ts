@@ -10,6 +10,7 @@ import { fingerprintOf } from './model-fingerprint.js'
 import * as files from './model-folder.js'
 import { CHAT_TEMPLATE, readPrompt } from './model-prompt.js'
 import { locateModel } from './model-reference.js'
+import { readSavedHead, withHead } from './saved-head.js'
 import { readSavedSettings, type SavedSettings } from './sentence-transformers.js'
 
 export type Dtype = files.Dtype
@@ -104,9 +105,10 @@ export async function openModel(reference: string, options: OpenModelOptions): P
   const graph = await files.readGraph(modelPath)
   const saved = await readSavedSettings(folder, 'CrossEncoder')
   const answers = await readAnswers(folder, config, tokenizer, saved)
+  const chain = await readSavedHead(folder, saved)
   const { usesPositions, ...head } = answers
     ? { ...causalHeadOf(modelPath, graph, answers, manifest), logits: 1 as const, usesTokenTypes: false }
-    : files.headOf(modelPath, graph, config, manifest?.label)
+    : files.headOf(modelPath, graph, withHead(config, chain), manifest?.label)
   const prompt = await readPrompt(folder, config, saved)
   if ('label' in head && head.label !== undefined && manifest && manifest.exits.length > 0)
     throw new RankmillError('invalid_model', `${join(folder, 'rankmill.json')}: label and exits do not go together`)

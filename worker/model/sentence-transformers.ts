@@ -106,6 +106,9 @@ export async function readSavedSettings(folder: string, kind: SavedKind): Promis
   if (!listed) return NOTHING
   const saved = await readJsonIfThere(folder, 'config_sentence_transformers.json', savedSchema)
   if ((saved?.model_type ?? 'SentenceTransformer') !== kind) return NOTHING
+  const foreign = listed.find(({ type }) => !type.startsWith('sentence_transformers.'))
+  if (foreign)
+    throw fault(join(folder, 'modules.json'), `${foreign.type} is code of the folder's own, which is never run`)
   const modules = listed.map(({ type, path }) => ({ kind: type.split('.').at(-1) ?? type, path }))
   const [first] = modules
   if (first?.kind !== 'Transformer')

@@ -109,7 +109,8 @@ async function scoreClaimed(
   const score = async (block: readonly number[]) => {
     try {
       const some = block.flatMap((place) => candidates[place] ?? [])
-      const known = state.scores.flatMap((score) => score?.logit ?? [])
+      // Of all candidates, for each block: only where it is asked for.
+      const known = plan.kind === 'confident' ? state.scores.flatMap((score) => score?.logit ?? []) : []
       const scored = await scorePairs(job, some, scorer, plan, known, stages, signal)
       const found = new Map<number, KnownScore>()
       block.forEach((place, i) => {

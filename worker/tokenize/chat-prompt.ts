@@ -3,6 +3,7 @@
  * (`InputFormatter.pair_to_messages`, `prepend_prompt_to_messages`): one message a role, the instruction as the system's.
  */
 import { Template } from '@huggingface/jinja'
+import { PYTHON_STRINGS, type PythonString } from './python-strings.js'
 
 /** Frozen plain data: it is sent to threads. */
 export interface PromptSettings {
@@ -30,7 +31,7 @@ export class ChatPrompt {
   /** @throws Error where the template is none */
   constructor(settings: PromptSettings) {
     this.#template = new Template(settings.template)
-    mendFirsts(this.#template.parsed)
+    mend(this.#template.parsed)
     this.#settings = settings
   }
 
@@ -44,7 +45,8 @@ export class ChatPrompt {
       { role: 'query', content: content(query) },
       { role: 'document', content: content(document) },
     ]
-    return this.#template.render({ add_generation_prompt: false, tools: null, documents: null, ...variables, messages })
+    const given = { add_generation_prompt: false, tools: null, documents: null, ...variables, messages }
+    return this.#template.render({ ...given, ...OWN })
   }
 
   /** Why the template cannot carry a query and a document, found by filling it; undefined where it can. */
@@ -61,28 +63,68 @@ export class ChatPrompt {
   }
 }
 
+/** Names that no template has. */
+const PREFIX = '__python_'
+const OWN = Object.fromEntries(Object.entries(PYTHON_STRINGS).map(([name, run]) => [PREFIX + name, run]))
+
+interface Named {
+  readonly type: string
+  readonly value: string
+}
+
 interface FilterNode {
   readonly type: 'FilterExpression'
   readonly operand: unknown
-  readonly filter: { readonly type: string; readonly value: string }
+  readonly filter: Named
+}
+
+interface CallNode {
+  readonly type: 'CallExpression'
+  readonly callee: {
+    readonly type: string
+    readonly object: unknown
+    readonly property: Named
+    readonly computed: boolean
+  }
+  readonly args: readonly unknown[]
 }
 
 /**
- * `first` and `last` of an empty list are undefined in Jinja, for which a template then has a default (`messages |
+ * Makes of a parsed template what Jinja, in Python, would read.
+ *
+ * `first` and `last` of an empty list are undefined there, for which a template then has a default (`messages |
  * selectattr("role", "eq", "system") | map(attribute="content") | first | default("…")`); here they would be nothing at
  * all, and print as nothing. A place of a list that it does not have is undefined: they become `[0]` and `[-1]`.
+ *
+ * `trim`, `strip` and their kin leave out other characters than JavaScript does (U+FEFF is one for the one, U+001F for the
+ * other), and those that they are told of: they become calls of our own.
  */
-function mendFirsts(node: unknown): unknown {
+function mend(node: unknown): unknown {
   if (typeof node !== 'object' || node === null) return node
   const fields = node as Record<string, unknown>
   for (const [name, value] of Object.entries(fields)) {
-    if (Array.isArray(value)) fields[name] = value.map(mendFirsts)
-    else if (value instanceof Map) for (const [key, entry] of value) value.set(key, mendFirsts(entry))
-    else fields[name] = mendFirsts(value)
+    if (Array.isArray(value)) fields[name] = value.map(mend)
+    else if (value instanceof Map) for (const [key, entry] of value) value.set(key, mend(entry))
+    else fields[name] = mend(value)
   }
-  const { type, operand, filter } = node as FilterNode
-  if (type !== 'FilterExpression' || filter.type !== 'Identifier') return node
-  if (filter.value !== 'first' && filter.value !== 'last') return node
+  const { type } = node as { type?: string }
+  if (type === 'CallExpression') {
+    const { callee, args } = node as CallNode
+    if (callee.type !== 'MemberExpression' || callee.computed) return node
+    return isOwn(callee.property) ? callOf(callee.property.value, [callee.object, ...args]) : node
+  }
+  if (type !== 'FilterExpression') return node
+  const { operand, filter } = node as FilterNode
+  if (isOwn(filter)) return callOf(filter.value, [operand])
+  if (filter.type !== 'Identifier' || (filter.value !== 'first' && filter.value !== 'last')) return node
   const property = { type: 'IntegerLiteral', value: filter.value === 'first' ? 0 : -1 }
   return { type: 'MemberExpression', object: operand, property, computed: true }
+}
+
+function isOwn(node: Named): node is Named & { value: PythonString } {
+  return node.type === 'Identifier' && Object.hasOwn(PYTHON_STRINGS, node.value)
+}
+
+function callOf(name: PythonString, args: readonly unknown[]) {
+  return { type: 'CallExpression', callee: { type: 'Identifier', value: PREFIX + name }, args }
 }

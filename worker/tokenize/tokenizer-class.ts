@@ -55,8 +55,10 @@ function checked(name: string): string {
   return found
 }
 
-/** Whether what the class gives has token types, where tokenizer_config.json does not say (`model_input_names`). */
+/**
+ * Whether what the class gives has token types, where tokenizer_config.json does not say (`model_input_names`). The plain class
+ * gave them in transformers 4, and gives none in 5, whatever the post-processor says: a graph that asks for them is given zeros.
+ */
 export function givesTokenTypes(name: string): boolean {
-  // Transformers 4 gave them for the plain class, 5 does not. Folders that do not say are taken as they were made.
-  return name === PLAIN_CLASS || TYPED.has(name)
+  return TYPED.has(name)
 }

@@ -63,7 +63,7 @@ def save(name, tokenizer, pad):
     (folder / "tokenizer.json").write_text(
         json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
     )
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}) + "\n")
     print(name, tokenizer.get_vocab_size(), (folder / "tokenizer.json").stat().st_size)
 
 

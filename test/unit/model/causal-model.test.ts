@@ -81,6 +81,12 @@ describe('what cannot be scored as the reference does is refused by name', () =>
       /the chat template cannot carry a query and a document/,
     ],
     [
+      'no template at all, of a plain model',
+      'llama',
+      { 'modules.json': null, 'chat_template.jinja': null },
+      /chat_template\.jinja: nothing says in which words the model is asked/,
+    ],
+    [
       'a template that asks for what is not known',
       'llama',
       { 'chat_template.jinja': null, 'tokenizer_config.json': { chat_template: '{{ messages | shuffle }}' } },

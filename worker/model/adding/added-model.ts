@@ -1,6 +1,6 @@
 /** What is known of a model that was added: kept in its rankmill.json, and put in place with its files. */
 import { createHash } from 'node:crypto'
-import { copyFile, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises'
+import { copyFile, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { bindFile } from '../bound-files.js'
@@ -79,7 +79,9 @@ export async function noteAdded(folder: string, change: (added: Added) => Added)
 export async function copySource({ folder, names }: Source, to: string, withGraph: boolean): Promise<void> {
   await mkdir(join(to, 'onnx'), { recursive: true })
   for (const name of sideFiles(names)) {
-    if (name !== 'rankmill.json' && !name.endsWith('.index.json')) await copyFile(join(folder, name), join(to, name))
+    if (name === 'rankmill.json' || name.endsWith('.index.json')) continue
+    await mkdir(dirname(join(to, name)), { recursive: true })
+    await copyFile(join(folder, name), join(to, name))
   }
   if (!withGraph) return
   for (const name of graphFiles(names)) await copyFile(join(folder, name), join(to, 'onnx', basename(name)))
@@ -128,7 +130,11 @@ export async function placeModel(made: string, target: string): Promise<void> {
   for (const name of [...graphs].sort((a, b) => b.length - a.length))
     await rename(join(made, 'onnx', name), join(target, 'onnx', name))
   const entries = (await readdir(made)).filter((name) => name !== 'onnx' && name !== 'rankmill.json')
-  for (const name of [...entries, 'rankmill.json']) await rename(join(made, name), join(target, name))
+  for (const name of [...entries, 'rankmill.json']) {
+    // A folder of a module is not replaced by another one.
+    if ((await stat(join(made, name))).isDirectory()) await rm(join(target, name), { recursive: true, force: true })
+    await rename(join(made, name), join(target, name))
+  }
   // Of the model that was there before.
   for (const name of await readdir(join(target, 'onnx')))
     if (!graphs.includes(name)) await rm(join(target, 'onnx', name), { recursive: true })

@@ -3,14 +3,19 @@ import { createHash } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { RankmillError } from '../../../shared/errors.js'
+import { type Answers, readAnswers } from '../causal-head.js'
 import { fault, isFile } from '../json-file.js'
 import * as files from '../model-folder.js'
+import { readSavedHead, withHead } from '../saved-head.js'
+import { readSavedSettings } from '../sentence-transformers.js'
 import { downloadFile, findSnapshot, type HubSnapshot } from './hub-client.js'
 
 /** As in Python's huggingface_hub (validate_repo_id). */
 const HUB_ID = /^[\w-][\w.-]{0,95}\/[\w-][\w.-]{0,95}$/
-/** Besides graphs and weights, what a folder needs to load. */
-const SIDE_FILES = /^[^/]+\.(json|txt|model|jinja)$/
+/** Besides graphs and weights, what a folder needs to load; modules of sentence-transformers have folders of their own. */
+const SIDE_FILES = /^([^/]+\.(json|txt|model|jinja)|\d+_\w+\/config\.json)$/
+const MODULE_WEIGHTS = /^\d+_\w+\/(model\.safetensors|pytorch_model\.bin)$/
+const MODULE_FOLDER = /^\d+_\w+$/
 const GRAPHS = ['onnx/model.onnx', 'model.onnx'] as const
 const WEIGHTS = [
   /^model\.safetensors$/,
@@ -78,7 +83,15 @@ export async function findSource(reference: string, options: SourceOptions): Pro
 async function localSource(folder: string, name: string): Promise<Source> {
   const entries = await readdir(folder, { withFileTypes: true })
   const inside = await readdir(join(folder, 'onnx')).catch(() => [])
-  const names = [...entries.map((entry) => entry.name), ...inside.map((file) => `onnx/${file}`)].sort()
+  const modules = entries.filter((entry) => MODULE_FOLDER.test(entry.name)).map((entry) => entry.name)
+  const ofModules = await Promise.all(
+    modules.map(async (module) => (await readdir(join(folder, module))).map((file) => `${module}/${file}`)),
+  )
+  const names = [
+    ...entries.map((entry) => entry.name),
+    ...inside.map((file) => `onnx/${file}`),
+    ...ofModules.flat(),
+  ].sort()
   const used = names.filter((file) => isNeeded(file) || file.endsWith('.onnx'))
   const digest = createHash('sha256')
   for (const file of used) {
@@ -105,7 +118,12 @@ async function licenceIn(folder: string): Promise<string | null> {
 }
 
 function isNeeded(name: string): boolean {
-  return SIDE_FILES.test(name) || graphFiles([name]).length > 0 || WEIGHTS.some((pattern) => pattern.test(name))
+  return (
+    SIDE_FILES.test(name) ||
+    MODULE_WEIGHTS.test(name) ||
+    graphFiles([name]).length > 0 ||
+    WEIGHTS.some((pattern) => pattern.test(name))
+  )
 }
 
 /** The fp32 graph, then the files beside it that may hold its weights. */
@@ -121,7 +139,7 @@ export function graphFiles(names: readonly string[]): string[] {
 export function weightFiles(names: readonly string[]): string[] {
   for (const pattern of WEIGHTS) {
     const found = names.filter((name) => pattern.test(name))
-    if (found.length > 0) return found
+    if (found.length > 0) return [...found, ...names.filter((name) => MODULE_WEIGHTS.test(name))]
   }
   return []
 }
@@ -157,6 +175,10 @@ export interface SourceHead {
   readonly labels: readonly string[]
   readonly architecture: string
   readonly config: files.ModelConfig
+  /** What makes the score: a head of the model's own, modules of sentence-transformers behind it, or two answers. */
+  readonly form: 'head' | 'chain' | Answers
+  /** Its network is code of the folder's own, which is never run. */
+  readonly hasOwnCode: boolean
 }
 
 /**
@@ -177,12 +199,6 @@ export async function headOfSource(
     throw fault(join(folder, 'rankmill.json'), `a ${manifest.kind} cannot be added, only a cross-encoder`)
   const { architectures } = config
   const architecture = architectures?.[0] ?? config.model_type
-  const isHead = /ForSequenceClassification$/.test(architecture) || !architectures?.[0]
-  if (!isHead)
-    throw fault(
-      file,
-      `architectures: ${architecture} has no head that scores pairs; a cross-encoder is a …ForSequenceClassification`,
-    )
   if (graphFiles(names)[0]?.endsWith('.onnx') !== true && weightFiles(names).length === 0)
     throw fault(folder, 'there are neither weights (model.safetensors) nor an fp32 ONNX graph (onnx/model.onnx) in it')
   if (!names.includes('tokenizer.json'))
@@ -190,11 +206,26 @@ export async function headOfSource(
       folder,
       'there is no tokenizer.json: save the tokeniser with transformers, AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)',
     )
+  const saved = await readSavedSettings(folder, 'CrossEncoder')
+  const answers = await readAnswers(folder, config, await files.readTokenizerFacts(folder), saved)
+  const chain = await readSavedHead(folder, saved)
+  const form = answers ?? (chain === undefined ? 'head' : 'chain')
+  if (form === 'head' && architectures?.[0] && !architecture.endsWith('ForSequenceClassification'))
+    throw fault(
+      file,
+      `architectures: ${architecture} has no head that scores pairs; a cross-encoder is a …ForSequenceClassification`,
+    )
+  const hasOwnCode = Object.keys(config.auto_map ?? {}).some((name) => name.startsWith('AutoModel'))
+  if (hasOwnCode && graphFiles(names)[0]?.endsWith('.onnx') !== true)
+    throw fault(
+      file,
+      `auto_map: the network is code of the folder's own, which is never run; export it where you trust that, and add the folder with its onnx/model.onnx`,
+    )
   // Without either field transformers takes two.
-  const labels = files.labelsOf(config) ?? ['LABEL_0', 'LABEL_1']
+  const labels = answers ? ['yes'] : (files.labelsOf(withHead(config, chain)) ?? ['LABEL_0', 'LABEL_1'])
   const index = label === undefined ? manifest?.label : labelIndex(label, labels)
   files.checkLabel(file, config, labels.length, index)
-  return { label: index, labels, architecture, config }
+  return { label: index, labels, architecture, config, form, hasOwnCode }
 }
 
 /** @throws RankmillError `invalid_request`, with the labels that there are */
