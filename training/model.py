@@ -12,10 +12,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-CLS, SEP, VOCABULARY, HIDDEN, HEADS, INNER = 101, 102, 30522, 384, 12, 1536
-HEAD = HIDDEN // HEADS  # channels of a head, whichever the number of heads
-FEATURES = 7
-ADAPTER = 384  # inner neurons of an early exit's adapter
+from shape import ADAPTER, CLS, FEATURES, HEAD, HEADS, HIDDEN, INNER, SEP, VOCABULARY
+
 
 
 def rounded_rows(table):

@@ -3,7 +3,7 @@ import numpy as np
 from onnx import TensorProto
 
 from graph import Graph
-from model import CLS, HEAD, HIDDEN, SEP
+from shape import CLS, HEAD, HIDDEN, SEP
 
 I64, F32 = TensorProto.INT64, TensorProto.FLOAT
 IDS = [(n, I64, ['n', 'tokens']) for n in ('input_ids', 'attention_mask', 'token_type_ids')]
