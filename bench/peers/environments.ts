@@ -108,7 +108,9 @@ export class Workshop {
       await run('cp', ['-r', `${this.model}/.`, folder])
       await rm(join(folder, 'onnx', 'model_qint8.onnx'), { force: true })
       await rm(join(folder, 'openvino'), { recursive: true, force: true })
-      await run(process.execPath, ['dist/cli/main.js', 'models', 'quantize', folder], { maxBuffer: 1 << 26 })
+      const python = await this.python('sentence-transformers')
+      const quantize = ['models', 'quantize', folder, '--dtype', 'int8', '--python', python, '--sample', '1']
+      await run(process.execPath, ['dist/cli/main.js', ...quantize], { maxBuffer: 1 << 26 })
     }
     return folder
   }
