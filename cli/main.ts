@@ -96,6 +96,11 @@ const GROUPS: Readonly<Record<string, readonly ListedCommand[]>> = {
       summary: 'pairs a second of this machine',
       load: async () => (await import('./commands/bench.js')).benchCommand(),
     },
+    {
+      name: 'plan',
+      summary: 'how many workers some work needs',
+      load: async () => (await import('./commands/plan.js')).planCommand(),
+    },
   ],
 }
 

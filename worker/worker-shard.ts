@@ -59,7 +59,8 @@ export class WorkerShard {
     const life = new RequestLife(redis, keys)
     const registry = new WorkerRegistry(redis, keys)
     const outage = new OutageWatch(redis, (line) => this.#log.info(line))
-    const warn = (error: Error) => outage.report(error.message, () => this.#log.warn({ err: error.message }, 'queue connection'))
+    const warn = (error: Error) =>
+      outage.report(error.message, () => this.#log.warn({ err: error.message }, 'queue connection'))
     this.#queues = new PoolQueues(redis, keys, warn)
     this.#hands = new JobHands({
       ...{ worker, life, registry, queues: this.#queues, corpora, metrics, stages, log: this.#log, now },

@@ -9,6 +9,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Device } from '../model/model.js'
 import type { TrialReport } from './device-trial.js'
 import type { EngineLog } from './engine.js'
+import { withoutTelemetry } from './telemetry.js'
 
 /** A device that was tried. */
 export interface TriedDevice {
@@ -78,7 +79,11 @@ export function showsGpu(): boolean {
 }
 
 async function trial(device: Device): Promise<TrialReport> {
-  const child = fork(ENTRY, [device], { execArgv: [], stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+  const child = fork(ENTRY, [device], {
+    execArgv: [],
+    env: withoutTelemetry(),
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+  })
   let said = ''
   child.stderr?.on('data', (text) => {
     said = `${said}${text}`.slice(-2000)
