@@ -61,7 +61,8 @@ export class RerankWorker {
     this.#log = log
     this.#now = now
     this.#shards = shards
-    const { corpora } = shards
+    const { corpora, before } = shards
+    if (before !== undefined) log.warn({ before, shards: options.shards }, 'the fleet has another number of shards now')
     this.metrics = new WorkerMetrics(
       () => this.#busyRatio(),
       () => shards.all.every(({ redis }) => redis.status === 'ready'),

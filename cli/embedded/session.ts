@@ -81,6 +81,8 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     const shards = await unlessAborted(connecting, signal, (opened) => opened.close())
     steps.push({ name: 'connection', close: () => shards.close() })
     const { redis } = shards.first
+    if (shards.before !== undefined)
+      note(`rankmill: the fleet had ${shards.before} shard(s) and has ${filled.shards} now`)
     new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
     const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()

@@ -25,6 +25,8 @@ export type Opener = 'observer' | 'producer' | 'worker'
 export class Shards {
   readonly all: readonly Shard[]
   readonly corpora: CorpusShelves
+  /** How many the fleet had before, where this opening has changed it. */
+  readonly before: number | undefined
 
   /**
    * Connects to all shards of a fleet.
@@ -53,27 +55,29 @@ export class Shards {
       const [first] = await open([prefix], 0)
       if (!first) throw new Error('a fleet has a shard')
       const has = await reaching(() => recordedShards(first))
+      const isNew = has !== wanted && (await reaching(() => isUnused(first)))
       if (has !== wanted) {
         const fleet = `"${queue}" under ${prefix}`
         if (by === 'worker' || (by === 'producer' && has === 1)) {
           const others = await open(shardPrefixes(prefix, has).slice(1), 1)
           await reaching(() => resize([first, ...others], wanted, by, fleet))
           for (const { redis } of others) redis.disconnect()
-        } else if (!(await reaching(() => isUnused(first)))) {
+        } else if (!isNew) {
           throw otherSize(fleet, has, wanted, 'this is not a worker')
         }
       }
       const shards = [first, ...(await open(shardPrefixes(prefix, wanted).slice(1), 1))]
       await reaching(() => (by === 'observer' ? Promise.resolve() : markShards(shards)))
-      return new Shards(shards)
+      return new Shards(shards, has === wanted || isNew ? undefined : has)
     } catch (error) {
       for (const redis of opened) redis.disconnect()
       throw error
     }
   }
 
-  private constructor(all: readonly Shard[]) {
+  private constructor(all: readonly Shard[], before: number | undefined) {
     this.all = all
+    this.before = before
     this.corpora = new CorpusShelves(all)
   }
 

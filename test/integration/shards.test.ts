@@ -104,6 +104,56 @@ describe('a request', () => {
     expect(refused).toEqual(['overloaded', 'overloaded', 'overloaded'])
   })
 
+  it('goes before the bulk work of all shards, whichever it is in', async () => {
+    const client = stage().client(three)
+    const bulk = Array.from({ length: 300 }, (_, i) => ({ ...request(`bulk-${i}`, 8), priority: 500 }))
+    for (const one of bulk) await client.submit(one)
+    const { pace } = await pacedWorker(stage(), { ...three, batchPairs: 8 })
+    pace.release()
+    await until('bulk work is in full swing', () => pace.run > 20)
+    pace.hold()
+    const asked = perShard.map((id) => client.rerank(request(id, 8)))
+    await until('all are in hand', async () => {
+      const states = await Promise.all(perShard.map((id) => client.status(id).catch(() => undefined)))
+      return states.every((one) => one?.state === 'running')
+    })
+    // Two batches were held already, three are theirs, one in four is for what has waited for long.
+    for (let i = 0; i < 12; i++) {
+      const { run } = pace
+      pace.step()
+      await until('a batch has run', () => pace.run > run)
+    }
+    for (const one of await Promise.all(asked)) expect(one.results).toHaveLength(8)
+    const shards = await Shards.open(stage().options(three), connectProducer, 'observer')
+    stage().onEnd(() => shards.close())
+    const waiting = (await fleetState(shards.all)).queues.reduce((sum, { jobs }) => sum + jobs.waiting, 0)
+    expect(waiting).toBeGreaterThan(100)
+    pace.release()
+  })
+
+  it('that finds its lane full is let in when there is room, in every shard', async () => {
+    await stage().worker(three)
+    const client = stage().client({ ...three, maxQueuedJobs: 2 })
+    const requests = Array.from({ length: 40 }, (_, i) => request(`much-${i}`))
+    const done = new Set<string>()
+    for await (const { id, error } of client.rerankAll(requests, { window: 40 })) {
+      expect(error).toBe(undefined)
+      done.add(id)
+    }
+    expect(done.size).toBe(requests.length)
+  })
+
+  it('that no worker takes is ended by who looks after each shard', async () => {
+    await stage().worker({ ...three, model: `other=${TINY_MODEL}`, unservedMs: 1000 })
+    const client = stage().client({ ...three, model: 'nobody', unservedMs: 1000 })
+    for (const id of perShard) await client.submit({ ...request(`${id}-late`), deadlineMs: 300 })
+    for (const id of perShard) await client.submit(request(id))
+    for (const id of perShard) await expect(client.result(id)).rejects.toMatchObject({ code: 'unknown_model' })
+    for (const id of perShard) {
+      await expect(client.result(`${id}-late`)).rejects.toMatchObject({ code: 'deadline_exceeded' })
+    }
+  })
+
   it('that names no model means the same in all shards, and after the one who said so has left', async () => {
     const model = async () => {
       const models = [0, 1, 2].map((shard) => stage().redis.hget(keysOfShard(stage(), shard).fleet, 'model'))
