@@ -18,7 +18,7 @@ export interface Peer {
 }
 
 /** In Node, from this checkout. */
-export const NODE = 'node'
+const NODE = 'node'
 
 export const PEERS: readonly Peer[] = [
   { name: 'rankmill', precision: 'fp32', environment: NODE },
