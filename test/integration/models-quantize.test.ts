@@ -191,7 +191,7 @@ test('data that cannot be measured with is found out before anything is written'
   const data = join(await temporaryFolder(), 'data')
   await mkdir(data)
   expect((await quantize(folder, '--dtype', 'int8', '--data', data)).stderr).toMatch(
-    /input_unreadable: .*corpus\.jsonl/,
+    /input_unreadable: .*has no corpus/,
   )
   const file = join(data, 'requests.jsonl')
   await writeFile(file, '{"query":"a","documents":["b","c"]}\n{"query":1}\n')
