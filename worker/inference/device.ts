@@ -43,7 +43,7 @@ export async function tryDevice(device: Device): Promise<TriedDevice> {
 
 /**
  * The device that options come to: the one that is named, if it can be used; of `auto` a GPU that shows itself and passes
- * its trial, else the CPU. What `auto` came to is logged, and why not the others.
+ * its trial, else the CPU. Where there is a GPU, what `auto` came to is logged, and why not the others.
  *
  * @throws RankmillError `invalid_configuration`: the named device cannot be used here, with the fix
  */
@@ -69,7 +69,6 @@ export async function chooseDevice(
   }
   if (Object.keys(faults).length > 0)
     log.warn({ device: 'cpu', ...faults }, 'device chosen: the CPU, because this machine’s GPU cannot be used')
-  else log.info({ device: 'cpu' }, 'device chosen: the CPU, because no GPU shows itself')
   return { device: 'cpu', halves: true }
 }
 

@@ -40,7 +40,7 @@ test('auto is the CPU where no GPU shows itself, without a trial', async () => {
   const said: unknown[] = []
   const log = { ...silent, info: (fields: object, message: string) => said.push([fields, message]) }
   expect(await chooseDevice('auto', log, () => false)).toEqual({ device: 'cpu', halves: true })
-  expect(said).toEqual([[{ device: 'cpu' }, expect.stringMatching(/no GPU shows itself/)]])
+  expect(said).toEqual([])
 })
 
 test.each(['cuda', 'webgpu'] as const)('%s by name, or the fault with its fix', async (device) => {
