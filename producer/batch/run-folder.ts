@@ -3,8 +3,21 @@
  * has a number, higher than all before, and whatever a runner writes here carries that number: a runner that slept through
  * its lease finds a higher one and stops, and what it may have written until then is in files that nobody reads any more.
  */
+import { randomUUID } from 'node:crypto'
 import { constants } from 'node:fs'
-import { access, type FileHandle, mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises'
+import {
+  access,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  writeFile,
+} from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { RankmillError } from '../../shared/errors.js'
 import { isKnownDead, ownIdentity, type ProcessIdentity } from '../../shared/process-identity.js'
@@ -146,9 +159,9 @@ export class RunFolder implements RunFiles {
     )
   }
 
+  /** By writing what is there: the file system dates it, by a clock that all runners have in common. */
   async #renew(): Promise<void> {
-    const now = new Date()
-    await this.#lease.utimes(now, now)
+    await this.#lease.write(JSON.stringify(ownIdentity()), 0)
   }
 }
 
@@ -177,7 +190,7 @@ async function namesIn(path: string): Promise<string[]> {
 async function holderOf(lease: string, leaseMs: number): Promise<'gone' | 'alive' | 'expired'> {
   try {
     const [{ mtimeMs }, text] = await Promise.all([stat(lease), readFile(lease, 'utf8')])
-    const hasExpired = Date.now() - mtimeMs > leaseMs
+    const hasExpired = (await timeAt(dirname(lease))) - mtimeMs > leaseMs
     // Just being written; or cut off while it was, by a runner that never came to hold it.
     if (text === '') return hasExpired ? 'gone' : 'alive'
     if (isKnownDead(JSON.parse(text) as ProcessIdentity)) return 'gone'
@@ -186,6 +199,17 @@ async function holderOf(lease: string, leaseMs: number): Promise<'gone' | 'alive
     if (codeOf(error) === 'ENOENT') return 'gone'
     if (error instanceof SyntaxError) return 'gone'
     throw error
+  }
+}
+
+/** The time in a folder, in ms since 1970: that of its file system, which dated the lease, whatever this machine's clock says. */
+async function timeAt(folder: string): Promise<number> {
+  const probe = join(folder, `.time-${randomUUID()}`)
+  try {
+    await writeFile(probe, '')
+    return (await stat(probe)).mtimeMs
+  } finally {
+    await rm(probe, { force: true })
   }
 }
 

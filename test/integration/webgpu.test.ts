@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { RankmillError } from '../../shared/errors.js'
 import { tryDevice } from '../../worker/inference/device.js'
 import type { EngineOptions, InferenceEngine } from '../../worker/inference/engine.js'
 import { createEngine } from '../../worker/inference/session-pool.js'
@@ -79,14 +80,19 @@ describe.skipIf(why)(`WebGPU${why}`, () => {
     expect(farthest(found, logits.fp32)).toBeLessThan(1e-3)
   })
 
-  test.skipIf(!all)('scores of rankmill-nano are those of the CPU', async () => {
+  test.skipIf(!all)('a model that it scores otherwise than the CPU is refused', async () => {
+    // On SwiftShader, ONNX Runtime 1.30: 0.6 of a logit off at 64 tokens. Where that is mended the scores have to agree.
     const folder = fileURLToPath(new URL('../../../models/rankmill-nano', import.meta.url))
     const [pair] = golden('one-logit').pairs
     const scoreOn = async (device: Device) => {
       const engine = await start(await open(folder, 'fp32', device, true), device)
       return (await engine.run(batchOf(pair ? [pair] : []))).logits
     }
-    expect(farthest(await scoreOn('webgpu'), [...(await scoreOn('cpu'))])).toBeLessThan(1e-3)
+    const found = await scoreOn('webgpu').catch((error: RankmillError) => error)
+    if (found instanceof RankmillError) {
+      expect(found).toMatchObject({ code: 'invalid_configuration', param: 'device' })
+      expect(found.message).toContain('otherwise than the CPU')
+    } else expect(farthest(found, [...(await scoreOn('cpu'))])).toBeLessThan(1e-3)
   })
 
   test.skipIf(!all).each(['two-logit', 'no-types', 'roberta'] as const)(

@@ -2,6 +2,7 @@
 import { RankmillError } from '../../shared/errors.js'
 import type { BiEncoderModel } from '../model/bi-encoder-model.js'
 import type { Device, Model } from '../model/model.js'
+import { checkAgreement } from './agreement.js'
 import { chooseShape, type StartSessions } from './calibration.js'
 import type { Batch, BatchOutput, BatchShape, EngineOptions, InferenceEngine } from './engine.js'
 import { outdateShape } from './kept-shape.js'
@@ -12,7 +13,7 @@ import { SessionProcess } from './session-process.js'
  * Starts the inference processes: loads the model in each, warms them up, and measures the batch shape where it is neither
  * given nor known from an earlier start.
  *
- * @throws RankmillError `invalid_configuration` (options that cannot go together, a device that is not there),
+ * @throws RankmillError `invalid_configuration` (options that cannot go together, a device that is not there or scores otherwise than the CPU),
  *   `invalid_model`, `out_of_memory`
  */
 export async function createEngine(model: Model | BiEncoderModel, options: EngineOptions): Promise<InferenceEngine> {
@@ -30,6 +31,13 @@ export async function createEngine(model: Model | BiEncoderModel, options: Engin
   }
   const { shape, sessions, measured } = await chooseShape(model, options, start)
   const { device } = options
+  const [first] = sessions
+  if (device !== 'cpu' && first) {
+    await checkAgreement(model, first, options).catch(async (error) => {
+      await Promise.all(sessions.map((session) => session.close()))
+      throw error
+    })
+  }
   if (!measured) return new SessionPool(shape, sessions, device)
   const speed = new ObservedSpeed(measured.tokensPerSecond, shape)
   return new SessionPool(shape, sessions, device, speed, async () => {

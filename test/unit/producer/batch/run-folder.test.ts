@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { RunFolder } from '../../../../producer/batch/run-folder.js'
 import { ownIdentity } from '../../../../shared/process-identity.js'
 
@@ -12,7 +12,10 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'rankmill-lease-'))
   output = join(folder, 'out.jsonl')
 })
-afterEach(() => rm(folder, { recursive: true }))
+afterEach(async () => {
+  vi.useRealTimers()
+  await rm(folder, { recursive: true })
+})
 
 async function letExpire(lease: string): Promise<void> {
   const longAgo = new Date(Date.now() - 2 * LEASE_MS)
@@ -52,6 +55,28 @@ describe('the lease on an output', () => {
     await expect(RunFolder.claim(output, LEASE_MS)).rejects.toMatchObject({ code: 'output_in_use' })
     await letExpire(first.own('lease'))
     await (await RunFolder.claim(output, LEASE_MS)).release()
+    await first.release()
+  })
+
+  it.each([-3_600_000, 3_600_000])('runs out by the file system’s clock where a runner’s is %d ms off', async (ms) => {
+    const elsewhere = JSON.stringify({ host: 'elsewhere', pid: 1, born: '' })
+    const realNow = Date.now()
+    vi.useFakeTimers({ toFake: ['Date'], now: realNow + ms })
+    const first = await RunFolder.claim(output, LEASE_MS)
+    await writeFile(first.own('lease'), elsewhere)
+    await expect(RunFolder.claim(output, LEASE_MS)).rejects.toMatchObject({ code: 'output_in_use' })
+    const longAgo = new Date(realNow - 2 * LEASE_MS)
+    await utimes(first.own('lease'), longAgo, longAgo)
+    await (await RunFolder.claim(output, LEASE_MS)).release()
+    await first.release()
+  })
+
+  it('is renewed by the file system’s clock', async () => {
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 3_600_000 })
+    const first = await RunFolder.claim(output, 40)
+    const { mtimeMs } = await stat(first.own('lease'))
+    await vi.waitUntil(async () => (await stat(first.own('lease'))).mtimeMs > mtimeMs, 5000)
+    expect(JSON.parse(await readFile(first.own('lease'), 'utf8'))).toEqual(ownIdentity())
     await first.release()
   })
 
