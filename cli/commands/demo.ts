@@ -9,6 +9,7 @@ import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
 import type { RerankInput } from '../../shared/protocol/request.js'
 import { connectProducer } from '../../shared/redis/connection.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { duration } from '../batch-view.js'
 import { type Passage, packagesFolder, readPassages } from '../demo/passages.js'
 import { QUESTIONS } from '../demo/questions.js'
@@ -186,14 +187,16 @@ async function sumUp(
 }
 
 async function forgetScores(options: Options): Promise<void> {
-  const redis = await connectProducer(options)
+  const shards = await Shards.open(options, connectProducer, 'observer')
   try {
-    const pattern = `${options.prefix.replace(/[[\]?*\\]/g, '\\$&')}:scores:*`
-    for await (const keys of redis.scanStream({ match: pattern, count: 1000 })) {
-      if ((keys as string[]).length > 0) await redis.unlink(keys as string[])
+    for (const { redis, keys } of shards.all) {
+      const pattern = `${keys.prefix.replace(/[[\]?*\\]/g, '\\$&')}:scores:*`
+      for await (const found of redis.scanStream({ match: pattern, count: 1000 })) {
+        if ((found as string[]).length > 0) await redis.unlink(found as string[])
+      }
     }
   } finally {
-    redis.disconnect()
+    shards.close()
   }
 }
 
