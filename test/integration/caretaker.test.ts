@@ -111,8 +111,10 @@ it.each([
   const { caretaker, reconciled } = await caretakerOf(stage())
   const client = stage().client({ unservedMs: 1000 })
   await client.submit(request('r'))
+  const connection = stage().redis.duplicate({ maxRetriesPerRequest: null })
+  stage().onEnd(() => connection.disconnect())
   const taker = new Worker(`rerank@${plainPool(TINY_MODEL)}`, null, {
-    connection: stage().redis.duplicate({ maxRetriesPerRequest: null }),
+    connection,
     prefix: stage().prefix,
     autorun: false,
   })
