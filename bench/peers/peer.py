@@ -92,20 +92,6 @@ def rerankers():
     return score
 
 
-def embed_anything():
-    from embed_anything import Dtype, Reranker
-    ranker = Reranker.from_pretrained(folder, dtype=Dtype.F32)
-
-    def score(lists):
-        scores = []
-        for query, documents in lists:
-            (found,) = ranker.rerank([query], documents, 32)
-            by_text = {one.document: one.relevance_score for one in found.documents}
-            scores += [by_text[text] for text in documents]
-        return scores
-    return score
-
-
 PEERS = {
     'st-torch': lambda: sentence_transformers('torch'),
     'st-onnx': lambda: sentence_transformers('onnx', **onnx_settings('model.onnx')),
@@ -117,7 +103,6 @@ PEERS = {
     'infinity-torch': lambda: infinity('torch'),
     'infinity-optimum': lambda: infinity('optimum'),
     'rerankers': rerankers,
-    'embed-anything': embed_anything,
 }
 
 lists = [(one['query'], one['documents']) for one in json.load(open(lists_file))]
