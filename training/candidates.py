@@ -8,15 +8,13 @@ from rankmill-small then (`--trust 1`). Where teacher.py has made lists, these a
 import argparse
 import json
 import random
-import re
 import sys
 
 import bm25s
-import numpy as np
 import Stemmer
 
 from settings import CACHE, SEED
-from teacher import candidates_of, choose_passages, keywords
+from teacher import candidates_of, choose_passages, keywords, rarity_of
 
 DEPTH = 61
 
@@ -32,11 +30,7 @@ def main():
     rng = random.Random(options.seed)
     items = choose_passages(rng, options.times)[:options.items]
     passages = [p for _, _, p in items]
-    counts = {}
-    for passage in passages:
-        for word in set(re.findall(r'[a-z][a-z-]{2,}', passage.lower())):
-            counts[word] = counts.get(word, 0) + 1
-    rarity = {w: np.log(len(passages) / n) for w, n in counts.items()}
+    rarity = rarity_of(passages)
     asked = []
     for own, (source, query, passage) in enumerate(items):
         asked.append((source, query, own))

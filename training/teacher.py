@@ -270,6 +270,15 @@ def candidates_of(rng, own, near, alike, passages):
     return [own, *(j for j in dict.fromkeys(picked) if j != own)]
 
 
+def rarity_of(passages):
+    """Of each word how rare it is among passages: the logarithm of one in so many that have it."""
+    counts = {}
+    for passage in passages:
+        for word in set(re.findall(r'[a-z][a-z-]{2,}', passage.lower())):
+            counts[word] = counts.get(word, 0) + 1
+    return {w: np.log(len(passages) / n) for w, n in counts.items()}
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('--items', type=int, help='no more than so many passages, for a quick trial')
@@ -279,11 +288,7 @@ def main():
     rng = random.Random(options.seed)
     items = choose_passages(rng, options.times)[:options.items]
     passages = [p for _, _, p in items]
-    counts = {}
-    for passage in passages:
-        for word in set(re.findall(r'[a-z][a-z-]{2,}', passage.lower())):
-            counts[word] = counts.get(word, 0) + 1
-    rarity = {w: np.log(len(passages) / n) for w, n in counts.items()}
+    rarity = rarity_of(passages)
     asked = [(source, query, own) for own, (source, query, _) in enumerate(items)]
     for own, (source, _, passage) in enumerate(items):
         if rng.random() < .3:

@@ -54,7 +54,9 @@ export function planCommand(): Command {
     .addOption(count('--request-pairs <n>', 'candidates of a request', USUAL.requestPairs))
     .option('--document-bytes <n>', `length of a document (default: ${BYTES_PER_TOKEN} a token)`, countArgument)
     .addOption(
-      new Option('--reserve <percent>', "of the workers' time, kept free").argParser(reserveArgument).default(20),
+      new Option('--reserve <percent>', "of the workers' time, kept free")
+        .argParser(reserveArgument)
+        .default(USUAL.reserve),
     )
     .option('--price <amount>', 'of a worker for an hour', priceArgument)
     .option('--json', 'as one JSON object')
