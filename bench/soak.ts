@@ -3,7 +3,9 @@
  * number formats, cancellations, deadlines, corpora. Prints its memory and descriptors over time, and says whether they are
  * flat: the median of the last third over that of the second (the first warms up; what is in hand comes and goes).
  *
- *   npm run bench:soak [-- minutes]
+ *   npm run bench:soak [-- minutes [requests a second]]
+ *
+ * With a rate, the load is the same however busy the machine is with other things; without one a window is kept full.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -49,6 +51,7 @@ if (process.send) {
   process.on('disconnect', () => void worker.close(true).then(() => process.exit(0)))
 } else {
   const minutes = Number(process.argv[2] ?? 120)
+  const perSecond = Number(process.argv[3] ?? Number.POSITIVE_INFINITY)
   const dataDir = '.rankmill/bench-redis'
   const redis = await findOrStartRedis({ dataDir, log: () => undefined, env: { PATH: process.env['PATH'] } })
   const worker = fork(fileURLToPath(import.meta.url), {
@@ -58,15 +61,18 @@ if (process.send) {
   await once(worker, 'message')
   const client = new RerankClient({ redis: redis.url, prefix: settings.prefix, resultTtlMs: 1000, maxJobPairs: 64 })
   await client.putCorpus('soak', passages())
-  printConditions('a worker under mixed load', { minutes, window: WINDOW })
+  printConditions('a worker under mixed load', { minutes, window: WINDOW, perSecond })
   console.log(`minute  requests  ${HELD_HEADER}`)
-  const until = performance.now() + minutes * 60_000
+  const began = performance.now()
+  const until = began + minutes * 60_000
   const random = seededRandom(1)
   const counts: Record<string, number> = {}
   let asked = 0
   const producers = Array.from({ length: WINDOW }, async () => {
     while (performance.now() < until) {
-      const outcome = await one(client, asked++, random)
+      const number = asked++
+      await delay(Math.max(0, began + (1000 * number) / perSecond - performance.now()))
+      const outcome = await one(client, number, random)
       counts[outcome] = (counts[outcome] ?? 0) + 1
     }
   })

@@ -85,7 +85,7 @@ async function measure(threads: number): Promise<void> {
   const keys = keysOf('{bench-host}', 'rerank')
   // Inline texts and no cache: nothing is ever asked of it.
   const redis = { defineCommand: () => undefined } as unknown as Redis
-  const shard = { index: 0, redis, keys }
+  const shard = { index: 0, count: 1, redis, keys }
   const metrics = new WorkerMetrics(
     () => 0,
     () => true,

@@ -19,7 +19,6 @@ import {
   requestSchema,
 } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
-import { shardOf } from '../shared/protocol/shards.js'
 import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../shared/redis/connection.js'
 import { errorEnd, type RequestLife } from '../shared/redis/request-life.js'
@@ -119,7 +118,7 @@ export class RerankClient {
     checkTimeout(wait)
     wait.signal?.throwIfAborted()
     const mayShare = this.options.shareIdentical && input.id === undefined && parsed.deadlineMs === null
-    const { request, fingerprint } = mayShare ? this.#besideItsLike(parsed) : { request: parsed }
+    const { request, fingerprint } = mayShare ? await this.#besideItsLike(parsed) : { request: parsed }
     for (let tries = 1; ; tries++) {
       const { id, life } = await this.#submit(request, {
         mayShare,
@@ -420,13 +419,13 @@ export class RerankClient {
   }
 
   /** A request whose id is its client's to choose goes where others of the same content go, to be one with them. */
-  #besideItsLike(request: RerankRequest): { request: RerankRequest; fingerprint?: string } {
-    const { shards } = this.options
-    if (shards === 1) return { request }
+  async #besideItsLike(request: RerankRequest): Promise<{ request: RerankRequest; fingerprint?: string }> {
+    const { shards } = await this.#connect()
+    if (shards.all.length === 1) return { request }
     const fingerprint = fingerprintOf(request)
-    const wanted = shardOf(fingerprint, shards)
+    const wanted = shards.of(fingerprint)
     let { id } = request
-    while (shardOf(id, shards) !== wanted) id = randomUUID()
+    while (shards.of(id) !== wanted) id = randomUUID()
     return { request: { ...request, id }, fingerprint }
   }
 }

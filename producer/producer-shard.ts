@@ -22,13 +22,19 @@ export class ProducerShard {
   readonly answers: Answers
 
   /** @param model of requests that name none; null: the fleet's default */
-  constructor({ redis, keys }: Shard, corpora: CorpusShelves, options: Options, model: string | null, log: Logger) {
+  constructor(
+    { redis, keys, count }: Shard,
+    corpora: CorpusShelves,
+    options: Options,
+    model: string | null,
+    log: Logger,
+  ) {
     this.redis = redis
     this.keys = keys
     this.queues = new PoolQueues(redis, keys)
     this.life = new RequestLife(redis, keys)
     this.registry = new WorkerRegistry(redis, keys)
-    this.submission = new Submission(this.queues, this.life, this.registry, corpora, options, model)
+    this.submission = new Submission(this.queues, this.life, this.registry, corpora, options, model, count)
     this.answers = new Answers(redis, keys, this.life, options.pollIntervalMs, log)
   }
 

@@ -46,8 +46,12 @@ export class Submission {
   readonly #corpora: CorpusShelves
   readonly #options: Options
   readonly #model: string | null
+  readonly #shards: number
 
-  /** @param model of requests that name none; null: the fleet's default */
+  /**
+   * @param model of requests that name none; null: the fleet's default
+   * @param shards of the fleet
+   */
   constructor(
     queues: PoolQueues,
     life: RequestLife,
@@ -55,6 +59,7 @@ export class Submission {
     corpora: CorpusShelves,
     options: Options,
     model: string | null,
+    shards: number,
   ) {
     this.#queues = queues
     this.#life = life
@@ -62,6 +67,7 @@ export class Submission {
     this.#corpora = corpora
     this.#options = options
     this.#model = model
+    this.#shards = shards
   }
 
   /**
@@ -174,7 +180,7 @@ export class Submission {
       maxQueuedBytes,
       unservedMs,
       pinnedCorpus: parts > 1 ? pinnedCorpus(request) : null,
-      shards: this.#options.shards,
+      shards: this.#shards,
     }
   }
 

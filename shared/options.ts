@@ -66,10 +66,10 @@ export const OPTIONS = {
   }),
   shards: define({
     group: 'redis',
-    schema: int(1, 64),
-    default: 1,
+    schema: int(0, 64),
+    default: 0,
     value: '<n>',
-    help: 'hash slots that the fleet is spread over, so that as many primaries of a Redis Cluster share its load; all of its producers and workers say the same (docs/redis.md)',
+    help: 'hash slots that the fleet is spread over, so that as many primaries of a Redis Cluster share its load (docs/redis.md); 0: as many as it has, 1 where it is new',
   }),
   commandTimeoutMs: define({
     group: 'redis',
@@ -699,7 +699,7 @@ export function envOf(name: string): string {
 }
 
 /** Where the fleet of this folder is: what stands before the defaults where nobody says where Redis is. */
-export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'> & Partial<Pick<Options, 'shards'>>
+export type FoundFleet = Pick<Options, 'redis' | 'prefix' | 'queue'>
 
 /**
  * Fills the options once, at the edge: what is given, else the environment, else a fleet that is found, else the default.

@@ -15,8 +15,6 @@ export interface UpNote {
   readonly redis: string
   readonly prefix: string
   readonly queue: string
-  /** Of the fleet; absent: one. */
-  readonly shards?: number
   /** Whether it is the private Redis of the folder, which ends with its last user. */
   readonly isPrivate: boolean
 }
@@ -53,8 +51,8 @@ export function findUpNote(folder = '.'): UpNote | undefined {
   )
   const newest = living.sort((a, b) => b.since - a.since)[0]
   if (!newest) return undefined
-  const { redis, prefix, queue, shards, isPrivate } = newest
-  return { redis, prefix, queue, isPrivate, ...(shards === undefined ? {} : { shards }) }
+  const { redis, prefix, queue, isPrivate } = newest
+  return { redis, prefix, queue, isPrivate }
 }
 
 function readNotes(folder: string): { file: string; kept: KeptNote | undefined }[] {

@@ -52,10 +52,10 @@ export class WorkerShard {
 
   constructor(parts: WorkerShardParts) {
     const { worker, shard, options, scorers, stages, corpora, metrics, log, now } = parts
-    const { redis, keys, index } = shard
+    const { redis, keys, index, count } = shard
     this.shard = shard
     this.#scorers = scorers
-    this.#log = options.shards === 1 ? log : log.child({ shard: index })
+    this.#log = count === 1 ? log : log.child({ shard: index })
     const life = new RequestLife(redis, keys)
     const registry = new WorkerRegistry(redis, keys)
     const outage = new OutageWatch(redis, (line) => this.#log.info(line))
@@ -67,7 +67,7 @@ export class WorkerShard {
       ttlMs: [options.requestTtlMs, options.resultTtlMs],
     })
     // What a worker holds does not grow with the shards.
-    const concurrency = Math.ceil(options.concurrency / options.shards)
+    const concurrency = Math.ceil(options.concurrency / count)
     this.#pools = new JobPools(redis, { ...options, prefix: keys.prefix, concurrency }, scorers.names, {
       take: (job, token, pool, lane) => this.#hands.take(job, token, pool, lane),
       // What is missed here is found by who looks after the others' requests.
@@ -81,7 +81,7 @@ export class WorkerShard {
     const { startedAt, metricsUrl, model } = parts
     this.#presence = new Presence({
       ...{ id: worker, startedAt, redis, registry, queues: this.#queues, scorers, log: this.#log, metricsUrl, model },
-      ...{ caretaker: this.#caretaker, pools: this.#pools, shards: options.shards },
+      ...{ caretaker: this.#caretaker, pools: this.#pools, shards: count },
     })
   }
 

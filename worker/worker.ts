@@ -62,7 +62,8 @@ export class RerankWorker {
     this.#now = now
     this.#shards = shards
     const { corpora, before } = shards
-    if (before !== undefined) log.warn({ before, shards: options.shards }, 'the fleet has another number of shards now')
+    if (before !== undefined)
+      log.warn({ before, shards: shards.all.length }, 'the fleet has another number of shards now')
     this.metrics = new WorkerMetrics(
       () => this.#busyRatio(),
       () => shards.all.every(({ redis }) => redis.status === 'ready'),

@@ -76,7 +76,7 @@ async function checkRedis(options: Options): Promise<Finding[]> {
     return [{ what: 'Redis', state: 'fault', detail: message, fix }]
   }
   try {
-    const servers = await Promise.all(shards.all.map((shard) => checkShard(options, shard)))
+    const servers = await Promise.all(shards.all.map((shard) => checkShard(options.redis, shard)))
     const { queues, workers, shards: seen } = await fleetState(shards.all)
     const left = workers.length === 0 ? [] : seen.filter((one) => one.workers.length < workers.length)
     return [
@@ -106,11 +106,11 @@ async function checkRedis(options: Options): Promise<Finding[]> {
   }
 }
 
-async function checkShard({ redis: url, shards }: Options, { redis, keys, index }: Shard): Promise<Finding[]> {
+async function checkShard(url: string, { redis, keys, index, count }: Shard): Promise<Finding[]> {
   const info = await redis.info('everything')
   checkServer(info)
   const field = (name: string) => infoField(info, name) ?? '?'
-  const own = shards === 1 ? '' : `shard ${index} (${keys.prefix}): `
+  const own = count === 1 ? '' : `shard ${index} (${keys.prefix}): `
   const used = `${field('maxmemory_policy')}, ${field('used_memory_human')} in use`
   const detail = `${own}${field('redis_version')} at ${withoutPassword(url)}, ${used}`
   return [

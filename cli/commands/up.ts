@@ -60,8 +60,8 @@ async function run(command: Command): Promise<void> {
           portOrNext: command.getOptionValueSource('port') !== 'cli' && !process.env[envOf('port')],
         },
       )
-      const { redis, prefix, queue, shards } = session.options
-      forget = leaveUpNote({ redis, prefix, queue, shards, isPrivate: !redisGiven })
+      const { redis, prefix, queue } = session.options
+      forget = leaveUpNote({ redis, prefix, queue, isPrivate: !redisGiven })
       note(`rankmill: the API is at ${server.url}, its documentation at ${server.url}/docs`)
       note(
         `rankmill: up: queue "${queue}" at ${withoutPassword(redis)}. \`new RerankClient()\` and all commands find it ` +

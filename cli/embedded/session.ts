@@ -82,7 +82,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     steps.push({ name: 'connection', close: () => shards.close() })
     const { redis } = shards.first
     if (shards.before !== undefined)
-      note(`rankmill: the fleet had ${shards.before} shard(s) and has ${filled.shards} now`)
+      note(`rankmill: the fleet had ${shards.before} shard(s) and has ${shards.all.length} now`)
     new OutageWatch(redis, (line) => note(`rankmill: ${line}`))
     const alive = () => reaching(() => aliveWorkers(redis, filled))
     const workers = session.workers ?? defaultWorkers()

@@ -1,6 +1,7 @@
 /**
- * How many shards a fleet has: all of its processes must say the same, or they would look for requests where they are not. A
- * record in the first shard tells; where there is none, the fleet has one. A worker may change it while the fleet is empty.
+ * How many shards a fleet has: all of its processes must count the same, or they would look for requests where they are not. A
+ * record in the first shard tells; where there is none, the fleet has one. A worker that names another number may change it
+ * while the fleet is empty.
  */
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../errors.js'
@@ -26,7 +27,13 @@ if ARGV[1] == '1' then redis.call('HDEL', KEYS[1], 'shards') else redis.call('HS
 return {'done', 0}
 `
 
-type Commands = { rankmillResize(...args: (string | number)[]): Promise<[outcome: string, count: number]> }
+/** At one moment: somebody may be just about to begin the fleet. KEYS: fleet, open */
+const SIZE = `return {redis.call('HGET', KEYS[1], 'shards') or '1', redis.call('EXISTS', KEYS[1], KEYS[2])}`
+
+type Commands = {
+  rankmillResize(...args: (string | number)[]): Promise<[outcome: string, count: number]>
+  rankmillFleetSize(...keys: string[]): Promise<[has: string, used: number]>
+}
 
 /** One shard's place. */
 export interface SizedShard {
@@ -34,14 +41,17 @@ export interface SizedShard {
   readonly keys: Keys
 }
 
-/** What the record says. */
-export async function recordedShards({ redis, keys }: SizedShard): Promise<number> {
-  return Number((await redis.hget(keys.fleet, 'shards')) ?? 1)
+/** What a fleet's first shard says of its size. */
+export interface FleetSize {
+  readonly has: number
+  /** Nobody has used the fleet yet, so that it may become of any size. */
+  readonly isUnused: boolean
 }
 
-/** Whether nobody has used the fleet yet, so that it is of no size. */
-export async function isUnused({ redis, keys }: SizedShard): Promise<boolean> {
-  return (await redis.exists(keys.fleet, keys.open)) === 0
+export async function fleetSize({ redis, keys }: SizedShard): Promise<FleetSize> {
+  redis.defineCommand('rankmillFleetSize', { numberOfKeys: 2, lua: SIZE })
+  const [has, used] = await (redis as Redis & Commands).rankmillFleetSize(keys.fleet, keys.open)
+  return { has: Number(has), isUnused: used === 0 }
 }
 
 /** Says in every shard to how many it belongs: requests that were cut for another number are refused there. */

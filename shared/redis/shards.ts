@@ -5,16 +5,16 @@
 import type { Redis } from 'ioredis'
 import { CorpusShelves } from '../corpus/corpus-shelves.js'
 import type { Options } from '../options.js'
-import { type Keys, keysOf } from '../protocol/keys.js'
+import { keysOf } from '../protocol/keys.js'
 import { shardOf, shardPrefixes } from '../protocol/shards.js'
 import { reaching } from './connection.js'
-import { isUnused, markShards, otherSize, recordedShards, resize } from './fleet-size.js'
+import { fleetSize, markShards, otherSize, resize, type SizedShard } from './fleet-size.js'
 
-export interface Shard {
+export interface Shard extends SizedShard {
   /** From 0; what metrics call it. */
   readonly index: number
-  readonly redis: Redis
-  readonly keys: Keys
+  /** How many the fleet has. */
+  readonly count: number
 }
 
 type FleetOptions = Pick<Options, 'redis' | 'prefix' | 'queue' | 'shards'>
@@ -39,36 +39,39 @@ export class Shards {
     connect: (target: T) => Promise<Redis>,
     by: Opener,
   ): Promise<Shards> {
-    const { prefix, queue, shards: wanted } = options
+    const { prefix, queue } = options
     const opened: Redis[] = []
-    const open = async (prefixes: readonly string[], first: number): Promise<Shard[]> => {
+    const open = async (prefixes: readonly string[]): Promise<SizedShard[]> => {
       const settled = await Promise.allSettled(prefixes.map((own) => connect({ ...options, prefix: own })))
       for (const one of settled) if (one.status === 'fulfilled') opened.push(one.value)
       const failed = settled.find((one) => one.status === 'rejected')
       if (failed) throw failed.reason
       const redis = settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
       return redis.map((connection, i) => {
-        return { index: first + i, redis: connection, keys: keysOf(prefixes[i] ?? prefix, queue) }
+        return { redis: connection, keys: keysOf(prefixes[i] ?? prefix, queue) }
       })
     }
     try {
-      const [first] = await open([prefix], 0)
+      const [first] = await open([prefix])
       if (!first) throw new Error('a fleet has a shard')
-      const has = await reaching(() => recordedShards(first))
-      const isNew = has !== wanted && (await reaching(() => isUnused(first)))
+      const { has, isUnused } = await reaching(() => fleetSize(first))
+      // Who names no number takes what is there.
+      const wanted = options.shards === 0 ? has : options.shards
       if (has !== wanted) {
         const fleet = `"${queue}" under ${prefix}`
         if (by === 'worker' || (by === 'producer' && has === 1)) {
-          const others = await open(shardPrefixes(prefix, has).slice(1), 1)
+          const others = await open(shardPrefixes(prefix, has).slice(1))
           await reaching(() => resize([first, ...others], wanted, by, fleet))
           for (const { redis } of others) redis.disconnect()
-        } else if (!isNew) {
+        } else if (!isUnused) {
           throw otherSize(fleet, has, wanted, 'this is not a worker')
         }
       }
-      const shards = [first, ...(await open(shardPrefixes(prefix, wanted).slice(1), 1))]
+      const shards = [first, ...(await open(shardPrefixes(prefix, wanted).slice(1)))].map((shard, index): Shard => {
+        return { ...shard, index, count: wanted }
+      })
       await reaching(() => (by === 'observer' ? Promise.resolve() : markShards(shards)))
-      return new Shards(shards, has === wanted || isNew ? undefined : has)
+      return new Shards(shards, has === wanted || isUnused ? undefined : has)
     } catch (error) {
       for (const redis of opened) redis.disconnect()
       throw error

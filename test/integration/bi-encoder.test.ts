@@ -101,7 +101,7 @@ describe('a bi-encoder', () => {
   it('embeds each text once as long as its cache holds it, and no more than that', async () => {
     const local = (embeddingCacheBytes: number) =>
       new EmbeddingCache(
-        [{ index: 0, redis: stage().redis, keys: keysOf(stage().prefix, 'q') }],
+        [{ index: 0, count: 1, redis: stage().redis, keys: keysOf(stage().prefix, 'q') }],
         { embeddingCacheBytes, embeddingCacheTtlMs: 0, sharedEmbeddingCacheEntries: 0 },
         Date.now,
       )

@@ -344,7 +344,7 @@ describe('another number of shards', () => {
     await client.putCorpus('kept', [{ id: 'a', text: 'one' }])
     await expect(stage().worker({ shards: 1 })).rejects.toMatchObject(refusal(3, '1 or more corpora'))
     expect((await stage().client(three).workers()).length).toBe(0)
-    const { code, stderr } = await runCommand(['status'], folder, {
+    const { code, stderr } = await runCommand(['status', '--shards', '1'], folder, {
       RANKMILL_REDIS: REDIS_URL,
       RANKMILL_PREFIX: stage().prefix,
     })
@@ -372,7 +372,7 @@ describe('another number of shards', () => {
     await expect(stage().client(three).workers()).rejects.toMatchObject(refusal(1, 'only a worker'))
     expect(await stage().redis.hget(keysOf(stage().prefix, 'rerank').fleet, 'shards')).toBe(null)
     await stage().worker(three)
-    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
+    await expect(stage().client({ shards: 1 }).workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
     expect((await stage().client(three).rerank(request('r', 4))).results).toHaveLength(4)
   })
 
@@ -381,7 +381,54 @@ describe('another number of shards', () => {
     await client.workers()
     for (const shard of [0, 1, 2]) await stage().redis.del(keysOfShard(stage(), shard).fleet)
     for (const id of perShard) await client.submit(request(id))
-    await expect(stage().client().workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
+    await expect(stage().client({ shards: 1 }).workers()).rejects.toMatchObject(refusal(3, 'this is not a worker'))
+  })
+
+  it('is not meant by who names none: clients, workers and commands take what the fleet has', async () => {
+    const worker = await stage().worker(three)
+    await stage()
+      .client(three)
+      .submit(request(perShard[2] ?? ''))
+    expect(
+      (
+        await stage()
+          .client()
+          .result(perShard[2] ?? '')
+      ).results,
+    ).toHaveLength(3)
+    await worker.close()
+    // Nothing is in it, and the next worker would be let change it.
+    await stage().worker()
+    for (const id of perShard)
+      expect(
+        (
+          await stage()
+            .client()
+            .rerank(request(`${id}-b`))
+        ).results,
+      ).toHaveLength(3)
+    expect(await stage().redis.hget(keysOfShard(stage(), 0).fleet, 'shards')).toBe('3')
+    const { code, stdout } = await runCommand(['status', '--json'], folder, {
+      RANKMILL_REDIS: REDIS_URL,
+      RANKMILL_PREFIX: stage().prefix,
+    })
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout).shards).toHaveLength(3)
+  })
+
+  it('is never read from a fleet that is just about to begin: whoever only looks is let in', async () => {
+    const looks = Array.from({ length: 40 }, async (_, i) => {
+      const prefix = `${stage().prefix.slice(0, -1)}-new-${i}}`
+      const options = stage().options({ ...three, prefix })
+      const opened = await Promise.all([
+        Shards.open(options, connectProducer, 'producer'),
+        Shards.open(options, connectProducer, 'observer'),
+        Shards.open(options, connectProducer, 'observer'),
+      ])
+      for (const shards of opened) shards.close()
+      return opened.map(({ all }) => all.length)
+    })
+    for (const sizes of await Promise.all(looks)) expect(sizes).toEqual([3, 3, 3])
   })
 })
 
