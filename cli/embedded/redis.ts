@@ -146,6 +146,7 @@ async function leave({ running, connection }: Opened, dataDir: string): Promise<
     // On its way back, it would be seen without users soon, but not by us.
     while (!isReady(connection) && isKept(dataDir) && Date.now() < until) await delay(POLL_MS)
     if (!isReady(connection)) return
+    connection.options.retryStrategy = () => null
     await connection.client('SETNAME', LEAVING_NAME)
     while (Date.now() < until && !(await namesOfClients(connection)).includes(USER_NAME)) await delay(POLL_MS)
   } catch {
@@ -153,7 +154,8 @@ async function leave({ running, connection }: Opened, dataDir: string): Promise<
     const server = readRunning(dataDir)?.server ?? running.server
     while (server !== undefined && !isKnownDead(server) && Date.now() < until) await delay(POLL_MS)
   } finally {
-    connection.disconnect()
+    // Of a connection that has ended ioredis would wait two seconds for the end, and the process with it.
+    if (connection.status !== 'end') connection.disconnect()
   }
 }
 
