@@ -11,6 +11,7 @@ import { partOfJob } from '../shared/protocol/keys.js'
 import type { Lane } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import { TRACE_PARENT } from '../shared/protocol/request.js'
+import type { WorkerInfo } from '../shared/protocol/worker-info.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
 import { redisError } from '../shared/redis/redis-errors.js'
 import { errorEnd, type HeldJob, type RequestLife, type Taken } from '../shared/redis/request-life.js'
@@ -25,8 +26,10 @@ import { processJob, type Stages } from './process-job.js'
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
-/** … and every so many times, should those never come to it (one whose clock is behind finds nothing due), the request goes on here. */
+/** … and every so many times, should those have nothing of its request in hand, the request goes on here. */
 const ELSEWHERE_TRIES = 20
+/** A job that is for others and that nobody puts forward comes back by itself, by the clock of whoever looks. */
+const FORGOTTEN_MS = 5000
 /** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
 const REFUSAL_MS = 60_000
 /** Codes of it: they say nothing of the request. */
@@ -73,9 +76,7 @@ export class JobHands {
       if (cause instanceof DelayedError || cause instanceof UnrecoverableError) throw cause
       if (cause instanceof NewerJob) {
         this.#parts.log.warn({ job: job.id, err: cause.message }, 'a job of a newer release goes back to the queue')
-        await this.#giveBack(held)
-        await job.moveToDelayed(this.#parts.now() + NEWER_JOB_MS, token)
-        throw new DelayedError()
+        return await this.#leaveToOthers(job, held, NEWER_JOB_MS)
       }
       const error = ofRequest(redisError(cause))
       if (error.code === 'closed') {
@@ -187,20 +188,38 @@ export class JobHands {
 
   /**
    * A part of a request that was begun in another score space: it is left to the workers of that one as long as there are
-   * any; then the whole request goes on in this one.
+   * any that come to it; then the whole request goes on in this one. While they have any of it in hand it stays theirs, however
+   * long that takes: two that took it from each other would begin it again for ever.
    */
   async #elsewhere(job: Job<RerankJob>, held: HeldJob, space: string, scorer: Scorer): Promise<void> {
     const { life, registry, queues } = this.#parts
     const pool = job.queueName.slice(job.queueName.indexOf('@') + 1)
     const workers = await registry.workers()
-    const isServed = workers.some((worker) => worker.spaces.includes(space) && serves(worker, pool))
-    if (!isServed || job.attemptsStarted % ELSEWHERE_TRIES === 0) {
+    const owners = workers.filter((worker) => worker.spaces.includes(space) && serves(worker, pool))
+    const isAsked = owners.length === 0 || job.attemptsStarted % ELSEWHERE_TRIES === 0
+    if (isAsked && space !== scorer.space && !(await this.#haveInHand(owners, held))) {
       const note = await life.read(held.requestId)
       for (const part of await life.rebase(held, space, scorer.space)) {
         if (note) await queues.again(held.requestId, note, part, 'completed').catch(() => undefined)
       }
     }
-    await job.moveToDelayed(this.#parts.now() + ELSEWHERE_MS, held.token)
+    return this.#leaveToOthers(job, held, ELSEWHERE_MS)
+  }
+
+  /** Whether any of some workers has any part of a request. */
+  async #haveInHand(workers: readonly WorkerInfo[], { requestId, generation }: HeldJob): Promise<boolean> {
+    const held = await Promise.all(workers.map(({ id }) => this.#parts.registry.heldBy(id)))
+    return held.flat().some((part) => part.requestId === requestId && part.generation === generation)
+  }
+
+  /**
+   * A job that others have to do waits for a moment, and is then put forward from here. BullMQ would find it due by the clock
+   * of each worker: one that is ahead would take its own job back for ever, before the others see it.
+   */
+  async #leaveToOthers(job: Job<RerankJob>, held: HeldJob, ms: number): Promise<never> {
+    await job.moveToDelayed(this.#parts.now() + ms + FORGOTTEN_MS, held.token)
+    // Somebody else may have done so, or have it in hand.
+    setTimeout(() => void job.promote().catch(() => undefined), ms).unref()
     await this.#giveBack(held)
     throw new DelayedError()
   }
