@@ -46,7 +46,7 @@ async function run(command: Command): Promise<void> {
   const json = command.opts<{ json?: true }>().json || !process.stdout.isTTY
   for (const finding of findings) process.stdout.write(`${json ? JSON.stringify(finding) : line(finding)}\n`)
   if (findings.some((f) => f.state === 'fault'))
-    process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.someFailed
+    process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.failed
 }
 
 function line({ what, state, detail, fix }: Finding): string {
