@@ -84,7 +84,7 @@ export async function reportRun(
   else for (const line of reportLines(report, output ?? 'standard output')) note(line)
   if (!json && !isNew && status === 'finished') note('rankmill: it was finished before: nothing was left to do')
   if (status === 'interrupted' && output !== undefined) note('rankmill: run the same command again to go on')
-  process.exitCode = status === 'interrupted' ? EXIT.interrupted : totals.failed > 0 ? EXIT.someFailed : EXIT.done
+  process.exitCode = status === 'interrupted' ? EXIT.interrupted : totals.failed > 0 ? EXIT.failed : EXIT.done
 }
 
 async function writeReport(report: BatchReport, output: string): Promise<void> {

@@ -2,41 +2,68 @@
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import { redisError, redisFault } from '../shared/redis/redis-errors.js'
 
-export const EXIT = { done: 0, someFailed: 1, usage: 2, redis: 3, interrupted: 130 } as const
+export const EXIT = { done: 0, failed: 1, usage: 2, redis: 3, interrupted: 130 } as const
 
-const USAGE: ReadonlySet<ErrorCode> = new Set([
-  'invalid_request',
-  'document_too_long',
-  'too_many_documents',
-  'invalid_configuration',
-  'unknown_model',
-  'invalid_model',
-  'python_unavailable',
-  'hub_denied',
-  'unknown_corpus',
-  'invalid_corpus',
-  'invalid_line',
-  'input_unreadable',
-  'output_exists',
-  'duplicate_custom_id',
-  'output_changed',
-  'output_in_use',
-  'model_changed',
-  'corpus_changed',
-])
-const REDIS: ReadonlySet<ErrorCode> = new Set([
-  'redis_unavailable',
-  'redis_full',
-  'redis_read_only',
-  'redis_denied',
-  'redis_misconfigured',
-])
+type Ending = Exclude<keyof typeof EXIT, 'done'>
+
+/** How a command ends that an error ends; README.md says what the endings mean. */
+const ENDINGS: Readonly<Record<ErrorCode, Ending>> = {
+  invalid_request: 'usage',
+  document_too_long: 'usage',
+  too_many_documents: 'usage',
+  unknown_model: 'usage',
+  invalid_model: 'usage',
+  unknown_corpus: 'usage',
+  missing_documents: 'usage',
+  corpus_changed: 'usage',
+  invalid_corpus: 'usage',
+  invalid_line: 'usage',
+  duplicate_custom_id: 'usage',
+  input_unreadable: 'usage',
+  output_unwritable: 'usage',
+  output_exists: 'usage',
+  output_changed: 'usage',
+  model_changed: 'usage',
+  output_in_use: 'usage',
+  python_unavailable: 'usage',
+  quantization_failed: 'failed',
+  export_failed: 'failed',
+  reference_differs: 'failed',
+  hub_denied: 'usage',
+  hub_unavailable: 'failed',
+  too_many_errors: 'failed',
+  not_found: 'failed',
+  conflict: 'failed',
+  cancelled: 'interrupted',
+  unauthorized: 'failed',
+  forbidden: 'failed',
+  method_not_allowed: 'failed',
+  body_too_large: 'failed',
+  headers_too_large: 'failed',
+  request_timeout: 'failed',
+  unsupported_media_type: 'failed',
+  rate_limited: 'failed',
+  too_many_files: 'failed',
+  storage_failed: 'usage',
+  deadline_exceeded: 'failed',
+  timeout: 'failed',
+  overloaded: 'failed',
+  redis_unavailable: 'redis',
+  redis_full: 'redis',
+  redis_read_only: 'redis',
+  redis_denied: 'redis',
+  redis_misconfigured: 'redis',
+  inference_failed: 'failed',
+  out_of_memory: 'failed',
+  worker_lost: 'failed',
+  request_lost: 'failed',
+  invalid_configuration: 'usage',
+  closed: 'failed',
+  internal: 'failed',
+}
 
 export function exitCodeOf(cause: unknown): number {
-  const { code } = classified(cause)
-  if (code === 'cancelled') return EXIT.interrupted
-  if (USAGE.has(code)) return EXIT.usage
-  return REDIS.has(code) ? EXIT.redis : EXIT.someFailed
+  return EXIT[ENDINGS[classified(cause).code]]
 }
 
 /** Two lines: what is wrong, with its code, and what to do about it. */

@@ -121,7 +121,7 @@ process.stderr.on('error', () => undefined)
 process.once('exit', (code) => {
   if (!unprinted || code !== EXIT.done) return
   note(describeError(unwritable('standard output', unprinted)))
-  process.exitCode = EXIT.someFailed
+  process.exitCode = exitCodeOf(unwritable('standard output', unprinted))
 })
 
 try {
@@ -130,7 +130,7 @@ try {
   }
   if (args[0] === 'complete') await addCompletion()
   dress(program, args)
-  await program.parseAsync()
+  await program.parseAsync(args[0] === 'help' ? helpArguments(args.slice(1)) : args, { from: 'user' })
 } catch (error) {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? EXIT.done : EXIT.usage
@@ -145,6 +145,20 @@ async function commandOf({ name, summary, load }: ListedCommand): Promise<Comman
   const [first = ''] = args
   const isMeant = first === name || (['help', 'complete'].includes(first) && args.includes(name))
   return isMeant ? (await load()).summary(summary) : new Command(name).description(summary)
+}
+
+/** `help batch run` is `batch run --help`, whatever follows; a word that is no command is left to be refused as one. */
+function helpArguments(words: readonly string[]): string[] {
+  const path: string[] = []
+  let command = program
+  for (const word of words) {
+    const next = command.commands.find((one) => one.name() === word || one.aliases().includes(word))
+    if (next) {
+      command = next
+      path.push(word)
+    } else if (!word.startsWith('-') && command.commands.length > 0) return [...path, word]
+  }
+  return [...path, words.includes('--help-all') ? '--help-all' : '--help']
 }
 
 async function addCompletion(): Promise<void> {

@@ -6,7 +6,6 @@ import { closeSync, existsSync, mkdirSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import type { TuningQuery } from '../producer/tune/trial.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Options } from '../shared/options.js'
 import {
@@ -35,6 +34,7 @@ import { checkModel } from '../worker/model/model-check.js'
 import { type QuantizedDtype, quantizeModel } from '../worker/model/model-quantization.js'
 import { ListScorer } from '../worker/offline/list-scorer.js'
 import { takeLock } from './embedded/folder-lock.js'
+import type { MeasuredLists } from './measured-lists.js'
 import { measureQuantization } from './quantization-report.js'
 
 export interface AddOptions {
@@ -48,11 +48,8 @@ export interface AddOptions {
   readonly reference: boolean
   /** Replace what is there of another source. */
   readonly force: boolean
-  readonly lists: readonly TuningQuery[]
-  /** What the lists are called. */
-  readonly data: string
-  /** Whether they are the user's. */
-  readonly isOwnData: boolean
+  /** What the model is measured with. */
+  readonly sample: MeasuredLists
   readonly signal: AbortSignal
   readonly say: (line: string) => void
 }
@@ -153,7 +150,7 @@ async function build(source: Source, head: SourceHead, given: Building, options:
   if (!added.measured.fp32) {
     const measured = await speedOf(made, given, options)
     await noteAdded(made, (now) => ({ ...now, measured: { ...now.measured, fp32: measured } }))
-    say(`fp32: ${measured.pairsPerSecond.toFixed(1)} pairs/s on ${given.data}`)
+    say(`fp32: ${measured.pairsPerSecond.toFixed(1)} pairs/s on ${given.sample.name}`)
   }
   signal.throwIfAborted()
   await placeModel(made, target)
@@ -213,8 +210,8 @@ async function compare(
   }
   await fetchFiles(source, weights, given)
   const python = await pythonFor('export-requirements.txt', given, options)
-  const own: readonly ReferencePair[] = given.isOwnData
-    ? given.lists.flatMap(({ query, documents }) => documents.map(({ text }) => [query, text] as const))
+  const own: readonly ReferencePair[] = given.sample.areOwn
+    ? given.sample.lists.flatMap(({ query, documents }) => documents.map(({ text }) => [query, text] as const))
     : []
   const { signal } = given
   const reference = await compareWithReference(source.folder, made, { python, options, pairs: own, signal }).catch(
@@ -231,8 +228,8 @@ async function compare(
   )
 }
 
-async function speedOf(folder: string, { lists, signal }: AddOptions, options: Options): Promise<Measured> {
-  const [{ query, documents } = { query: '', documents: [] }] = lists
+async function speedOf(folder: string, { sample, signal }: AddOptions, options: Options): Promise<Measured> {
+  const [{ query, documents } = { query: '', documents: [] }] = sample.lists
   const scorer = await ListScorer.open(folder, { ...options, dtype: 'fp32' }, signal)
   try {
     const texts = documents.map(({ text }) => text)
@@ -245,7 +242,7 @@ async function speedOf(folder: string, { lists, signal }: AddOptions, options: O
 
 /** Made in place, where it appears whole; again where nobody knows what it is worth. */
 async function addDtype(target: string, dtype: QuantizedDtype, given: AddOptions, options: Options): Promise<void> {
-  const { signal, say, lists, data } = given
+  const { signal, say, sample } = given
   if ((await readAdded(target))?.measured[dtype] && !given.force) {
     say(`${dtype} is here already`)
     return
@@ -253,7 +250,7 @@ async function addDtype(target: string, dtype: QuantizedDtype, given: AddOptions
   const python = await pythonFor('quantize-requirements.txt', given, options)
   say(`quantising to ${dtype}`)
   const model = await quantizeModel(target, { dtype, out: undefined, force: true, python, signal })
-  const { formats, agreement } = await measureQuantization(model, dtype, lists, data, options, signal)
+  const { formats, agreement } = await measureQuantization(model, dtype, sample.lists, sample.name, options, signal)
   const [fp32, other] = formats
   const measured: Measured = {
     at: new Date().toISOString(),
@@ -272,7 +269,7 @@ async function addDtype(target: string, dtype: QuantizedDtype, given: AddOptions
   }))
   say(
     `${dtype}: ${other.pairsPerSecond.toFixed(1)} pairs/s (fp32: ${fp32.pairsPerSecond.toFixed(1)}), rank correlation ` +
-      `${agreement.rankCorrelation.mean.toFixed(4)}, greatest difference of a score ${agreement.greatestDifference.toFixed(4)}, on ${data}`,
+      `${agreement.rankCorrelation.mean.toFixed(4)}, greatest difference of a score ${agreement.greatestDifference.toFixed(4)}, on ${sample.name}`,
   )
 }
 

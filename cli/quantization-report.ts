@@ -2,18 +2,15 @@
 import Table from 'cli-table3'
 import { type Agreement, agreementOf, type TwiceScored } from '../producer/retrieval/agreement.js'
 import type { TuningQuery } from '../producer/tune/trial.js'
-import { ERRORS } from '../shared/errors.js'
-import { OPTIONS, type Options } from '../shared/options.js'
+import type { Options } from '../shared/options.js'
 import type { Dtype } from '../shared/protocol/dtype.js'
 import type { QuantizedModel } from '../worker/model/model-quantization.js'
 import { ListScorer } from '../worker/offline/list-scorer.js'
-import { QUESTIONS } from './demo/questions.js'
 
 /** Documents that are scored alone and padded among each other. */
 const MOVED_DOCUMENTS = 8
 /** Rounding of another order of summing, in logits: what moves a score less counts as nothing. */
 const MOVED_LEAST = 1e-4
-const SAMPLE_LISTS = 4
 
 interface Side {
   readonly dtype: Dtype
@@ -32,16 +29,6 @@ export interface QuantizationReport {
   /** fp32, then the new format. */
   readonly formats: readonly [Side, Side]
   readonly agreement: Agreement
-}
-
-/** Rankmill's own texts, for who names no data: they say that a format works, and little of other data. */
-export function builtInSample(): TuningQuery[] {
-  const texts = [
-    ...Object.values(OPTIONS).map(({ help }) => help),
-    ...Object.values(ERRORS).map(({ advice }) => advice),
-  ]
-  const documents = texts.map((text, i) => ({ id: String(i), text }))
-  return QUESTIONS.slice(0, SAMPLE_LISTS).map((query) => ({ query, documents, grades: undefined }))
 }
 
 /** @throws RankmillError as opening and scoring do; the signal's reason */

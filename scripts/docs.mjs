@@ -4,10 +4,11 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { exitCodeOf } from '../dist/cli/exit.js'
 import { WorkerMetrics } from '../dist/monitoring/metrics.js'
 import { collectQueues } from '../dist/monitoring/queue-collector.js'
 import { HttpMetrics } from '../dist/server/http-metrics.js'
-import { ERRORS } from '../dist/shared/errors.js'
+import { ERRORS, RankmillError } from '../dist/shared/errors.js'
 import { envOf, flagOf, OPTIONS } from '../dist/shared/options.js'
 
 const GENERATED = '<!-- made by `npm run docs`: do not edit -->'
@@ -51,12 +52,13 @@ function errors() {
     `\`${code}\``,
     status,
     retryable ? 'yes' : 'no',
+    exitCodeOf(new RankmillError(code, '')),
     advice,
   ])
   const intro =
     'Every error is a `RankmillError` with a `code`, a `message` that names the field, the limit and the value, and ' +
     '`details` (`param`, and where it applies `retryAfterMs` or `index`).'
-  return `# Errors\n\n${GENERATED}\n\n${intro}\n\n${table(['Code', 'HTTP status', 'Can a retry help?', 'What to do'], rows)}\n`
+  return `# Errors\n\n${GENERATED}\n\n${intro}\n\n${table(['Code', 'HTTP status', 'Can a retry help?', 'Exit code', 'What to do'], rows)}\n`
 }
 
 function metrics() {

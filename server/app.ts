@@ -116,6 +116,7 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
         scriptSrc: ["'self'"],
         styleSrc: ["'self'", "'unsafe-inline'"],
         imgSrc: ["'self'", 'data:'],
+        fontSrc: ["'self'", 'data:'],
         frameAncestors: ["'none'"],
         // The server speaks HTTP; TLS is the proxy's in front of it.
         upgradeInsecureRequests: null,

@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { Command, Option } from 'commander'
 import { type BatchFileOptions, checkBatch, openBatch } from '../../producer/batch/batch-file.js'
-import { filesOf, isFolderOutput } from '../../producer/batch/batch-inputs.js'
+import { checkInputs, filesOf, isFolderOutput } from '../../producer/batch/batch-inputs.js'
 import type { BatchReport } from '../../producer/batch/batch-report.js'
 import { localOutputOf } from '../../producer/batch/delivery.js'
 import { retryFailed } from '../../producer/batch/retry-failed.js'
@@ -94,6 +94,7 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   })
   // All of them, before the first is begun.
   for (const job of jobs) await checkBatch(batchOf(job), options.maxLineBytes, read)
+  for (const { files } of jobs.slice(1)) await checkInputs(files, options.maxLineBytes, batchOf(jobs[0]).columns)
   const finish = async (report: BatchReport, { output }: Job, isNew: boolean): Promise<void> => {
     const before = Number(process.exitCode ?? 0)
     await reportRun(report, output === STANDARD ? undefined : localOutputOf(output), json, isNew)

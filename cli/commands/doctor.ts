@@ -5,14 +5,15 @@ import { Command } from 'commander'
 import { fleetState } from '../../monitoring/queue-collector.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
-import { checkServer, connectWorker, infoField, withoutPassword } from '../../shared/redis/connection.js'
-import { type Shard, Shards } from '../../shared/redis/shards.js'
+import { checkServer, infoField, reaching, withoutPassword } from '../../shared/redis/connection.js'
+import type { Shard } from '../../shared/redis/shards.js'
 import { showsGpu, tryDevice } from '../../worker/inference/device.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
 import { disableTelemetry } from '../../worker/inference/telemetry.js'
 import { openModel } from '../../worker/model/model.js'
 import { describeError, EXIT } from '../exit.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { type SeenShards, seeShards } from '../seen-shards.js'
 import { unservedLines } from './status.js'
 
 const DEVICES = ['cpu', 'cuda', 'webgpu'] as const
@@ -46,7 +47,7 @@ async function run(command: Command): Promise<void> {
   const json = command.opts<{ json?: true }>().json || !process.stdout.isTTY
   for (const finding of findings) process.stdout.write(`${json ? JSON.stringify(finding) : line(finding)}\n`)
   if (findings.some((f) => f.state === 'fault'))
-    process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.someFailed
+    process.exitCode = findings.some((f) => f.state === 'fault' && f.what === 'Redis') ? EXIT.redis : EXIT.failed
 }
 
 function line({ what, state, detail, fix }: Finding): string {
@@ -66,9 +67,9 @@ function checkNode(): Finding {
 }
 
 async function checkRedis(options: Options): Promise<Finding[]> {
-  let shards: Shards
+  let seen: SeenShards
   try {
-    shards = await Shards.open(options, (target) => connectWorker(target, 'rankmill-doctor'), 'observer')
+    seen = await seeShards(options)
   } catch (error) {
     const { code, message, advice } = RankmillError.from(error)
     if (code === 'invalid_configuration') return [{ what: 'Shards', state: 'fault', detail: message, fix: advice }]
@@ -76,11 +77,15 @@ async function checkRedis(options: Options): Promise<Finding[]> {
     return [{ what: 'Redis', state: 'fault', detail: message, fix }]
   }
   try {
-    const servers = await Promise.all(shards.all.map((shard) => checkShard(options.redis, shard)))
-    const { queues, workers, shards: seen } = await fleetState(shards.all)
-    const left = workers.length === 0 ? [] : seen.filter((one) => one.workers.length < workers.length)
+    const servers = await Promise.all(seen.shards.map((shard) => checkShard(options.redis, shard)))
+    const { queues, workers, shards } = await reaching(() => fleetState(seen.shards))
+    const left = workers.length === 0 ? [] : shards.filter((one) => one.workers.length < workers.length)
     return [
       ...servers.flat(),
+      ...seen.away.map(({ index, prefix, error }): Finding => {
+        const detail = `shard ${index} (${prefix}): ${error.message}`
+        return { what: 'Redis', state: 'fault', detail, fix: error.advice }
+      }),
       {
         what: 'Workers',
         state: workers.length > 0 ? 'ok' : 'warning',
@@ -102,7 +107,7 @@ async function checkRedis(options: Options): Promise<Finding[]> {
       }),
     ]
   } finally {
-    shards.close()
+    seen.close()
   }
 }
 

@@ -1,25 +1,20 @@
 /** `rankmill models add`: from a hub's id or a folder to a model that workers serve. */
 import { Command, Option } from 'commander'
-import { readLists } from '../../producer/tune/list-data.js'
 import type { OptionName } from '../../shared/options.js'
 import { QUANTIZED_DTYPES, type QuantizedDtype } from '../../worker/model/model-quantization.js'
 import { note } from '../exit.js'
 import { interruptible } from '../interruption.js'
+import { addListFlags, type ListFlags, measuredLists, measuringOptions } from '../measured-lists.js'
 import { addModel } from '../model-adding.js'
 import { addOptions, optionsOf } from '../options.js'
-import { builtInSample } from '../quantization-report.js'
-import { numberArgument } from '../strategy-flags.js'
 
-interface AddFlags {
+interface AddFlags extends ListFlags {
   dtype: 'fp32' | QuantizedDtype
   revision: string
   label?: string
   name?: string
   reference: boolean
   force?: true
-  data?: string
-  sample: number
-  depth: number
   json?: true
 }
 
@@ -51,20 +46,17 @@ export function addCommand(): Command {
     .option('--name <org/name>', 'what workers are to call it (default: the id; local/FOLDER of a folder)')
     .option('--no-reference', 'do not compare with sentence-transformers (needs torch)')
     .option('--force', 'begin anew, and replace what is there')
-    .option('--data <path>', 'measure with: a file of requests, or a folder in BEIR layout')
-    .addOption(new Option('--sample <n>', 'lists of the data to measure with').argParser(numberArgument(1)).default(20))
-    .addOption(new Option('--depth <n>', 'documents of a list').argParser(numberArgument(2)).default(100))
     .option('--json', 'what was done, as JSON')
     .action(async (model: string) => add(model, command))
-  return addOptions(command, SHARED)
+  return addOptions(addListFlags(command), SHARED)
 }
 
 async function add(model: string, command: Command): Promise<void> {
   await interruptible('stopping; the same command goes on from here', async ({ signal }) => {
-    const { dtype, revision, label, name, reference, force, data, sample, depth, json } = command.opts<AddFlags>()
-    const given = optionsOf(command)
-    const options = { ...given, logLevel: given.logLevel === 'info' ? ('warn' as const) : given.logLevel }
-    const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
+    const flags = command.opts<AddFlags>()
+    const { dtype, revision, label, name, reference, force, json } = flags
+    const options = measuringOptions(optionsOf(command))
+    const sample = await measuredLists(flags, options)
     const wanted = dtype === 'fp32' ? undefined : dtype
     const done = await addModel(
       model,
@@ -75,9 +67,7 @@ async function add(model: string, command: Command): Promise<void> {
         name,
         reference,
         force: force === true,
-        lists,
-        data: data ?? 'a small built-in sample',
-        isOwnData: data !== undefined,
+        sample,
         signal,
         say: (line) => note(`rankmill: ${line}`),
       },

@@ -1,22 +1,18 @@
 /** `rankmill models quantize`: another number format of the user's own model, and what it costs in quality. */
 import { Command, Option } from 'commander'
-import { readLists } from '../../producer/tune/list-data.js'
 import type { OptionName } from '../../shared/options.js'
 import { QUANTIZED_DTYPES, type QuantizedDtype, quantizeModel } from '../../worker/model/model-quantization.js'
 import { note } from '../exit.js'
 import { interruptible } from '../interruption.js'
+import { addListFlags, type ListFlags, measuredLists, measuringOptions } from '../measured-lists.js'
 import { addOptions, optionsOf } from '../options.js'
-import { builtInSample, measureQuantization, quantizationTable } from '../quantization-report.js'
-import { numberArgument } from '../strategy-flags.js'
+import { measureQuantization, quantizationTable } from '../quantization-report.js'
 
-interface QuantizeFlags {
+interface QuantizeFlags extends ListFlags {
   dtype: QuantizedDtype
   head: 'whole' | 'yes-no'
   out?: string
   force?: true
-  data?: string
-  sample: number
-  depth: number
   json?: true
 }
 
@@ -50,15 +46,9 @@ export function quantizeCommand(): Command {
     )
     .option('--out <folder>', "write there, with copies of tokeniser and configuration (default: the model's folder)")
     .option('--force', 'replace what is there')
-    .option(
-      '--data <path>',
-      'measure with: a file of requests, or a folder in BEIR layout (default: a small built-in sample)',
-    )
-    .addOption(new Option('--sample <n>', 'lists of the data to measure with').argParser(numberArgument(1)).default(20))
-    .addOption(new Option('--depth <n>', 'documents of a list').argParser(numberArgument(2)).default(100))
     .option('--json', 'all figures as JSON')
     .action(async (path: string) => quantize(path, command))
-  return addOptions(command, SHARED)
+  return addOptions(addListFlags(command), SHARED)
 }
 
 async function quantize(path: string, command: Command): Promise<void> {
@@ -66,23 +56,20 @@ async function quantize(path: string, command: Command): Promise<void> {
 }
 
 async function quantizeUntil(signal: AbortSignal, path: string, command: Command): Promise<void> {
-  const { dtype, head, out, force, data, sample, depth, json } = command.opts<QuantizeFlags>()
-  const given = optionsOf(command)
-  // How the engines found their batch shapes is not asked for here.
-  const options = { ...given, logLevel: given.logLevel === 'info' ? ('warn' as const) : given.logLevel }
-  // Before anything is written: a file that cannot be read should not be found out at the end.
-  const lists = data === undefined ? builtInSample() : await readLists(data, sample, depth, options)
+  const flags = command.opts<QuantizeFlags>()
+  const { dtype, head, out, force, json } = flags
+  const options = measuringOptions(optionsOf(command))
+  const { lists, name, areOwn } = await measuredLists(flags, options)
   note(`rankmill: quantising ${path} to ${dtype}`)
   const { python } = options
   const model = await quantizeModel(path, { dtype, head, out, force: force === true, python, signal })
   note(
     `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
   )
-  const name = data ?? 'a small built-in sample'
   const report = await measureQuantization(model, dtype, lists, name, options, signal)
   const asJson = json === true || !process.stdout.isTTY
   process.stdout.write(asJson ? `${JSON.stringify(report)}\n` : quantizationTable(report))
-  if (data === undefined) note('rankmill: measured with a small built-in sample: --data FILE measures with yours')
+  if (!areOwn) note('rankmill: measured with a small built-in sample: --data FILE measures with yours')
   note(`rankmill: \`rankmill worker --model ${out ?? path} --dtype ${dtype}\` serves it`)
 }
 

@@ -72,7 +72,7 @@ async function check(path: string, { label, revision }: CheckFlags, command: Com
   const well = next === 'loads' ? `${path} will load` : `\`rankmill models add ${path}\` can bring it into the cache`
   const ill = next === 'loads' ? `${path} will not load, or not in every format` : `${path} cannot be added`
   note(`rankmill: ${ok ? well : ill}`)
-  if (!ok) process.exitCode = EXIT.someFailed
+  if (!ok) process.exitCode = EXIT.failed
 }
 
 function findingsTable(findings: readonly Finding[]): string {

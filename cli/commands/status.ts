@@ -4,11 +4,11 @@ import { fleetState, type QueueState, type ShardState } from '../../monitoring/q
 import type { OptionName } from '../../shared/options.js'
 import { describePool } from '../../shared/protocol/pool.js'
 import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
-import { connectProducer, reaching } from '../../shared/redis/connection.js'
-import { Shards } from '../../shared/redis/shards.js'
+import { reaching } from '../../shared/redis/connection.js'
 import { duration } from '../batch-view.js'
-import { note } from '../exit.js'
+import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
+import { type AwayShard, seeShards } from '../seen-shards.js'
 import { plainTable } from '../table.js'
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'logLevel', 'commandTimeoutMs']
@@ -23,19 +23,25 @@ export function statusCommand(): Command {
 
 async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
-  const opened = await Shards.open(options, connectProducer, 'observer')
+  const seen = await seeShards(options)
   try {
-    const { queues, workers, shards } = await reaching(() => fleetState(opened.all))
+    const { queues, workers, shards } = await reaching(() => fleetState(seen.shards))
+    if (seen.away.length > 0) process.exitCode = EXIT.redis
+    const areSeveral = shards.length + seen.away.length > 1
     if (command.opts<{ json?: true }>().json) {
-      const split = shards.length === 1 ? {} : { shards: shards.map(shardObject) }
+      const objects = [...shards.map(shardObject), ...seen.away.map(awayObject)].sort((a, b) => a.shard - b.shard)
+      const split = areSeveral ? { shards: objects } : {}
       process.stdout.write(`${JSON.stringify({ queues: queues.map(finite), workers, ...split })}\n`)
       return
     }
     process.stdout.write(`${queueTable(queues)}\n\n${workerTable(workers)}\n`)
-    if (shards.length > 1) process.stdout.write(`\n${shardTable(shards)}\n`)
+    if (areSeveral) process.stdout.write(`\n${shardTable(shards, seen.away)}\n`)
     for (const line of unservedLines(queues)) note(line)
+    for (const { index, prefix, error } of seen.away) {
+      note(`rankmill: ${error.code}: shard ${index} (${prefix}) is not in these numbers: ${error.message}`)
+    }
   } finally {
-    opened.close()
+    seen.close()
   }
 }
 
@@ -54,19 +60,30 @@ function finite(queue: QueueState): object {
   return { ...queue, secondsToDrain: Number.isFinite(queue.secondsToDrain) ? queue.secondsToDrain : null }
 }
 
-function shardObject({ shard, queues }: ShardState): object {
+interface ShardObject {
+  readonly shard: number
+  readonly [field: string]: unknown
+}
+
+function shardObject({ shard, queues }: ShardState): ShardObject {
   return { shard: shard.index, prefix: shard.keys.prefix, queues: queues.map(finite) }
 }
 
+function awayObject({ index, prefix, error }: AwayShard): ShardObject {
+  return { shard: index, prefix, error: error.toBody() }
+}
+
 /** How evenly it is spread. */
-function shardTable(shards: readonly ShardState[]): string {
+function shardTable(shards: readonly ShardState[], away: readonly AwayShard[]): string {
   const table = plainTable(['shard', 'prefix', 'waiting', 'active', 'failed', 'jobs/s'])
-  for (const { shard, queues } of shards) {
+  const rows = shards.map(({ shard, queues }): [number, ...(string | number)[]] => {
     const sum = (of: (queue: QueueState) => number) => queues.reduce((total, queue) => total + of(queue), 0)
     const rate = sum(({ jobsPerSecond }) => jobsPerSecond).toFixed(1)
     const counts = [sum(waitingIn), sum(({ jobs }) => jobs.active), sum(({ jobs }) => jobs.failed)]
-    table.push([shard.index, shard.keys.prefix, ...counts, rate])
-  }
+    return [shard.index, shard.keys.prefix, ...counts, rate]
+  })
+  for (const { index, prefix } of away) rows.push([index, prefix, '?', '?', '?', 'away'])
+  table.push(...rows.sort((a, b) => a[0] - b[0]))
   return table.toString()
 }
 

@@ -1,15 +1,15 @@
 /** `rankmill up`: everything on one machine until Ctrl-C. */
 import { once } from 'node:events'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { envOf } from '../../shared/options.js'
 import { withoutPassword } from '../../shared/redis/connection.js'
 import { leaveUpNote } from '../../shared/up-note.js'
 import { countArgument, redisIsGiven } from '../embedded/flags.js'
 import type { WorkerPool } from '../embedded/fleet.js'
 import { openSession } from '../embedded/session.js'
 import { EXIT, note } from '../exit.js'
+import { checkPort } from '../free-port.js'
 import { type Interruption, interruptible } from '../interruption.js'
-import { addOptions, optionsOf, SERVER_OPTIONS, WORKER_OPTIONS } from '../options.js'
+import { addOptions, isNamed, optionsOf, SERVER_OPTIONS, WORKER_OPTIONS } from '../options.js'
 
 export function upCommand(): Command {
   const command = new Command('up')
@@ -34,6 +34,8 @@ async function run(command: Command): Promise<void> {
   const given = optionsOf(command, { metricsPort: 0 })
   const options = pool ? { ...given, model: pool[0]?.model ?? given.model } : given
   const redisGiven = redisIsGiven(command)
+  const isPortNamed = isNamed(command, 'port')
+  if (isPortNamed) await checkPort(options.host, options.port)
   const doing = 'stopping: running jobs are finished'
   const work = async ({ signal, forced }: Interruption) => {
     const session = await openSession(options, {
@@ -57,7 +59,7 @@ async function run(command: Command): Promise<void> {
         { ...session.options, logLevel },
         {
           moreMetrics: async () => (await session.metrics?.text()) ?? '',
-          portOrNext: command.getOptionValueSource('port') !== 'cli' && !process.env[envOf('port')],
+          portOrNext: !isPortNamed,
         },
       )
       const { redis, prefix, queue } = session.options

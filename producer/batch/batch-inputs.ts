@@ -5,6 +5,7 @@ import { glob } from 'tinyglobby'
 import { RankmillError } from '../../shared/errors.js'
 import { recordFormatOf } from '../lines/record-format.js'
 import { isS3, s3Matches } from '../lines/s3-object.js'
+import { storedFile } from '../lines/stored-file.js'
 import { type BatchSource, unreadable } from './batch-source.js'
 import { JoinedSource } from './joined-source.js'
 import { LineSource } from './line-source.js'
@@ -82,6 +83,25 @@ export async function openInputs(
   }
   const [only] = sources
   return sources.length === 1 && only ? only : new JoinedSource(sources)
+}
+
+/**
+ * Opens files one after another and lets go of them, to find early what a run of them would refuse at once. What can be read
+ * only once is left alone.
+ *
+ * @throws RankmillError as `openInputs`
+ */
+export async function checkInputs(
+  files: readonly string[],
+  maxLineBytes: number,
+  columns?: RequestColumns,
+): Promise<void> {
+  for (const file of files) {
+    const stored = await storedFile(file).catch((error) => {
+      throw unreadable(file, error)
+    })
+    if (stored) await openInputs(file, maxLineBytes, columns)
+  }
 }
 
 export function isList(input: BatchInput): input is readonly string[] {

@@ -5,6 +5,7 @@ import type { RerankInput } from '../../shared/protocol/request.js'
 import type { RerankResult } from '../../shared/protocol/result.js'
 import { NO_CONTENT } from '../lines/digest-chain.js'
 import type { Line } from '../lines/line-reader.js'
+import { type Head, recordsIn } from '../lines/mistaken-format.js'
 import type { BatchItem, BatchOutcome } from './batch-source.js'
 
 /** `POST url`s that mean a rerank request; peers' versions differ in nothing that matters here. */
@@ -35,6 +36,21 @@ export function parseBatchLine(line: Line, maxLineBytes: number): BatchItem | un
   } catch (error) {
     return { ...at, customId, error: RankmillError.from(error) }
   }
+}
+
+/**
+ * What is wrong with lines of which those at the beginning are other records than requests, known by their fields: passages or
+ * answers. For a person; undefined where any of them may be a request.
+ */
+export function mistakenLines(head: Head): string | undefined {
+  const records = recordsIn(head)
+  const all = (has: (record: Readonly<Record<string, unknown>>) => boolean) => records.length > 1 && records.every(has)
+  if (all((record) => 'response' in record && 'error' in record && !('body' in record)))
+    return 'holds answers of a run, not requests: give the file that they answer'
+  const isRequest = (record: object) => ['query', 'documents', 'body', 'custom_id'].some((field) => field in record)
+  if (all((record) => 'text' in record && !isRequest(record)))
+    return 'holds texts, not requests: `rankmill rerank --jsonl` ranks them for one query, `batch trec` takes them as --corpus or --queries'
+  return undefined
 }
 
 function parseObject(text: string, number: number): Record<string, unknown> {

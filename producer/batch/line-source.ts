@@ -2,7 +2,8 @@
 import { type Content, openContent } from '../lines/content.js'
 import { DigestChain, NO_CONTENT } from '../lines/digest-chain.js'
 import { type LineMark, readLines, START } from '../lines/line-reader.js'
-import { parseBatchLine } from './batch-line.js'
+import { mistakenFormat } from '../lines/mistaken-format.js'
+import { mistakenLines, parseBatchLine } from './batch-line.js'
 import { type BatchItem, type BatchSource, type InputMark, unreadable } from './batch-source.js'
 
 /** A file, or a stream that can be read once. */
@@ -13,13 +14,19 @@ export class LineSource implements BatchSource {
 
   /**
    * @param input a path, `-` for standard input, or a stream of plain bytes
-   * @throws RankmillError `input_unreadable`
+   * @throws RankmillError `input_unreadable`, also where its beginning is of another kind than lines of requests
    */
   static async open(input: string | AsyncIterable<Buffer>, maxLineBytes: number): Promise<LineSource> {
+    let name = typeof input === 'string' ? input : 'standard input'
     try {
-      return new LineSource(await openContent(input), maxLineBytes)
+      const content = await openContent(input)
+      name = content.name
+      const head = await content.head()
+      const mistake = mistakenFormat(name, 'jsonl', head) ?? mistakenLines(head)
+      if (mistake !== undefined) throw new Error(mistake)
+      return new LineSource(content, maxLineBytes)
     } catch (error) {
-      throw unreadable(typeof input === 'string' ? input : 'standard input', error)
+      throw unreadable(name, error)
     }
   }
 

@@ -2,24 +2,13 @@
 import { isSafeNumber, LosslessNumber, parse as parseLossless } from 'lossless-json'
 import { type Line, lineError, type Source } from './text-lines.js'
 
-/**
- * The JSON object of a line.
- *
- * @param otherwise how else it could be read, for the error of a line that looks like CSV or plain text
- * @throws RankmillError `invalid_request`
- */
-export function recordOf(
-  source: Source,
-  { number, text }: Line,
-  otherwise?: string,
-): Readonly<Record<string, unknown>> {
+/** The JSON object of a line. @throws RankmillError `invalid_request` */
+export function recordOf(source: Source, { number, text }: Line): Readonly<Record<string, unknown>> {
   let parsed: unknown
   try {
     parsed = JSON.parse(text)
   } catch (error) {
-    const isOther = otherwise !== undefined && /^[^{]*[,;\t]/.test(text)
-    const hint = isOther ? `; it looks like CSV or plain text: ${otherwise}` : ''
-    throw lineError(source, number, `must be JSON: ${(error as Error).message}${hint}`)
+    throw lineError(source, number, `must be JSON: ${(error as Error).message}`)
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
     throw lineError(source, number, 'must be a JSON object', { field: 'line', value: parsed })

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type Compression, compressionOf, decompressed } from './compression.js'
+import { HEAD_BYTES, type Head, headOf, mistakenCompression } from './mistaken-format.js'
 import type { StoredBytes } from './stored-bytes.js'
 import { storedFile } from './stored-file.js'
 
@@ -11,6 +12,8 @@ export interface Content {
   shareBefore(offset: number): number | undefined
   /** Changes with the content, and need not read all of it. */
   fingerprint(): Promise<string>
+  /** Its beginning; what is read afterwards begins with it, too. @throws Error where it is not compressed as its name says */
+  head(): Promise<Head>
   /**
    * Bytes from an offset of the plain content on, up to and without `end`. Of a stream each byte is read once: what lies
    * before the offset is passed over, and an offset behind what was read before is an error.
@@ -19,15 +22,18 @@ export interface Content {
 }
 
 const STANDARD = '-'
-const HEAD_BYTES = 65_536
 
 /**
  * @param input a path, `-` for standard input, or a stream of plain bytes
+ * @param name of a stream
  * @throws Error of the system where it cannot be read
  */
-export async function openContent(input: string | AsyncIterable<Buffer>): Promise<Content> {
-  if (typeof input !== 'string') return StreamContent.open(input, 'standard input')
-  if (input === STANDARD) return StreamContent.open(process.stdin, 'standard input')
+export async function openContent(
+  input: string | AsyncIterable<Uint8Array>,
+  name = 'standard input',
+): Promise<Content> {
+  if (typeof input !== 'string') return StreamContent.open(input, name)
+  if (input === STANDARD) return StreamContent.open(process.stdin, name)
   const file = await storedFile(input)
   if (file) return new FileContent(file)
   return StreamContent.open(decompressed(createReadStream(input), compressionOf(input)), input)
@@ -58,6 +64,14 @@ class FileContent implements Content {
     return this.#file.fingerprint()
   }
 
+  async head(): Promise<Head> {
+    const stored = await headOf(this.#file.read(0, HEAD_BYTES + 1))
+    if (this.#compression === 'none') return stored
+    const mistake = mistakenCompression(this.name, stored)
+    if (mistake !== undefined) throw new Error(mistake)
+    return headOf(this.read(0))
+  }
+
   read(offset: number, end?: number): AsyncIterable<Buffer> {
     if (this.#compression === 'none') return this.#file.read(offset, end)
     this.#fileBytes = 0
@@ -73,26 +87,26 @@ class FileContent implements Content {
 /** Known again by its beginning. */
 class StreamContent implements Content {
   readonly name: string
-  readonly #head: Buffer
+  readonly #head: Head
   readonly #bytes: Once
 
-  static async open(stream: AsyncIterable<Buffer>, name: string): Promise<StreamContent> {
+  static async open(stream: AsyncIterable<Uint8Array>, name: string): Promise<StreamContent> {
     const chunks = stream[Symbol.asyncIterator]()
-    const head: Buffer[] = []
+    const head: Uint8Array[] = []
     let length = 0
     while (length < HEAD_BYTES) {
       const next = await chunks.next()
-      if (next.done) break
+      if (next.done) return new StreamContent(name, Buffer.concat(head), chunks, true)
       head.push(next.value)
       length += next.value.length
     }
-    return new StreamContent(name, Buffer.concat(head), chunks)
+    return new StreamContent(name, Buffer.concat(head), chunks, false)
   }
 
-  private constructor(name: string, head: Buffer, rest: AsyncIterator<Buffer>) {
+  private constructor(name: string, begun: Buffer, rest: AsyncIterator<Uint8Array>, isWhole: boolean) {
     this.name = name
-    this.#head = head.subarray(0, HEAD_BYTES)
-    this.#bytes = new Once(joined(head, rest))
+    this.#head = { bytes: begun.subarray(0, HEAD_BYTES), isWhole: isWhole && begun.length <= HEAD_BYTES }
+    this.#bytes = new Once(joined(begun, rest))
   }
 
   shareBefore(): undefined {
@@ -100,7 +114,11 @@ class StreamContent implements Content {
   }
 
   async fingerprint(): Promise<string> {
-    return createHash('sha256').update(this.#head).digest('hex').slice(0, 32)
+    return createHash('sha256').update(this.#head.bytes).digest('hex').slice(0, 32)
+  }
+
+  async head(): Promise<Head> {
+    return this.#head
   }
 
   read(offset: number, end?: number): AsyncIterable<Buffer> {
@@ -147,10 +165,13 @@ class Once {
   }
 }
 
-async function* joined(head: Buffer, rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
+async function* joined(head: Buffer, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Buffer> {
   try {
     if (head.length > 0) yield head
-    for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value
+    for (let next = await rest.next(); !next.done; next = await rest.next()) {
+      const { buffer, byteOffset, byteLength } = next.value
+      yield Buffer.from(buffer, byteOffset, byteLength)
+    }
   } finally {
     await rest.return?.()
   }

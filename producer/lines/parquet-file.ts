@@ -9,6 +9,7 @@ import {
   parquetReadObjects,
 } from 'hyparquet'
 import { compressors } from 'hyparquet-compressors'
+import { HEAD_BYTES, headOf, mistakenFormat } from './mistaken-format.js'
 import type { StoredBytes } from './stored-bytes.js'
 
 export type ParquetRow = Readonly<Record<string, unknown>>
@@ -62,7 +63,11 @@ export class ParquetFile {
       byteLength: file.size,
       slice: async (start, end = file.size) => bytesOf(file, start, end),
     }
-    return new ParquetFile(buffer, await parquetMetadataAsync(buffer))
+    const metadata = await parquetMetadataAsync(buffer).catch(async (error) => {
+      const mistake = mistakenFormat(file.name, 'parquet', await headOf(file.read(0, HEAD_BYTES + 1)))
+      throw mistake === undefined ? error : new Error(mistake)
+    })
+    return new ParquetFile(buffer, metadata)
   }
 
   private constructor(buffer: AsyncBuffer, metadata: FileMetaData) {

@@ -2,6 +2,9 @@
 
 export type RecordFormat = 'jsonl' | 'csv' | 'tsv' | 'parquet'
 
+/** Between the columns of a table. */
+export const DELIMITERS = { csv: ',', tsv: '\t' } as const
+
 const ENDINGS: Readonly<Record<string, RecordFormat>> = {
   '.csv': 'csv',
   '.tsv': 'tsv',

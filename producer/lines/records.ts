@@ -2,7 +2,7 @@
 import { RankmillError } from '../../shared/errors.js'
 import { recordOf } from './beir-records.js'
 import { csvRows, RowError } from './csv-rows.js'
-import { recordFormatOf } from './record-format.js'
+import { DELIMITERS, recordFormatOf } from './record-format.js'
 import { storedFile } from './stored-file.js'
 import { bytesOf, type Line, lineError, MAX_LINE_BYTES, nameOf, type Source, textLines } from './text-lines.js'
 
@@ -14,8 +14,8 @@ export interface PlacedRecord extends Line {
  * The records of a file, with the number of the line (Parquet: of the row) that each is in, from 1. In CSV an empty value is
  * none.
  *
- * @param otherwise as for `recordOf`
- * @throws RankmillError `invalid_request` where the file cannot be read, naming it and the line
+ * @param otherwise as for `mistakenFormat`
+ * @throws RankmillError `invalid_request` where the file cannot be read or is of another format, naming it and the line
  */
 export async function* recordsOf(
   source: Source,
@@ -25,14 +25,15 @@ export async function* recordsOf(
   const format = recordFormatOf(nameOf(source))
   if (format === 'parquet') yield* parquetRecords(source)
   else if (format === 'jsonl') {
-    for await (const line of textLines(source, maxLineBytes))
-      yield { ...line, fields: recordOf(source, line, otherwise) }
-  } else yield* csvRecords(source, format === 'csv' ? ',' : '\t', maxLineBytes)
+    for await (const line of textLines(source, maxLineBytes, bytesOf(source, format, otherwise)))
+      yield { ...line, fields: recordOf(source, line) }
+  } else yield* csvRecords(source, format, maxLineBytes)
 }
 
-async function* csvRecords(source: Source, delimiter: ',' | '\t', maxRowBytes: number): AsyncGenerator<PlacedRecord> {
+async function* csvRecords(source: Source, format: 'csv' | 'tsv', maxRowBytes: number): AsyncGenerator<PlacedRecord> {
   try {
-    for await (const { number, columns, values, isHeader } of csvRows(bytesOf(source), delimiter, maxRowBytes)) {
+    const rows = csvRows(bytesOf(source, format), DELIMITERS[format], maxRowBytes)
+    for await (const { number, columns, values, isHeader } of rows) {
       if (isHeader) continue
       const fields = Object.fromEntries(
         columns.flatMap((name, i) => (values[i] === undefined || values[i] === '' ? [] : [[name, values[i]]])),

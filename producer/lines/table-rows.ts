@@ -2,8 +2,9 @@
 import type { SchemaElement } from 'hyparquet'
 import { openContent } from './content.js'
 import { csvRows, RowError } from './csv-rows.js'
+import { mistakenFormat } from './mistaken-format.js'
 import type { RowForm } from './parquet-file.js'
-import { recordFormatOf } from './record-format.js'
+import { DELIMITERS, recordFormatOf } from './record-format.js'
 import { storedFile } from './stored-file.js'
 
 export interface TableRow {
@@ -42,9 +43,11 @@ export async function openRows(path: string, maxRowBytes: number): Promise<Rows>
       },
     }
   }
-  const delimiter = format === 'tsv' ? '\t' : ','
+  const delimited = format === 'tsv' ? 'tsv' : 'csv'
+  const mistake = mistakenFormat(path, delimited, await (await openContent(path)).head())
+  if (mistake !== undefined) throw new Error(mistake)
   const read = async function* () {
-    yield* csvRows((await openContent(path)).read(0), delimiter, maxRowBytes)
+    yield* csvRows((await openContent(path)).read(0), DELIMITERS[delimited], maxRowBytes)
   }
   return {
     columns: await headerOf(read()),

@@ -1,10 +1,10 @@
 /** Lines of text from files, and the errors that name a place in them. */
 import { isUtf8 } from 'node:buffer'
-import { createReadStream } from 'node:fs'
 import { RankmillError } from '../../shared/errors.js'
-import { compressionOf, decompressed } from './compression.js'
+import { openContent } from './content.js'
 import { readLines } from './line-reader.js'
-import { storedFile } from './stored-file.js'
+import { mistakenFormat } from './mistaken-format.js'
+import type { RecordFormat } from './record-format.js'
 
 /** A path (`.gz` and `.zst` are decompressed, `-` is standard input), or bytes with the name that errors give them. */
 export type Source = string | { readonly name: string; readonly chunks: AsyncIterable<Uint8Array> }
@@ -43,11 +43,16 @@ export function nameOfAll(sources: Sources): string {
  * Reads UTF-8 text line by line; blank lines are left out, and counted. Holds one line and one chunk in memory. Lines end
  * at LF alone: node:readline also cuts at U+2028 and U+2029, which JSON strings may hold as they are.
  *
+ * @param content of the source, as `bytesOf` gives it
  * @throws RankmillError `invalid_request` where the file cannot be read or decompressed, is not UTF-8, or has a line over
  *   the limit
  */
-export async function* textLines(source: Source, maxLineBytes = MAX_LINE_BYTES): AsyncGenerator<Line> {
-  for await (const { number, bytes } of readLines(bytesOf(source), maxLineBytes)) {
+export async function* textLines(
+  source: Source,
+  maxLineBytes = MAX_LINE_BYTES,
+  content: AsyncIterable<Buffer> = bytesOf(source, 'text'),
+): AsyncGenerator<Line> {
+  for await (const { number, bytes } of readLines(content, maxLineBytes)) {
     if (!bytes) throw lineError(source, number, `a line must have at most ${maxLineBytes} bytes`)
     if (!isUtf8(bytes)) throw lineError(source, number, 'must be UTF-8 text')
     const text = bytes.toString()
@@ -55,19 +60,26 @@ export async function* textLines(source: Source, maxLineBytes = MAX_LINE_BYTES):
   }
 }
 
-/** Plain bytes. @throws RankmillError `invalid_request` where they cannot be read or decompressed */
-export async function* bytesOf(source: Source): AsyncGenerator<Buffer> {
-  if (typeof source !== 'string') {
-    for await (const chunk of source.chunks) yield Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
-    return
-  }
+/**
+ * Plain bytes.
+ *
+ * @param format, otherwise as for `mistakenFormat`
+ * @throws RankmillError `invalid_request` where they cannot be read or decompressed, or begin as another format does
+ */
+export async function* bytesOf(
+  source: Source,
+  format: RecordFormat | 'text',
+  otherwise?: string,
+): AsyncGenerator<Buffer> {
+  const name = nameOf(source)
+  const refusal = (message: string) => new RankmillError('invalid_request', message, { param: name })
   try {
-    const stored = source.startsWith('s3://') ? await storedFile(source) : undefined
-    const raw = stored ? stored.read(0) : source === STANDARD ? process.stdin : createReadStream(source)
-    yield* decompressed(raw, compressionOf(source))
+    const content = await (typeof source === 'string' ? openContent(source) : openContent(source.chunks, name))
+    const mistake = mistakenFormat(name, format, await content.head(), otherwise)
+    if (mistake !== undefined) throw refusal(`${name}: ${mistake}`)
+    yield* content.read(0)
   } catch (error) {
-    const name = nameOf(source)
-    throw new RankmillError('invalid_request', `cannot read ${name}: ${(error as Error).message}`, { param: name })
+    throw error instanceof RankmillError ? error : refusal(`cannot read ${name}: ${(error as Error).message}`)
   }
 }
 

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openSource, runOptions } from '../../producer/batch/batch-file.js'
 import { BatchRun } from '../../producer/batch/batch-run.js'
-import { INPUT_START } from '../../producer/batch/batch-source.js'
+import { type BatchSource, INPUT_START } from '../../producer/batch/batch-source.js'
 import type { RerankClient } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Logger } from '../../shared/logger.js'
@@ -140,7 +140,17 @@ export class BatchRunner {
       if (!(error instanceof RankmillError) || error.code !== 'not_found') throw error
       return held.failed(error.code, error.message)
     }
-    const source = await openSource({ input }, options.maxLineBytes)
+    let source: BatchSource
+    try {
+      source = await openSource({ input }, options.maxLineBytes)
+    } catch (error) {
+      // No file of requests, whoever looks at it again. Where it lies here, and how the command line takes it, is not said.
+      const { code, message, cause } = RankmillError.from(error)
+      const isOfSystem = cause instanceof Error && 'code' in cause
+      if (code !== 'input_unreadable' || isOfSystem) throw error
+      const [what] = message.slice(`${input}: `.length).split(': ')
+      return held.failed('invalid_file', `the file ${what}`)
+    }
     if (record.status === 'validating') {
       let total = 0
       for await (const _ of source.read(INPUT_START)) {

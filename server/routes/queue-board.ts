@@ -6,6 +6,8 @@ import type { Queue } from 'bullmq'
 import type { FastifyInstance } from 'fastify'
 
 const BASE = '/queues'
+/** Its page asks another host for a font, and has a fallback. */
+const FOREIGN_STYLE = /\s*<link href="https?:[^>]*>/g
 
 export interface BoardQueue {
   readonly queue: Queue
@@ -30,6 +32,9 @@ export async function queueBoard(app: FastifyInstance, queues: () => Promise<rea
         route.schema = { ...route.schema, hide: true } as never
       })
       scope.addHook('preHandler', look)
+      scope.addHook('onSend', async (_request, _reply, payload) =>
+        typeof payload === 'string' ? payload.replace(FOREIGN_STYLE, '') : payload,
+      )
       // Its page says in a script what it is configured with.
       await scope.register(adapter.registerPlugin())
     },

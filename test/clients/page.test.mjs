@@ -171,7 +171,30 @@ test('the documentation page works under its policy', options, async () => {
 
 test('the queue board works under its policy', options, async () => {
   const page = await browser.newPage()
+  const said = []
+  page.on('console', (message) => message.type() === 'error' && said.push(message.text()))
   await page.goto(`${url}/queues`)
   await page.getByText('rerank-bulk').first().waitFor()
+  assert.deepEqual(said, [])
   await page.close()
+})
+
+test('no page asks another host for anything', options, async () => {
+  for (const [path, ready] of [
+    ['/', '#model option'],
+    ['/docs', '.opblock'],
+    ['/queues', 'text=rerank-bulk'],
+  ]) {
+    const page = await browser.newPage()
+    const foreign = []
+    page.on('request', (request) => {
+      const asked = new URL(request.url())
+      if (asked.protocol !== 'data:' && asked.origin !== new URL(url).origin) foreign.push(asked.href)
+    })
+    await page.goto(`${url}${path}`)
+    await page.locator(ready).first().waitFor({ state: 'attached' })
+    await page.waitForLoadState('networkidle')
+    assert.deepEqual(foreign, [], path)
+    await page.close()
+  }
 })

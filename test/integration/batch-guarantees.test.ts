@@ -624,7 +624,7 @@ describe('a place that cannot be written', () => {
     await requests(2000)
     output = join(disk, 'out.jsonl')
     const full = await batchRun(environment(s), '--checkpoint-ms', '50')
-    expect(full).toMatchObject({ code: 1, stderr: expect.stringContaining('output_unwritable') })
+    expect(full).toMatchObject({ code: 2, stderr: expect.stringContaining('output_unwritable') })
     expect(full.stderr).toContain('no space is left')
     expect(full.stderr).not.toMatch(/internal|defect|finished/)
     const lines = linesOf()
@@ -644,7 +644,7 @@ describe('a place that cannot be written', () => {
     const { code, stderr } = await batchRun(NO_REDIS)
     expect(stderr).toMatch(/output_unwritable: .*out\.jsonl: it lies where nothing can be written/)
     expect(stderr).not.toMatch(/internal|defect/)
-    expect(code).toBe(1)
+    expect(code).toBe(2)
   })
 
   it.each([
@@ -657,7 +657,7 @@ describe('a place that cannot be written', () => {
     const { code, stderr } = await runCommand(['batch', 'run', input, '-o', where, '--no-embedded'], folder, NO_REDIS)
     expect(stderr).toContain('output_unwritable')
     expect(stderr).toMatch(said)
-    expect(code).toBe(1)
+    expect(code).toBe(2)
   })
 })
 

@@ -539,7 +539,7 @@ describe('what cannot be', () => {
     limited.stderr.on('data', (chunk) => said.push(String(chunk)))
     const [code] = await once(limited, 'exit')
     expect(said.join('')).toContain('output_unwritable')
-    expect(code).toBe(1)
+    expect(code).toBe(2)
     const { length } = await outputLines()
     expect(length).toBeLessThan(100)
     await runBatch(s)

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -171,6 +172,11 @@ describe('rankmill up', () => {
 
   it.each([
     ['a port that is none', ['--port', '99999'], /--port: .*65535; got "99999"/],
+    [
+      'a host that is none here',
+      ['--port', '8080', '--host', '192.0.2.1'],
+      /--port: cannot listen on 192\.0\.2\.1:8080/,
+    ],
     ['a model with a typing error', ['--model', 'rankmil-small'], /did you mean rankmill-small\?/],
   ])('refuses %s before anything starts', async (_name, args, message) => {
     const { code, stderr } = await rankmill(['up', ...args])
@@ -180,6 +186,22 @@ describe('rankmill up', () => {
   })
 })
 
+it('up says that its port is taken before it starts anything', async () => {
+  const other = createServer().listen(0, '127.0.0.1')
+  stage().onEnd(() => other.close())
+  await once(other, 'listening')
+  const { port } = other.address() as AddressInfo
+  for (const [args, env] of [
+    [['--port', String(port)], {}],
+    [[], { RANKMILL_PORT: String(port) }],
+  ] as const) {
+    const { code, stderr } = await rankmill(['up', ...args], { REDIS_URL: '', ...env })
+    expect(stderr).toContain(`--port: cannot listen on 127.0.0.1:${port}: another process listens there; --port 0`)
+    expect(stderr).not.toMatch(/started|Redis/)
+    expect(code).toBe(2)
+  }
+})
+
 it('a folder that cannot be written is no defect', async () => {
   const here = await mkdtemp(join(tmpdir(), 'rankmill-'))
   await writeFile(join(here, '.rankmill'), '')
@@ -187,12 +209,12 @@ it('a folder that cannot be written is no defect', async () => {
   const { code, stderr } = await runCommand(['rerank', '-q', 'job', 'lines.txt'], here, { REDIS_URL: '' })
   expect(stderr).toMatch(/^rankmill: output_unwritable: .*\.rankmill\/redis/)
   expect(stderr).not.toMatch(/defect|\n {4}at /)
-  expect(code).toBe(1)
+  expect(code).toBe(2)
   await rm(here, { recursive: true })
 })
 
 it.each([
-  ['models ls > /dev/full', 1, /^rankmill: output_unwritable: standard output: no space is left/],
+  ['models ls > /dev/full', 2, /^rankmill: output_unwritable: standard output: no space is left/],
   ['models ls | head -c 5', 0, /^$/],
   ['models ls 2>&- >/dev/null', 0, /^$/],
 ])('what nobody can read is said, or no fault: %s', async (command, code, stderr) => {

@@ -3,12 +3,14 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { seeShards } from '../../cli/seen-shards.js'
 import { openBatch } from '../../producer/batch/batch-file.js'
 import { Corpora } from '../../shared/corpus/corpora.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { shardOf, shardPrefixes } from '../../shared/protocol/shards.js'
 import { connectProducer } from '../../shared/redis/connection.js'
 import { untilPasses } from '../../shared/redis/until-passes.js'
+import { runCommand } from './command.js'
 import { OwnCluster } from './own-cluster.js'
 import { kill, type OwnRedis, useOwnRedis } from './own-redis.js'
 import { Stage, until, useStage } from './stage.js'
@@ -211,6 +213,51 @@ describe('a fleet of three shards on three primaries', () => {
     const failed = outcomes.flatMap((one, i) => (one.status === 'rejected' ? [[ids[i], one.reason.code]] : []))
     expect(failed).toEqual(away.map((id) => [id, 'redis_unavailable']))
     expect(await client.workers()).toHaveLength(1)
+  })
+
+  it.each([1, 0])('shows the others, and which it is, while shard %i does not answer', async (gone) => {
+    const cluster = await OwnCluster.start(ownRedis)
+    for (const { admin } of cluster.nodes) await admin.config('SET', 'cluster-require-full-coverage', 'no')
+    const spread = { redis: cluster.url, shards: 3 }
+    await stage().worker(spread)
+    const client = stage().client(spread)
+    for (let i = 0; i < 6; i++) await client.rerank({ id: `r${i}`, query: 'cats', documents: DOCUMENTS })
+    const prefixes = shardPrefixes(stage().prefix, 3)
+    await kill((await cluster.ownerOf(prefixes[gone] ?? '')).process)
+
+    const named = { RANKMILL_REDIS: cluster.url, RANKMILL_PREFIX: stage().prefix, RANKMILL_COMMAND_TIMEOUT_MS: '2000' }
+    const environment = { ...named, RANKMILL_SHARDS: '3' }
+    const status = await runCommand(['status', '--json'], folder, environment)
+    expect(status.code).toBe(3)
+    const { workers, shards } = JSON.parse(status.stdout)
+    expect(workers).toHaveLength(1)
+    expect(shards.map(({ shard, prefix }: { shard: number; prefix: string }) => [shard, prefix])).toEqual(
+      prefixes.map((prefix, i) => [i, prefix]),
+    )
+    for (const { shard, error, queues } of shards) {
+      if (shard === gone) expect([error.code, queues]).toEqual(['redis_unavailable', undefined])
+      else expect(queues.length).toBeGreaterThan(0)
+    }
+    const read = await runCommand(['status'], folder, environment)
+    expect(read.stdout).toMatch(new RegExp(`^${gone} .*\\{.*\\}.* away *$`, 'm'))
+    expect(read.stderr).toContain(`redis_unavailable: shard ${gone} (${prefixes[gone]}) is not in these numbers`)
+
+    const doctor = await runCommand(['doctor', '--json', '--no-calibrate'], folder, environment)
+    const findings = doctor.stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(doctor.code).toBe(3)
+    const redis = findings.filter(({ what }) => what === 'Redis')
+    expect(redis.map(({ state }) => state).sort()).toEqual(['fault', 'ok', 'ok'])
+    expect(redis.find(({ state }) => state === 'fault').detail).toContain(`shard ${gone} (${prefixes[gone]}): cannot`)
+    expect(findings.find(({ what }) => what === 'Workers')).toMatchObject({ state: 'ok' })
+
+    // Nobody says how many there are: those that are left do.
+    const seen = await seeShards({ ...stage().options({ ...spread, commandTimeoutMs: 2000 }), shards: 0 })
+    stage().onEnd(() => seen.close())
+    expect(seen.shards.map(({ index }) => index)).toEqual([0, 1, 2].filter((shard) => shard !== gone))
+    expect(seen.away.map(({ index, prefix }) => [index, prefix])).toEqual([[gone, prefixes[gone]]])
   })
 
   it('declares every key that its scripts touch, and serves corpora, cancellation and forgetting', async () => {

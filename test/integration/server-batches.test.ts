@@ -148,6 +148,7 @@ describe('batches', () => {
     for (const [text, code] of [
       ['\n', 'empty_file'],
       [lines(6), 'too_many_requests'],
+      ['custom_id,query,documents\na,b,"[""c""]"\n', 'invalid_file'],
     ] as const) {
       const done = await ended(api, (await begin(api, text)).id)
       expect(done).toMatchObject({ status: 'failed', errors: { data: [{ code }] } })

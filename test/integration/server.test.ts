@@ -260,7 +260,15 @@ describe('the server itself', () => {
     )
     for (const path of ['/docs', '/docs/start.js', '/docs/swagger-ui-bundle.js'])
       expect((await api.get(path)).status).toBe(200)
-    expect((await api.get('/docs')).headers.get('content-security-policy')).toContain("default-src 'self'")
+    for (const path of ['/', '/docs', '/queues']) {
+      const { status, headers, body } = await api.get(path)
+      expect([path, status]).toEqual([path, 200])
+      const policy = headers.get('content-security-policy') ?? ''
+      expect(policy).toContain("default-src 'self'")
+      // No page asks another host for anything.
+      expect(policy).not.toMatch(/https?:|\*/)
+      expect(body).not.toMatch(/(src|href|action)="?(https?:)?\/\//)
+    }
     expect((await api.get('/healthz')).headers.get('access-control-allow-origin')).toBeNull()
   })
 })

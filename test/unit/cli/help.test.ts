@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
 import { describe, expect, it } from 'vitest'
 
@@ -21,6 +21,30 @@ describe('--help', () => {
     expect(all).toContain('(default: 4000000, env: RANKMILL_TOKEN_CACHE_TOKENS)')
     expect(all).toContain('--no-share-identical give each request a job of its own')
     expect(all).not.toMatch(/do not requests|more options/)
+  })
+})
+
+describe('help', () => {
+  it.each([
+    [['batch', 'run'], 'Usage: rankmill batch run [options] <inputs...>'],
+    [['batch', 'trec', '--help-all'], 'Usage: rankmill batch trec [options] [folder]'],
+    [['models', 'add'], 'Usage: rankmill models add'],
+    [['rerank'], 'Usage: rankmill rerank'],
+    [['rerank', 'more'], 'Usage: rankmill rerank'],
+    [['batch'], 'Usage: rankmill batch [options] [command]'],
+    [[], 'Usage: rankmill [options] [command]'],
+  ])('%j is that of the command', (words, usage) => {
+    const [first, ...path] = words.filter((word) => !word.startsWith('-'))
+    const said = rankmill('help', ...words)
+    expect(said).toContain(usage)
+    const flag = words.includes('--help-all') ? '--help-all' : '--help'
+    if (words.length !== 2 || words[1] !== 'more') expect(said).toBe(rankmill(...(first ? [first] : []), ...path, flag))
+  })
+
+  it.each([[['bach']], [['batch', 'rum']]])('%j names no command', (words) => {
+    const { status, stderr } = spawnSync(process.execPath, [MAIN, 'help', ...words], { encoding: 'utf8' })
+    expect(stderr).toMatch(/unknown command '\w+'\n\(Did you mean \w+\?\)/)
+    expect(status).toBe(2)
   })
 })
 
