@@ -40,6 +40,14 @@ export interface WaitOptions {
   leave?: boolean | undefined
 }
 
+export interface SubmitSettings {
+  /**
+   * Up to which share of its bounds (`maxQueuedJobs`, `maxQueuedBytes`) the request may fill its lane, above 0 to 1: what a
+   * flood leaves is for others. Default 1.
+   */
+  room?: number | undefined
+}
+
 export interface RerankAllOptions {
   /** Requests under way at once. Default 256. */
   window?: number | undefined
@@ -113,7 +121,7 @@ export class RerankClient {
    * @throws RankmillError: `invalid_request` and its kin at once; `timeout`, `deadline_exceeded`, `cancelled`, `overloaded`,
    *   `redis_unavailable`; or what the workers say of it
    */
-  async rerank(input: RerankInput, wait: WaitOptions = {}): Promise<RerankResult> {
+  async rerank(input: RerankInput, wait: WaitOptions & SubmitSettings = {}): Promise<RerankResult> {
     const parsed = this.#parse(input)
     checkTimeout(wait)
     wait.signal?.throwIfAborted()
@@ -123,6 +131,7 @@ export class RerankClient {
       const { id, life } = await this.#submit(request, {
         mayShare,
         interest: 'waits',
+        room: wait.room,
         ...(fingerprint ? { fingerprint } : {}),
       })
       try {
@@ -141,8 +150,8 @@ export class RerankClient {
   }
 
   /** Submits a request and returns its id; the same id with the same content is the same request. */
-  async submit(input: RerankInput): Promise<string> {
-    const { id } = await this.#submit(this.#parse(input), { mayShare: false, interest: 'durable' })
+  async submit(input: RerankInput, { room }: SubmitSettings = {}): Promise<string> {
+    const { id } = await this.#submit(this.#parse(input), { mayShare: false, interest: 'durable', room })
     return id
   }
 

@@ -17,6 +17,7 @@ export {
   type RerankAllOptions,
   RerankClient,
   type RerankOutcome,
+  type SubmitSettings,
   type WaitOptions,
 } from './client.js'
 export type { PutOptions } from './corpora/corpus-writer.js'

@@ -8,7 +8,7 @@ import { candidateCount, isCorpusReference } from '../shared/protocol/documents.
 import { fingerprintOf } from '../shared/protocol/fingerprint.js'
 import type { RerankJob } from '../shared/protocol/job.js'
 import { jobIdOf } from '../shared/protocol/keys.js'
-import { type Lane, laneOf, priorityInLane } from '../shared/protocol/lanes.js'
+import { laneOf, priorityInLane } from '../shared/protocol/lanes.js'
 import { describePool, encodedModel, firstModel, poolSuffix } from '../shared/protocol/pool.js'
 import { bytesOf, type RerankRequest } from '../shared/protocol/request.js'
 import { otherSize } from '../shared/redis/fleet-size.js'
@@ -29,6 +29,8 @@ export interface SubmitOptions {
   readonly interest: Interest
   /** Of the request, where it is known already: it takes as long as the documents. */
   readonly fingerprint?: string
+  /** Up to which share of its bounds the request may fill its lane, above 0 to 1; default 1. */
+  readonly room?: number | undefined
 }
 
 /** A request that somebody counts on. */
@@ -88,13 +90,13 @@ export class Submission {
         // Its producer may have died before it had queued it.
         return noted.queued
           ? { id: noted.id, life: noted.life }
-          : this.submit({ ...request, id: noted.id }, { mayShare: false, interest: 'counted' })
+          : this.submit({ ...request, id: noted.id }, { mayShare: false, interest: 'counted', room: how.room })
       case 'conflict':
         throw new RankmillError('conflict', `id: "${request.id}" was submitted before with other content`, {
           param: 'id',
         })
       case 'overloaded':
-        throw await this.#overloaded(noted.pool, note.lane, noted.jobs, noted.bytes)
+        throw await this.#overloaded(note, noted.pool, noted.jobs, noted.bytes)
       case 'too_large':
         throw this.#tooLarge(noted.jobs, noted.bytes)
       case 'other_shards':
@@ -156,11 +158,14 @@ export class Submission {
 
   #noteOf(
     request: RerankRequest,
-    { mayShare, interest, fingerprint = fingerprintOf(request) }: SubmitOptions,
+    { mayShare, interest, fingerprint = fingerprintOf(request), room = 1 }: SubmitOptions,
   ): NewNote {
     const { maxJobPairs, requestTtlMs, resultTtlMs, maxQueuedJobs, maxQueuedBytes, unservedMs } = this.#options
     const model = request.model ?? this.#model
     const parts = partsOf(request, maxJobPairs)
+    const bytes = bytesOf(request)
+    // What fits into an empty lane is never too large for it.
+    const bound = (most: number, own: number) => Math.max(Math.floor(most * room), Math.min(most, own))
     return {
       id: request.id,
       fingerprint,
@@ -171,13 +176,13 @@ export class Submission {
       lane: laneOf(request.priority),
       parts,
       pairs: candidateCount(request.documents),
-      bytes: bytesOf(request),
+      bytes,
       deadlineMs: request.deadlineMs,
       interest,
       requestTtlMs,
       resultTtlMs,
-      maxQueuedJobs,
-      maxQueuedBytes,
+      maxQueuedJobs: bound(maxQueuedJobs, parts),
+      maxQueuedBytes: bound(maxQueuedBytes, bytes),
       unservedMs,
       pinnedCorpus: parts > 1 ? pinnedCorpus(request) : null,
       shards: this.#shards,
@@ -198,14 +203,18 @@ export class Submission {
     }
   }
 
-  async #overloaded(pool: string, lane: Lane, jobs: number, bytes: number): Promise<RankmillError> {
+  async #overloaded(
+    { lane, maxQueuedJobs, maxQueuedBytes }: NewNote,
+    pool: string,
+    jobs: number,
+    bytes: number,
+  ): Promise<RankmillError> {
     const workers = await this.#registry.workers().catch(() => [])
     const rates = workers.flatMap(({ pools }) => pools.filter(({ name }) => name === pool))
     const jobsPerSecond = rates.reduce((sum, served) => sum + served.jobsPerSecond, 0)
     // Until a tenth of the queue has drained: sooner, the caller would only meet the bound again.
     const seconds = jobsPerSecond > 0 ? jobs / 10 / jobsPerSecond : 1
     const retryAfterMs = Math.round(Math.min(60, Math.max(1, seconds)) * 1000)
-    const { maxQueuedJobs, maxQueuedBytes } = this.#options
     const message =
       `the ${lane} lane of ${describePool(pool)} holds ${jobs} jobs of ${bytes} bytes, its bounds are ${maxQueuedJobs} ` +
       `(maxQueuedJobs) and ${maxQueuedBytes} (maxQueuedBytes): try again in ${retryAfterMs / 1000} s`

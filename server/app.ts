@@ -11,7 +11,7 @@ import type { Options } from '../shared/options.js'
 import { TRACE_PARENT } from '../shared/protocol/request.js'
 import { reaching } from '../shared/redis/connection.js'
 import { decodedBody } from './body-encoding.js'
-import { answerClientError } from './client-errors.js'
+import { clientErrors } from './client-errors.js'
 import { type Dialect, errorBody } from './dialects/dialect.js'
 import { checked } from './dialects/fields.js'
 import type { HttpMetrics } from './http-metrics.js'
@@ -21,6 +21,7 @@ import { Caller } from './keys/caller.js'
 import { KnownHosts } from './known-hosts.js'
 import { KnownRoutes } from './known-routes.js'
 import { isToldOnly } from './told-only.js'
+import { UnusedConnections } from './unused-connections.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -34,6 +35,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Aborted when the server begins to close: streams without end stop. */
     closingSignal: AbortSignal
+    /** Ends the connections that nobody waits on. */
+    closeIdle(): void
   }
   interface FastifyRequest {
     caller: Caller
@@ -70,6 +73,7 @@ const FASTIFY_ERRORS: Readonly<Record<string, 'body_too_large' | 'unsupported_me
 }
 
 export async function makeApp({ options, authentication, metrics, log }: AppParts): Promise<FastifyInstance> {
+  const unused = new UnusedConnections(KEEP_ALIVE_MS - HEADERS_TIMEOUT_MS)
   const app = Fastify({
     logger: false,
     bodyLimit: options.maxBodyBytes,
@@ -84,8 +88,13 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
     // Who waits is answered; the server's own limit ends what takes too long.
     forceCloseConnections: 'idle',
     http: { headersTimeout: HEADERS_TIMEOUT_MS, connectionsCheckingInterval: CONNECTIONS_CHECKED_MS },
-    clientErrorHandler: answerClientError,
+    clientErrorHandler: clientErrors(unused),
     frameworkErrors: (error, request, reply) => void sendError(error, request, reply),
+  })
+  unused.watch(app.server)
+  app.decorate('closeIdle', () => {
+    app.server.closeIdleConnections()
+    unused.close()
   })
   const known = new KnownRoutes()
   const hosts = new KnownHosts(options, authentication.isOpen)

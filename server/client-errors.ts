@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net'
 import { RankmillError } from '../shared/errors.js'
 import { errorBody } from './dialects/dialect.js'
+import type { UnusedConnections } from './unused-connections.js'
 
 /** Of node:http's parser, those that are not just broken. */
 const KNOWN: Readonly<Record<string, ['headers_too_large' | 'request_timeout', string]>> = {
@@ -14,7 +15,13 @@ const REASONS: Readonly<Record<number, string>> = {
   431: 'Request Header Fields Too Large',
 }
 
-export function answerClientError(cause: Error & { code?: string }, socket: Socket): void {
+export function clientErrors(unused: UnusedConnections) {
+  return (cause: Error & { code?: string }, socket: Socket): void => {
+    if (cause.code !== 'ERR_HTTP_REQUEST_TIMEOUT' || !unused.keeps(socket)) answer(cause, socket)
+  }
+}
+
+function answer(cause: Error & { code?: string }, socket: Socket): void {
   // An answer that has begun is not followed by another: the caller could take it for that of its next request.
   const { _httpMessage: begun } = socket as { _httpMessage?: { headersSent: boolean } }
   if (cause.code !== 'ECONNRESET' && socket.writable && !begun?.headersSent) {

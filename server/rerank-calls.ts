@@ -20,6 +20,8 @@ const SERVED_MS = 2000
 const PACE_ANSWERS = 64
 const UNKNOWN_PACE_MS = 100
 const LONGEST_RETRY_MS = 60_000
+/** Share of the places that are for all; the rest is for keys with fewer requests than that waiting. */
+const [SHARED_PLACES, FEW_WAITING] = [0.9, 8]
 /** A request that is waited for is counted as under way for so long at most after its time. */
 const GRACE_MS = 60_000
 
@@ -36,6 +38,8 @@ export class RerankCalls {
   readonly #parts: CallsParts
   readonly times: AnswerTimes
   #waiting = 0
+  /** Of those that wait, by caller. */
+  readonly #waitingOf = new Map<string, number>()
   #served: { readonly names: Promise<readonly string[]>; readonly at: number } | undefined
 
   constructor(parts: CallsParts) {
@@ -56,9 +60,9 @@ export class RerankCalls {
     traceParent?: string,
   ): Promise<RerankResult> {
     const { client, limits, options, metrics } = this.#parts
-    if (this.#waiting >= options.maxWaitingRequests) throw this.#full()
+    if (this.#isFull(caller)) throw this.#full()
     const startedAt = performance.now()
-    this.#waiting++
+    this.#count(caller, 1)
     metrics.waiting.set(this.#waiting)
     try {
       const filled = await this.fill(caller, request)
@@ -69,7 +73,7 @@ export class RerankCalls {
       try {
         const named = id === undefined ? {} : { id: caller.ownId(id) }
         const input = { ...filled, ...named, priority: admission.priority, traceParent }
-        const result = await client.rerank(input, { signal }).catch((error) => {
+        const result = await client.rerank(input, { signal, room: admission.room }).catch((error) => {
           if (signal.aborted) throw new RankmillError('cancelled', 'the caller went away')
           throw error
         })
@@ -79,7 +83,7 @@ export class RerankCalls {
         await admission.release()
       }
     } finally {
-      this.#waiting--
+      this.#count(caller, -1)
       metrics.waiting.set(this.#waiting)
       this.times.add(performance.now() - startedAt)
     }
@@ -123,6 +127,20 @@ export class RerankCalls {
     if (served.length === 0 || served.includes(fullName(model))) return
     const message = `model: "${model}" is served by no worker; served: ${served.join(', ')}`
     throw new RankmillError('unknown_model', message, { param: 'model' })
+  }
+
+  /** The last places are for who has few, so that no key keeps all others out. */
+  #isFull({ owner, key }: Caller): boolean {
+    const { maxWaitingRequests } = this.#parts.options
+    const hasFew = !key || (this.#waitingOf.get(owner) ?? 0) < FEW_WAITING
+    return this.#waiting >= (hasFew ? maxWaitingRequests : Math.ceil(SHARED_PLACES * maxWaitingRequests))
+  }
+
+  #count({ owner }: Caller, change: 1 | -1): void {
+    this.#waiting += change
+    const own = (this.#waitingOf.get(owner) ?? 0) + change
+    if (own > 0) this.#waitingOf.set(owner, own)
+    else this.#waitingOf.delete(owner)
   }
 
   /** Until a tenth of those that wait are answered, at the pace of the last ones. */

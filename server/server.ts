@@ -166,7 +166,7 @@ export class ApiServer {
 async function drained(app: FastifyInstance, ms: number): Promise<void> {
   const closed = app.close()
   // A connection whose answer was just sent would be kept for the next request.
-  const idle = setInterval(() => app.server.closeIdleConnections(), IDLE_CLOSED_MS)
+  const idle = setInterval(() => app.closeIdle(), IDLE_CLOSED_MS)
   try {
     if (await within(closed, ms)) return
     app.server.closeAllConnections()

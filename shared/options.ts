@@ -623,7 +623,21 @@ export const OPTIONS = {
     schema: int(1, 100),
     default: 10,
     value: '<n>',
-    help: 'tries at a webhook, the wait between them doubling from 5 s, before it is kept as a dead letter',
+    help: 'tries at a webhook, the wait between them doubling each time, before it is kept as a dead letter',
+  }),
+  webhookBackoffMs: define({
+    group: 'server',
+    schema: int(1, 3_600_000),
+    default: 5000,
+    value: '<ms>',
+    help: 'wait between the first two tries at a webhook, of which up to half is left to chance',
+  }),
+  webhookTimeoutMs: define({
+    group: 'server',
+    schema: int(1, 600_000),
+    default: 15_000,
+    value: '<ms>',
+    help: 'how long a receiver of a webhook may take to answer',
   }),
   webhookAllow: define({
     group: 'server',

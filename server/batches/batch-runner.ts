@@ -84,13 +84,17 @@ export class BatchRunner {
   async #claimSome(): Promise<void> {
     const { records, scripts, options } = this.#parts
     const open = (await records.open(LOOKED_AT)).filter(({ id }) => !this.#running.has(id))
-    while (open.length > 0 && this.#running.size < options.maxRunningBatches && !this.#closing.signal.aborted) {
+    const most = options.maxRunningBatches
+    while (open.length > 0 && this.#running.size < most && !this.#closing.signal.aborted) {
       // Of the owner of whom fewest run here: many batches of one do not keep another's waiting.
       const counts = open.map(
         ({ owner }) => [...this.#running.values()].filter((batch) => batch.owner === owner).length,
       )
-      const [next] = open.splice(counts.indexOf(Math.min(...counts)), 1)
+      const fewest = Math.min(...counts)
+      const [next] = open.splice(counts.indexOf(fewest), 1)
       if (!next) return
+      // The last place is for a key that has none: batches may take days.
+      if (fewest > 0 && next.owner !== 'open' && most > 1 && this.#running.size === most - 1) return
       const number = await scripts.claim(next.id, this.#holder, options.leaseMs)
       if (number === 0) {
         if (!(await records.read(next.id))) await records.close(next.owner, next.id)

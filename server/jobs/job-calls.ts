@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import type { RerankClient } from '../../producer/client.js'
+import type { RequestStatus, RerankClient } from '../../producer/client.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Logger } from '../../shared/logger.js'
 import type { Options } from '../../shared/options.js'
@@ -30,8 +30,12 @@ export const jobSchema = z.looseObject({
 const LOOK_AGAIN_MS = 30_000
 const SWEEP_MS = 2000
 const SWEPT_AT_ONCE = 100
-/** Jobs that one server follows to their end by itself; others are found by looking. */
-const MOST_FOLLOWED = 2000
+/** Of each `SWEEP_MS` at most. */
+const SWEEPING_MS = 1000
+/** A job whose request is not known may still be on its way into the queue; after so long it is lost. */
+const LOST_AFTER_MS = 300_000
+/** Jobs that one server follows to their end by itself, and of one caller; others are found by looking. */
+const [MOST_FOLLOWED, MOST_FOLLOWED_OF_ONE] = [4000, 2000]
 
 export interface JobParts {
   readonly client: RerankClient
@@ -48,6 +52,7 @@ export class JobCalls {
   readonly #parts: JobParts
   readonly #closing = new AbortController()
   readonly #followed = new Map<string, Promise<void>>()
+  readonly #followedOf = new Map<string, number>()
   readonly #sweeper: NodeJS.Timeout
   #sweeping: Promise<void> | undefined
 
@@ -124,6 +129,8 @@ export class JobCalls {
     const { client, records } = this.#parts
     const record = await this.#record(caller, id)
     await client.cancel(record.requestId).catch(() => false)
+    // Before it is gone: whoever follows it may not have come to its end yet.
+    await this.#tell(record)
     await client.forget([record.requestId])
     await this.#release(record)
     await records.remove(record.owner, record.requestId)
@@ -157,22 +164,32 @@ export class JobCalls {
     }
     const filled = await calls.fill(caller, request)
     const known = await records.find(record.requestId)
-    let admission: Admission = { priority: request.priority ?? 0, release: async () => undefined }
+    if (webhook !== null && known && known.webhook !== webhook) throw otherWebhook(known)
+    let admission: Admission = { priority: request.priority ?? 0, room: 1, release: async () => undefined }
     if (!known) {
       admission = await limits.admit(caller, id, record.pairs, admission.priority, options.requestTtlMs)
     }
     const isNew = await records.add(record, now() + LOOK_AGAIN_MS)
+    const kept = isNew ? record : ((await records.find(record.requestId)) ?? record)
     try {
+      if (webhook !== null && kept.webhook !== webhook) throw otherWebhook(kept)
       const input = { ...filled, id: record.requestId, priority: admission.priority, traceParent }
-      await client.submit({ ...input, returnDocuments: understood.returnsDocuments ?? false })
+      const { room } = admission
+      await client.submit({ ...input, returnDocuments: understood.returnsDocuments ?? false }, { room })
     } catch (error) {
       if (isNew) await records.remove(caller.owner, record.requestId)
+      else await this.#closeUnknown(record.requestId).catch(() => undefined)
       await admission.release()
       throw error
     }
-    const kept = isNew ? record : ((await records.find(record.requestId)) ?? record)
     this.#follow(kept)
     return kept
+  }
+
+  /** A job that is long over, asked for again and refused, is not to be told of once more. */
+  async #closeUnknown(requestId: string): Promise<void> {
+    const { client, records } = this.#parts
+    if (!(await client.status(requestId).catch(undefinedWhereUnknown))) await records.close(requestId)
   }
 
   /** @returns undefined where it was not done in time @throws RankmillError what the request ended with */
@@ -205,9 +222,9 @@ export class JobCalls {
     return { id, owner, requestId, createdAt: submittedAt, pairs, ...unasked }
   }
 
-  async #shown(record: JobRecord, withResult = true): Promise<object> {
+  async #shown(record: JobRecord, withResult = true, status?: RequestStatus): Promise<object> {
     const { client } = this.#parts
-    const { state, error } = await client.status(record.requestId)
+    const { state, error } = status ?? (await client.status(record.requestId))
     const created = Math.floor(record.createdAt / 1000)
     const job = {
       id: record.id,
@@ -217,20 +234,23 @@ export class JobCalls {
       pairs: record.pairs,
       ...(error ? errorBody(publicError(record, RankmillError.fromBody(error)), record.id) : {}),
     }
-    if (state !== 'completed' || !withResult) return job
+    if (state !== 'completed' || !(withResult || record.wholeDocuments)) return job
     const result = await client.result(record.requestId, { timeoutMs: 1000 })
     try {
       checkWhole(result, record.wholeDocuments)
     } catch (unread) {
       return { ...job, status: 'failed', ...errorBody(RankmillError.from(unread), record.id) }
     }
-    return { ...job, result: laterAnswer(result, { id: record.id, created }, record.rawScores) }
+    return withResult ? { ...job, result: laterAnswer(result, { id: record.id, created }, record.rawScores) } : job
   }
 
   #follow(record: JobRecord): void {
     const { client, log } = this.#parts
-    const { requestId } = record
-    if (this.#followed.size >= MOST_FOLLOWED || this.#followed.has(requestId)) return
+    const { requestId, owner } = record
+    const ofOwner = this.#followedOf.get(owner) ?? 0
+    if (this.#followed.size >= MOST_FOLLOWED || ofOwner >= MOST_FOLLOWED_OF_ONE) return
+    if (this.#followed.has(requestId)) return
+    this.#followedOf.set(owner, ofOwner + 1)
     const following = client
       .result(requestId, { timeoutMs: Number.POSITIVE_INFINITY, signal: this.#closing.signal, leave: true })
       .then(
@@ -242,32 +262,54 @@ export class JobCalls {
         if (isOver) await this.#end(record)
       })
       .catch((error) => log.debug({ err: error, job: requestId }, 'cannot close a job: looking again later'))
-      .finally(() => this.#followed.delete(requestId))
+      .finally(() => {
+        this.#followed.delete(requestId)
+        const left = (this.#followedOf.get(owner) ?? 1) - 1
+        if (left > 0) this.#followedOf.set(owner, left)
+        else this.#followedOf.delete(owner)
+      })
     this.#followed.set(requestId, following)
   }
 
   /** Looks at jobs that came long ago: their server may be gone. Doing it twice does no harm. */
   async #sweep(): Promise<void> {
-    const { records, client, now } = this.#parts
-    for (const requestId of await records.due(now(), SWEPT_AT_ONCE)) {
-      const record = await records.find(requestId)
-      const state = record && (await client.status(requestId).catch(endedWhereUnknown))?.state
-      if (!record || state === undefined) await records.close(requestId)
-      else if (state === 'waiting' || state === 'running') await records.lookAgain(requestId, now() + LOOK_AGAIN_MS)
-      else await this.#end(record)
+    const { records, now } = this.#parts
+    const until = performance.now() + SWEEPING_MS
+    while (performance.now() < until && !this.#closing.signal.aborted) {
+      const due = await records.due(now(), SWEPT_AT_ONCE)
+      await Promise.all(due.map((requestId) => this.#lookAt(requestId)))
+      if (due.length < SWEPT_AT_ONCE) return
     }
+  }
+
+  async #lookAt(requestId: string): Promise<void> {
+    const { records, client, now } = this.#parts
+    const record = await records.find(requestId)
+    if (!record) return records.close(requestId)
+    const state = (await client.status(requestId).catch(undefinedWhereUnknown))?.state
+    const isOpen =
+      state === undefined ? now() - record.createdAt < LOST_AFTER_MS : state === 'waiting' || state === 'running'
+    if (isOpen) await records.lookAgain(requestId, now() + LOOK_AGAIN_MS)
+    else await this.#end(record)
   }
 
   /** Tells whom it concerns, then forgets to look: a crash in between tells twice, with the same webhook id. */
   async #end(record: JobRecord): Promise<void> {
-    const { webhooks, records } = this.#parts
-    if (record.webhook !== null) {
-      const job = (await this.#shown(record, false)) as { status: string }
-      const type = `rerank.job.${job.status}`
-      await webhooks.send({ owner: record.owner, url: record.webhook, type, subject: record.requestId, data: job })
-    }
+    await this.#tell(record)
     await this.#release(record)
-    await records.close(record.requestId)
+    await this.#parts.records.close(record.requestId)
+  }
+
+  /** One event for each life of its request, however often its end is seen. */
+  async #tell(record: JobRecord): Promise<void> {
+    const { webhooks, client } = this.#parts
+    const { owner, requestId, webhook: url } = record
+    if (url === null) return
+    const status = await client.status(requestId).catch(undefinedWhereUnknown)
+    if (status?.state === 'waiting' || status?.state === 'running') return
+    const data = (status ? await this.#shown(record, false, status) : lostJob(record)) as { status: string }
+    const subject = `${requestId} ${status?.submittedAt ?? record.createdAt}`
+    await webhooks.send({ owner, url, type: `rerank.job.${data.status}`, subject, data })
   }
 
   async #release(record: JobRecord): Promise<void> {
@@ -275,7 +317,20 @@ export class JobCalls {
   }
 }
 
-function endedWhereUnknown(error: unknown): undefined {
+/** Its result expired before any server came to tell of it, or Redis lost it. */
+function lostJob(record: JobRecord): object {
+  const created = Math.floor(record.createdAt / 1000)
+  const { id, pairs } = record
+  const error = new RankmillError('request_lost', `job "${id}" is gone from Redis: how it ended is not known`)
+  return { id, object: 'rerank.job', status: 'failed', created_at: created, pairs, ...errorBody(error, id) }
+}
+
+function otherWebhook({ id, webhook }: JobRecord): RankmillError {
+  const known = webhook === null ? 'no webhook' : 'another webhook'
+  return new RankmillError('conflict', `webhook: job "${id}" was submitted with ${known}`, { param: 'webhook' })
+}
+
+function undefinedWhereUnknown(error: unknown): undefined {
   if (error instanceof RankmillError && error.code === 'not_found') return undefined
   throw error
 }

@@ -1,6 +1,6 @@
 /**
  * What a caller may have under way. The more it has, the later its next requests are served: a tenant's flood waits behind
- * the first request of any other, without a queue for each.
+ * the first request of any other, without a queue for each. And what a lane may hold is never all a flood's.
  */
 import { RankmillError } from '../../shared/errors.js'
 import { BULK_PRIORITY } from '../../shared/protocol/lanes.js'
@@ -9,12 +9,16 @@ import type { Caller } from './caller.js'
 
 /** So many pairs under way cost one step of priority. */
 const PAIRS_A_STEP = 256
+/** Share of a lane that keys with a step or more under way may fill: the rest is for who has little. */
+const SHARED_ROOM = 0.9
 const OPEN: Limits = { requestsPerMinute: 0, pairsPerMinute: 0, queuedPairs: 0 }
 const BUSY_MS = 1000
 
 export interface Admission {
   /** Of the request in the queue, 0 to 999. */
   readonly priority: number
+  /** Up to which share of its bounds it may fill its lane. */
+  readonly room: number
   release(): Promise<void>
 }
 
@@ -32,12 +36,13 @@ export class CallerLimits {
    * @throws RankmillError `rate_limited`
    */
   async admit(caller: Caller, name: string, pairs: number, priority: number, ttlMs: number): Promise<Admission> {
-    if (!caller.key) return { priority, release: async () => undefined }
+    if (!caller.key) return { priority, room: 1, release: async () => undefined }
     const limits = { ...OPEN, ...caller.key }
     const { against, retryAfterMs, queuedPairs } = await this.#scripts.admit(caller.owner, limits, name, pairs, ttlMs)
     if (against !== '') throw refusal(against, limits, queuedPairs, retryAfterMs)
     return {
       priority: fairPriority(priority + caller.key.priority, queuedPairs),
+      room: queuedPairs < PAIRS_A_STEP ? 1 : SHARED_ROOM,
       // What cannot be released now expires by itself.
       release: () => this.release(caller.owner, name),
     }

@@ -4,27 +4,38 @@
  */
 import { type ClientRequest, request as httpRequest } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { isIP } from 'node:net'
+import { isIP, type LookupFunction } from 'node:net'
 import ipaddr from 'ipaddr.js'
 import { RequestFilteringHttpAgent, RequestFilteringHttpsAgent } from 'request-filtering-agent'
 import { RankmillError } from '../../shared/errors.js'
 
-const TIMEOUT_MS = 15_000
 const MAX_URL_CHARACTERS = 2048
 
+export interface DeliveryOptions {
+  /** Private networks that may be reached, as 10.1.0.0/16 divided by commas. */
+  readonly allow: string
+  /** A receiver that takes longer to answer has not taken it. */
+  readonly timeoutMs: number
+  /** Of names; absent: the system's. */
+  readonly lookup?: LookupFunction | undefined
+}
+
 export class Delivery {
+  readonly #timeoutMs: number
   readonly #allowed: readonly string[]
   readonly #http: RequestFilteringHttpAgent
   readonly #https: RequestFilteringHttpsAgent
 
-  /** @param allow private networks that may be reached, as 10.1.0.0/16 divided by commas */
-  constructor(allow: string) {
+  /** @throws RankmillError `invalid_configuration` */
+  constructor({ allow, timeoutMs, lookup }: DeliveryOptions) {
+    this.#timeoutMs = timeoutMs
     this.#allowed = allow
       .split(',')
       .map((network) => network.trim())
       .filter((network) => network !== '')
     for (const network of this.#allowed) checkNetwork(network)
-    const options = { keepAlive: false, allowIPAddressList: [...this.#allowed] }
+    // The agents check each address where the connection looks it up, and give it on: it is not looked up again.
+    const options = { keepAlive: false, allowIPAddressList: [...this.#allowed], ...(lookup ? { lookup } : {}) }
     this.#http = new RequestFilteringHttpAgent(options)
     this.#https = new RequestFilteringHttpsAgent(options)
   }
@@ -44,19 +55,22 @@ export class Delivery {
   post(url: string, body: string, headers: Record<string, string>): Promise<number> {
     this.check(url)
     const isTls = url.startsWith('https:')
+    const signal = AbortSignal.timeout(this.#timeoutMs)
     return new Promise((resolve, reject) => {
       const options = {
         method: 'POST',
         agent: isTls ? this.#https : this.#http,
         headers: { ...headers, 'user-agent': 'rankmill-webhooks', 'content-length': Buffer.byteLength(body) },
-        signal: AbortSignal.timeout(TIMEOUT_MS),
+        signal,
       }
       const request: ClientRequest = (isTls ? httpsRequest : httpRequest)(url, options, (response) => {
         // Only the status counts: what else is sent is not read.
         resolve(response.statusCode ?? 0)
         response.destroy()
       })
-      request.on('error', reject)
+      request.on('error', (error) =>
+        reject(signal.aborted ? new Error(`the receiver did not answer within ${this.#timeoutMs} ms`) : error),
+      )
       request.end(body)
     })
   }

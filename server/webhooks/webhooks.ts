@@ -3,7 +3,7 @@
  * dead letters where nobody takes them. Every server delivers.
  */
 import { createHash } from 'node:crypto'
-import { type Job, Queue, UnrecoverableError, Worker } from 'bullmq'
+import { DelayedError, type Job, Queue, UnrecoverableError, Worker } from 'bullmq'
 import type { Redis } from 'ioredis'
 import { Webhook } from 'standardwebhooks'
 import { RankmillError } from '../../shared/errors.js'
@@ -15,6 +15,7 @@ import type { HttpMetrics } from '../http-metrics.js'
 import type { ApiKeys } from '../keys/api-keys.js'
 import type { Caller } from '../keys/caller.js'
 import { Delivery } from './delivery.js'
+import { Receiver } from './receiver.js'
 
 export interface WebhookEvent {
   readonly owner: string
@@ -43,11 +44,12 @@ interface WebhookJob extends WebhookEvent {
   readonly timestamp: string
 }
 
-const FIRST_WAIT_MS = 5000
 const DAY_S = 86_400
 const DELIVERED_KEPT = { age: DAY_S, count: 10_000 }
 const DEAD_KEPT = { age: 30 * DAY_S, count: 10_000 }
-const AT_ONCE = 16
+const AT_ONCE = 64
+/** Of those to one receiver: one that never answers must not hold up what is for others. */
+const AT_ONCE_TO_ONE = 16
 const CLOSE_MS = 3000
 
 export interface WebhookParts {
@@ -66,15 +68,17 @@ export class Webhooks {
   readonly #worker: Worker<WebhookJob>
   readonly #delivery: Delivery
   readonly #parts: WebhookParts
+  /** By origin, those that something is under way to. */
+  readonly #receivers = new Map<string, Receiver>()
 
   constructor(parts: WebhookParts) {
     const { redis, workerRedis, keys, options, metrics, log } = parts
     const { prefix } = options
     this.#parts = parts
-    this.#delivery = new Delivery(options.webhookAllow)
+    this.#delivery = new Delivery({ allow: options.webhookAllow, timeoutMs: options.webhookTimeoutMs })
     this.queue = new Queue(keys.webhookQueue, { connection: redis, prefix, skipVersionCheck: true })
     this.queue.on('error', () => undefined)
-    this.#worker = new Worker<WebhookJob>(keys.webhookQueue, async (job) => this.#deliver(job.data), {
+    this.#worker = new Worker<WebhookJob>(keys.webhookQueue, async (job, token) => this.#inTurn(job, token), {
       connection: workerRedis,
       prefix,
       concurrency: AT_ONCE,
@@ -109,7 +113,7 @@ export class Webhooks {
       {
         jobId: id,
         attempts: this.#parts.options.webhookAttempts,
-        backoff: { type: 'exponential', delay: FIRST_WAIT_MS, jitter: 0.5 },
+        backoff: { type: 'exponential', delay: this.#parts.options.webhookBackoffMs, jitter: 0.5 },
         removeOnComplete: DELIVERED_KEPT,
         removeOnFail: DEAD_KEPT,
         stackTraceLimit: 0,
@@ -147,6 +151,25 @@ export class Webhooks {
     await within(this.#worker.close(), CLOSE_MS)
     await within(this.queue.close(), CLOSE_MS)
     this.#delivery.close()
+  }
+
+  /** One receiver has no more than its share of the deliveries; what is over that is put off, which is no try. */
+  async #inTurn(job: Job<WebhookJob>, token: string | undefined): Promise<void> {
+    const { origin } = new URL(job.data.url)
+    const receiver = this.#receivers.get(origin) ?? new Receiver()
+    this.#receivers.set(origin, receiver)
+    if (receiver.underWay >= AT_ONCE_TO_ONE) {
+      await job.moveToDelayed(Date.now() + receiver.putOff(performance.now()), token)
+      throw new DelayedError()
+    }
+    const startedAt = performance.now()
+    receiver.begin(startedAt)
+    try {
+      await this.#deliver(job.data)
+    } finally {
+      receiver.end(startedAt, performance.now())
+      if (receiver.underWay === 0) this.#receivers.delete(origin)
+    }
   }
 
   async #deliver({ id, owner, url, type, timestamp, data }: WebhookJob): Promise<void> {

@@ -1,5 +1,5 @@
 /** The API server over HTTP, as its callers meet it. */
-import { ApiServer } from '../../server/server.js'
+import { ApiServer, type ServerParts } from '../../server/server.js'
 import type { OptionsInput } from '../../shared/options.js'
 import type { Stage } from './stage.js'
 
@@ -14,9 +14,10 @@ export class Api {
   readonly url: string
   readonly server: ApiServer
 
-  static async start(stage: Stage, options: OptionsInput = {}): Promise<Api> {
+  static async start(stage: Stage, options: OptionsInput = {}, parts: ServerParts = {}): Promise<Api> {
     const server = await ApiServer.start(
       stage.options({ port: 0, dataDir: `.cache/test-server/${stage.prefix.replace(/\W/g, '')}`, ...options }),
+      parts,
     )
     stage.onEnd(() => server.close())
     return new Api(server)

@@ -1,6 +1,7 @@
 /** Models by hub id: a local server speaks the hub's part of HTTP, and counts what it is asked. */
 import { once } from 'node:events'
 import { createReadStream, existsSync, statSync } from 'node:fs'
+import { cp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join, resolve } from 'node:path'
@@ -8,6 +9,12 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type OpenModelOptions, openModel } from '../../worker/model/model.js'
 import { listModels } from '../../worker/model/model-list.js'
 import { temporaryFolder, tinyModel } from '../fixtures/models/tiny-models.js'
+
+interface Lacks {
+  readonly onnx?: boolean
+  readonly tokenizer?: boolean
+  readonly architecture?: string
+}
 
 let server: Server
 /** The folder whose files the hub has. */
@@ -102,6 +109,28 @@ test('only the wanted format is fetched', async () => {
   expect(existsSync(join(model.folder, 'onnx', 'model_quantized.onnx'))).toBe(true)
   expect(existsSync(join(model.folder, 'onnx', 'model.onnx'))).toBe(false)
   expect(whole.length).toBeGreaterThan(0)
+})
+
+test.each([
+  ['has no graph', { onnx: false }, '@v1', 'models add tiny/reranker --revision v1'],
+  ['has no tokenizer.json', { tokenizer: false }, '', 'models add tiny/reranker`'],
+  ['is a causal one', { architecture: 'Qwen3ForCausalLM' }, '', 'models add tiny/reranker`'],
+])('a model that %s is served once it is added', async (_, { onnx, tokenizer, architecture }: Lacks, at, advice) => {
+  served = await temporaryFolder()
+  try {
+    await cp(tinyModel('one-logit'), served, { recursive: true })
+    if (onnx === false) await rm(join(served, 'onnx'), { recursive: true })
+    if (tokenizer === false) await rm(join(served, 'tokenizer.json'))
+    if (architecture !== undefined) {
+      const file = join(served, 'config.json')
+      const config = JSON.parse(await readFile(file, 'utf8')) as object
+      await writeFile(file, JSON.stringify({ ...config, architectures: [architecture] }))
+    }
+    const opening = openModel(`tiny/reranker${at}`, await options())
+    await expect(opening).rejects.toMatchObject({ code: 'unknown_model', message: expect.stringContaining(advice) })
+  } finally {
+    served = tinyModel('one-logit')
+  }
 })
 
 test('what the hub does not have is unknown', async () => {

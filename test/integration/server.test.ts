@@ -1,7 +1,10 @@
 /** What callers of the API rely on: every dialect's answer and errors, over real HTTP, Redis and workers. */
-import { gzipSync } from 'node:zlib'
+import { request as httpRequest } from 'node:http'
+import { Readable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
+import * as zlib from 'node:zlib'
 import { describe, expect, it } from 'vitest'
-import { compressedFrame } from '../../producer/lines/compression.js'
+import { type Compression, compressedFrame, decompressed } from '../../producer/lines/compression.js'
 import { type Answer, Api } from './api.js'
 import { until, useStage } from './stage.js'
 
@@ -112,12 +115,42 @@ describe('dialects', () => {
     const text = JSON.stringify({ query: QUERY, documents })
     const { status, body } = await api.post('/v1/rerank', text)
     expect([status, body.results.length]).toEqual([200, 1000])
-    const zipped = await api.post('/v1/rerank', gzipSync(text), { 'content-encoding': 'gzip' })
+    const zipped = await api.post('/v1/rerank', zlib.gzipSync(text), { 'content-encoding': 'gzip' })
     const zstd = await api.post('/v1/rerank', await compressedFrame(Buffer.from(text), 'zstd'), {
       'content-encoding': 'zstd',
     })
     expect(zipped.body.results).toEqual(body.results)
     expect(zstd.body.results).toEqual(body.results)
+  })
+
+  // Node has Zstandard of its own from 22.15 on.
+  const BEST = 'createZstdCompress' in zlib ? 'zstd' : 'gzip'
+  it.each([
+    ['zstd, gzip', BEST],
+    ['zstd;q=0, gzip', 'gzip'],
+    ['gzip', 'gzip'],
+    ['identity', undefined],
+  ] as const)('compresses answers, short and streamed, for who takes %s', async (accepted, encoding) => {
+    const api = await ready({ maxJobPairs: 600 })
+    for (const count of [40, 1200]) {
+      const documents = Array.from({ length: count }, (_, i) => `document ${i % 50} about jobs`)
+      const text = JSON.stringify({ query: QUERY, documents, id: `${count}` })
+      const headers = { 'content-type': 'application/json', 'accept-encoding': accepted }
+      const answer = await new Promise<{ encoding: string | undefined; bytes: Buffer }>((resolve, reject) => {
+        const asked = httpRequest(`${api.url}/v1/rerank`, { method: 'POST', headers }, (response) => {
+          const encoding = response.headers['content-encoding']
+          buffer(response).then((bytes) => resolve({ encoding, bytes }), reject)
+        })
+        asked.on('error', reject)
+        asked.end(text)
+      })
+      expect(answer.encoding).toBe(encoding)
+      const parts: Uint8Array[] = []
+      const compression: Compression = encoding ?? 'none'
+      for await (const part of decompressed(Readable.from([answer.bytes]), compression)) parts.push(part)
+      const { body } = await api.post('/v1/rerank', text)
+      expect(JSON.parse(Buffer.concat(parts).toString()).results).toEqual(body.results)
+    }
   })
 
   it('gives models other names', async () => {
@@ -193,7 +226,7 @@ describe('errors', () => {
     }
     const big = JSON.stringify({ query: 'q', documents: ['x'.repeat(5000)] })
     expect((await api.post('/v1/rerank', big)).body.error.code).toBe('body_too_large')
-    const bomb = await api.post('/v1/rerank', gzipSync(big), { 'content-encoding': 'gzip' })
+    const bomb = await api.post('/v1/rerank', zlib.gzipSync(big), { 'content-encoding': 'gzip' })
     expect([bomb.status, bomb.body.error.code]).toEqual([413, 'body_too_large'])
     const broken = await api.post('/v1/rerank', 'no gzip', { 'content-encoding': 'gzip' })
     expect([broken.status, broken.body.error.code]).toEqual([400, 'invalid_request'])

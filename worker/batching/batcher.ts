@@ -101,7 +101,8 @@ export class Batcher {
   async score({ pairs, stage, states, priority, deadlineAt, signal }: ScoringRequest): Promise<GroupScores> {
     signal.throwIfAborted()
     if (this.#closed) throw this.#closed
-    const group = new ScoringGroup(pairs, priority, deadlineAt, this.#options.now(), states)
+    const { keptTokens } = this.#engine
+    const group = new ScoringGroup(pairs, priority, deadlineAt, this.#options.now(), states, keptTokens)
     const abort = () => group.fail(signal.reason)
     signal.addEventListener('abort', abort, { once: true })
     const groups = this.#groups(priority, stage)
@@ -214,8 +215,9 @@ export class Batcher {
         )
       const staged = stage === undefined ? batch : { ...batch, stage, ...(states ? { states } : {}) }
       const { logits, states: given, inferenceMs } = await this.#engine.run(staged)
-      const tokens = entries.reduce((sum, { pair }) => sum + pair.ids.length, 0)
-      observe({ pairs, tokens, paddedTokens: pairs * length, inferenceMs })
+      const tokens = entries.reduce((sum, entry) => sum + entry.tokens, 0)
+      const longest = entries.reduce((most, entry) => Math.max(most, entry.tokens), 0)
+      observe({ pairs, tokens, paddedTokens: pairs * longest, inferenceMs })
       const width = logits.length / pairs
       entries.forEach((entry, row) => {
         const { group, pair } = entry

@@ -1,4 +1,4 @@
-/** Entries by their length in tokens, the oldest first; any of them can be taken out at once, wherever it stands. */
+/** Entries by the tokens that the model reads for them, the oldest first; any of them can be taken out at once, wherever it stands. */
 import type { Entry } from './scoring-group.js'
 
 interface List {
@@ -10,7 +10,7 @@ export class EntriesByLength {
   readonly #lists = new Map<number, List>()
 
   add(entry: Entry): void {
-    const length = entry.pair.ids.length
+    const length = entry.tokens
     const list = this.#lists.get(length) ?? { first: undefined, last: undefined }
     if (!list.last) this.#lists.set(length, list)
     entry.before = list.last
@@ -22,7 +22,7 @@ export class EntriesByLength {
 
   /** Nothing happens with one that is not among them. */
   remove(entry: Entry): void {
-    const list = this.#lists.get(entry.pair.ids.length)
+    const list = this.#lists.get(entry.tokens)
     const { before, behind } = entry
     if (!list || (!before && list.first !== entry)) return
     if (before) before.behind = behind
@@ -31,7 +31,7 @@ export class EntriesByLength {
     else list.last = before
     entry.before = undefined
     entry.behind = undefined
-    if (!list.first) this.#lists.delete(entry.pair.ids.length)
+    if (!list.first) this.#lists.delete(entry.tokens)
   }
 
   /** The oldest of a length. */

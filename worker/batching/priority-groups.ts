@@ -76,11 +76,11 @@ export class PriorityGroups {
 
   /** Adds entries while they fit: of the given group where that pads little, else of any group of this priority. */
   fill(batch: Entry[], limits: BatchLimits, group?: ScoringGroup): Entry[] {
-    const longest = batch[0]?.pair.ids.length ?? 0
+    const longest = batch[0]?.tokens ?? 0
     let length = longest
     while (fits(batch.length + 1, longest, limits)) {
       const own = group?.longest()
-      if (own && own.pair.ids.length >= longest * (1 - OWN_GROUP_TOLERANCE)) {
+      if (own && own.tokens >= longest * (1 - OWN_GROUP_TOLERANCE)) {
         batch.push(this.#take(own))
         continue
       }

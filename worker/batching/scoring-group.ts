@@ -9,6 +9,8 @@ export interface Entry {
   /** Place in the group. */
   readonly index: number
   readonly pair: EncodedPair
+  /** Those that the model reads for it: all, but for a beginning that is kept. */
+  readonly tokens: number
   /** What the stage before gave for the pair. */
   states?: States | undefined
   taken: boolean
@@ -47,12 +49,14 @@ export class ScoringGroup {
   #resolve: (scores: GroupScores) => void = () => undefined
   #reject: (error: unknown) => void = () => undefined
 
+  /** @param keptTokens longest beginning of pairs whose work the engine keeps */
   constructor(
     pairs: readonly EncodedPair[],
     priority: number,
     deadlineAt: number | null,
     now: number,
     states?: readonly (States | undefined)[],
+    keptTokens = 0,
   ) {
     this.priority = priority
     this.deadlineAt = deadlineAt ?? Number.POSITIVE_INFINITY
@@ -60,9 +64,11 @@ export class ScoringGroup {
     this.entries = pairs
       .map((pair, index): Entry => {
         const alone = { before: undefined, behind: undefined }
-        return { group: this, index, pair, states: states?.[index], taken: false, ...alone }
+        const { ids, prefix = 0 } = pair
+        const tokens = prefix <= keptTokens ? ids.length - prefix : ids.length
+        return { group: this, index, pair, tokens, states: states?.[index], taken: false, ...alone }
       })
-      .sort((a, b) => a.pair.ids.length - b.pair.ids.length)
+      .sort((a, b) => a.tokens - b.tokens)
     this.#untaken = pairs.length
     this.#unsettled = pairs.length
     this.#pairs = pairs.length

@@ -34,8 +34,8 @@ interface Row {
   readonly shared: number
 }
 
-/** Of logits that are given for every token of a batch; rows of more go alone. */
-const LOGIT_BYTES = 256 << 20
+/** Of a call: logits, where they are given for every token, and a kept beginning once a row. Rows of more go alone. */
+const CALL_BYTES = 256 << 20
 /** Two ways to the same score differ by no more than rounding does. */
 const SAME: Readonly<Record<string, number>> = { fp32: 1e-3, int8: 1e-2, int4: 1e-2, fp16: 5e-2 }
 
@@ -81,6 +81,16 @@ export class CausalRows {
     return this.#abilities
   }
 
+  /** Tokens of the longest beginning that is kept; 0: none is. */
+  get keptTokens(): number {
+    if (!this.#prefixes || this.#abilities.behindPrefix === undefined) return 0
+    const bytes = this.#head.past.reduce(
+      (sum, { heads, width, type }) => sum + heads * width * (type === 10 ? 2 : 4),
+      0,
+    )
+    return Math.floor(this.#prefixes.maxSize / bytes)
+  }
+
   /**
    * @returns [size] scores before the activation
    * @throws RankmillError `inference_failed`, `out_of_memory` come from the caller's translation of what ONNX Runtime throws
@@ -88,13 +98,14 @@ export class CausalRows {
   async run({ size, length, inputIds, attentionMask, prefixes }: Batch): Promise<Float32Array> {
     const scores = new Float32Array(size)
     const groups = new Map<string, Row[]>()
+    const { keptTokens } = this
     for (let place = 0; place < size; place++) {
       const from = place * length
       let tokens = length
       while (tokens > 1 && attentionMask[from + tokens - 1] === 0n) tokens--
       const ids = inputIds.subarray(from, from + tokens)
-      const shared = this.#keeps(prefixes?.[place] ?? 0) ? (prefixes?.[place] ?? 0) : 0
-      const row = { place, ids, shared }
+      const prefix = prefixes?.[place] ?? 0
+      const row = { place, ids, shared: prefix <= keptTokens ? prefix : 0 }
       const key = this.#groupOf(row)
       const group = groups.get(key)
       if (group) group.push(row)
@@ -102,7 +113,7 @@ export class CausalRows {
     }
     for (const group of groups.values()) {
       const prefix = await this.#prefixOf(group)
-      for (const some of this.#calls(group)) {
+      for (const some of this.#calls(group, prefix)) {
         const found = await this.#call(some, prefix)
         some.forEach(({ place }, i) => {
           scores[place] = found[i] ?? Number.NaN
@@ -119,16 +130,6 @@ export class CausalRows {
     this.#prefixes?.clear()
   }
 
-  /** Whether so many tokens fit beside nothing else. */
-  #keeps(tokens: number): boolean {
-    if (tokens < 1 || !this.#prefixes || this.#abilities.behindPrefix === undefined) return false
-    const bytes = this.#head.past.reduce(
-      (sum, { heads, width, type }) => sum + heads * width * (type === 10 ? 2 : 4),
-      0,
-    )
-    return bytes * tokens <= this.#prefixes.maxSize
-  }
-
   #groupOf({ place, ids, shared }: Row): string {
     const company = shared > 0 ? this.#abilities.behindPrefix : this.#abilities.company
     const beginning = shared > 0 ? keyOf(ids, shared) : ''
@@ -137,13 +138,13 @@ export class CausalRows {
     return company === 'equal' ? `${ids.length} ${beginning}` : beginning
   }
 
-  /** A group's rows in calls, none of which gives more logits than fit. */
-  *#calls(group: readonly Row[]): Iterable<readonly Row[]> {
+  /** A group's rows in calls, none of which takes more memory than fits. */
+  *#calls(group: readonly Row[], prefix: Prefix | undefined): Iterable<readonly Row[]> {
     const company = (group[0]?.shared ?? 0) > 0 ? this.#abilities.behindPrefix : this.#abilities.company
     const longest = Math.max(...group.map(({ ids, shared }) => ids.length - shared))
-    const bytes = longest * Math.max(this.#head.plus, this.#head.minus ?? 0) * 4
-    const most =
-      company === 'alone' ? 1 : Math.max(1, this.#head.asksLogits ? group.length : Math.floor(LOGIT_BYTES / bytes))
+    const logits = this.#head.asksLogits ? 0 : longest * Math.max(this.#head.plus, this.#head.minus ?? 0) * 4
+    const bytes = logits + (prefix?.bytes ?? 0)
+    const most = company === 'alone' ? 1 : Math.max(1, Math.floor(CALL_BYTES / Math.max(1, bytes)))
     for (let at = 0; at < group.length; at += most) yield group.slice(at, at + most)
   }
 

@@ -52,6 +52,8 @@ export interface InferenceEngine {
   readonly slots: number
   readonly sessions: number
   readonly shape: BatchShape
+  /** Tokens of the longest beginning whose work is kept for the pairs that share it (`prefixes`); absent: none is. */
+  readonly keptTokens?: number
   /** Where it runs; absent of engines without a model. */
   readonly device?: Device
   /**

@@ -34,7 +34,7 @@ process.on('message', (message: ToProcess) => {
 async function open(data: SessionData): Promise<void> {
   session = ScoringSession.open(data)
   await session.then(
-    (opened) => send({ type: 'ready', causal: opened.abilities }),
+    (opened) => send({ type: 'ready', causal: opened.abilities, keptTokens: opened.keptTokens }),
     (cause) => send({ type: 'unusable', error: RankmillError.from(cause).toBody() }),
   )
 }

@@ -80,6 +80,10 @@ class SessionPool implements InferenceEngine {
     return this.#sessions.length * 2
   }
 
+  get keptTokens(): number {
+    return Math.min(...this.#sessions.map((session) => session.keptTokens))
+  }
+
   run(batch: Batch): Promise<BatchOutput> {
     const session = this.#leastBusy()
     if (!session) return Promise.reject(new RankmillError('closed', 'there are no inference processes'))

@@ -44,6 +44,7 @@ export class SessionProcess {
   #watch: NodeJS.Timeout | undefined
   #isOverdue = false
   #nextId = 0
+  #keptTokens = 0
   #busyMs = 0
   #busySince: number | undefined
   /** Why the last start failed. */
@@ -76,6 +77,11 @@ export class SessionProcess {
   /** Whether batches sent now are run now, and not after a restart. */
   get ready(): boolean {
     return this.#ready
+  }
+
+  /** Tokens of the longest beginning that it keeps; 0: none. */
+  get keptTokens(): number {
+    return this.#keptTokens
   }
 
   /** Batches sent and not answered. */
@@ -163,6 +169,7 @@ export class SessionProcess {
       this.#ready = true
       this.#unusable = undefined
       this.#failedStarts = 0
+      this.#keptTokens = message.keptTokens ?? 0
       if (message.causal)
         this.#log.info({ model: this.#data.model.name, ...message.causal }, 'how rows share calls was tried')
       this.#started?.resolve()

@@ -27,7 +27,11 @@ export type ToProcess = { readonly open: SessionData } | { readonly id: number; 
 
 /** From the process; `ready` or `unusable` is the first, and `unusable` comes later where the device is lost. */
 export type FromProcess =
-  | { readonly type: 'ready'; readonly causal?: CausalAbilities | undefined }
+  | {
+      readonly type: 'ready'
+      readonly causal?: CausalAbilities | undefined
+      readonly keptTokens?: number | undefined
+    }
   | { readonly type: 'unusable'; readonly error: ErrorBody }
   | { readonly type: 'scored'; readonly id: number; readonly output: BatchOutput }
   | { readonly type: 'failed'; readonly id: number; readonly error: ErrorBody }

@@ -57,6 +57,11 @@ export class ScoringSession {
     return this.#causal?.abilities
   }
 
+  /** Of a causal model: tokens of the longest beginning that is kept. */
+  get keptTokens(): number | undefined {
+    return this.#causal?.keptTokens
+  }
+
   /**
    * @returns [size] logits: that of the model's label; without one, of a head with two, logit 1 minus logit 0 (a softmax over
    *   two is the sigmoid of the difference);

@@ -44,16 +44,18 @@ export async function downloadModel(
     const config = await AutoConfig.from_pretrained(id, options)
     const [kind] = (config as { architectures?: string[] }).architectures ?? []
     // The library brings neither its chat template nor what sentence-transformers says of it.
-    if (kind?.endsWith('ForCausalLM'))
-      throw new Error(`a ${kind} is served from a folder with all of its files: \`hf download ${id}\` prints one`)
-    await AutoTokenizer.from_pretrained(id, options)
+    if (kind?.endsWith('ForCausalLM')) throw new Error(`a ${kind} needs all of its files: ${adding(id, revision)}`)
+    await AutoTokenizer.from_pretrained(id, options).catch((cause: Error) => {
+      throw /Could not locate file/.test(cause.message)
+        ? new Error(`it has no tokenizer.json, or none of its settings: ${adding(id, revision)}`)
+        : cause
+    })
     const offered = await ModelRegistry.get_available_dtypes(id, { ...options, config })
     const wanted = dtype === 'auto' ? DTYPES : [dtype]
     const chosen = wanted.flatMap((format) => HUB_DTYPES[format]).find((name) => offered.includes(name))
     if (chosen === undefined) {
-      throw new Error(
-        `it has no ONNX file of the wanted format (${wanted.join(', ')}); it has ${offered.join(', ') || 'none'}`,
-      )
+      const has = offered.length > 0 ? `it has ${offered.join(', ')}` : adding(id, revision)
+      throw new Error(`it has no ONNX file of the wanted format (${wanted.join(', ')}): ${has}`)
     }
     // The library has no way to download without loading; the session is let go of at once.
     const model = await AutoModel.from_pretrained(id, { ...options, config, dtype: chosen as 'fp32', device: 'cpu' })
@@ -69,6 +71,11 @@ export async function downloadModel(
     )
   }
   return folder
+}
+
+/** What makes a model that can be served of whatever the hub has. */
+function adding(id: string, revision: string): string {
+  return `\`rankmill models add ${id}${revision === 'main' ? '' : ` --revision ${revision}`}\` makes one that can be served`
 }
 
 /** What keeps the hub from answering; undefined where it does. */

@@ -3,7 +3,7 @@
  * (`InputFormatter.pair_to_messages`, `prepend_prompt_to_messages`): one message a role, the instruction as the system's.
  */
 import { Template } from '@huggingface/jinja'
-import { PYTHON_STRINGS, type PythonString } from './python-strings.js'
+import { characters, PYTHON_FILTERS, PYTHON_METHODS } from './python-strings.js'
 
 /** Frozen plain data: it is sent to threads. */
 export interface PromptSettings {
@@ -64,8 +64,12 @@ export class ChatPrompt {
 }
 
 /** Names that no template has. */
-const PREFIX = '__python_'
-const OWN = Object.fromEntries(Object.entries(PYTHON_STRINGS).map(([name, run]) => [PREFIX + name, run]))
+const [FILTER, METHOD, CHARACTERS] = ['__python_filter_', '__python_method_', '__python_characters']
+const OWN = {
+  ...Object.fromEntries(Object.entries(PYTHON_FILTERS).map(([name, run]) => [FILTER + name, run])),
+  ...Object.fromEntries(Object.entries(PYTHON_METHODS).map(([name, run]) => [METHOD + name, run])),
+  [CHARACTERS]: characters,
+}
 
 interface Named {
   readonly type: string
@@ -78,14 +82,16 @@ interface FilterNode {
   readonly filter: Named
 }
 
+interface MemberNode {
+  readonly type: 'MemberExpression'
+  readonly object: unknown
+  readonly property: Named
+  readonly computed: boolean
+}
+
 interface CallNode {
   readonly type: 'CallExpression'
-  readonly callee: {
-    readonly type: string
-    readonly object: unknown
-    readonly property: Named
-    readonly computed: boolean
-  }
+  readonly callee: MemberNode
   readonly args: readonly unknown[]
 }
 
@@ -96,8 +102,12 @@ interface CallNode {
  * selectattr("role", "eq", "system") | map(attribute="content") | first | default("…")`); here they would be nothing at
  * all, and print as nothing. A place of a list that it does not have is undefined: they become `[0]` and `[-1]`.
  *
- * `trim`, `strip` and their kin leave out other characters than JavaScript does (U+FEFF is one for the one, U+001F for the
- * other), and those that they are told of: they become calls of our own.
+ * `trim`, `strip`, `split` and their kin take other characters for space than JavaScript does (U+FEFF is one for the one,
+ * U+001F for the other), and those that they are told of; `title` and `capitalize` know words and letters otherwise: they
+ * become calls of our own.
+ *
+ * `length` and places of a text count code points there, and here the halves of those beyond the first 65,536: both are
+ * taken of its characters. (Slices count code points here as well.)
  */
 function mend(node: unknown): unknown {
   if (typeof node !== 'object' || node === null) return node
@@ -107,24 +117,55 @@ function mend(node: unknown): unknown {
     else if (value instanceof Map) for (const [key, entry] of value) value.set(key, mend(entry))
     else fields[name] = mend(value)
   }
-  const { type } = node as { type?: string }
-  if (type === 'CallExpression') {
-    const { callee, args } = node as CallNode
-    if (callee.type !== 'MemberExpression' || callee.computed) return node
-    return isOwn(callee.property) ? callOf(callee.property.value, [callee.object, ...args]) : node
+  switch ((node as { type?: string }).type) {
+    case 'CallExpression':
+      return callMended(node as CallNode)
+    case 'FilterExpression':
+      return filterMended(node as FilterNode)
+    case 'MemberExpression':
+      return memberMended(node as MemberNode)
+    default:
+      return node
   }
-  if (type !== 'FilterExpression') return node
-  const { operand, filter } = node as FilterNode
-  if (isOwn(filter)) return callOf(filter.value, [operand])
-  if (filter.type !== 'Identifier' || (filter.value !== 'first' && filter.value !== 'last')) return node
+}
+
+function callMended(node: CallNode): unknown {
+  const { callee, args } = node
+  if (callee.type !== 'MemberExpression' || callee.computed || !isOne(callee.property, PYTHON_METHODS)) return node
+  return callOf(METHOD + callee.property.value, [callee.object, ...args])
+}
+
+function filterMended(node: FilterNode): unknown {
+  const { operand, filter } = node
+  if (isOne(filter, PYTHON_FILTERS)) return callOf(FILTER + filter.value, [operand])
+  if (filter.type !== 'Identifier') return node
+  if (filter.value === 'length') return { ...node, operand: countable(operand) }
+  if (filter.value !== 'first' && filter.value !== 'last') return node
   const property = { type: 'IntegerLiteral', value: filter.value === 'first' ? 0 : -1 }
-  return { type: 'MemberExpression', object: operand, property, computed: true }
+  return { type: 'MemberExpression', object: countable(operand), property, computed: true }
 }
 
-function isOwn(node: Named): node is Named & { value: PythonString } {
-  return node.type === 'Identifier' && Object.hasOwn(PYTHON_STRINGS, node.value)
+function memberMended(node: MemberNode): unknown {
+  const { object, property, computed } = node
+  // A name is one of an object's, and a slice is right.
+  if (!computed || property.type === 'StringLiteral' || property.type === 'SliceExpression') return node
+  return { ...node, object: countable(object) }
 }
 
-function callOf(name: PythonString, args: readonly unknown[]) {
-  return { type: 'CallExpression', callee: { type: 'Identifier', value: PREFIX + name }, args }
+/** A list of the characters where it is a text; whatever else it is. */
+function countable(value: unknown) {
+  const isText = { type: 'TestExpression', operand: value, negate: false, test: identifier('string') }
+  return { type: 'Ternary', condition: isText, trueExpr: callOf(CHARACTERS, [value]), falseExpr: value }
+}
+
+function isOne({ type, value }: Named, names: object): boolean {
+  return type === 'Identifier' && Object.hasOwn(names, value)
+}
+
+function callOf(name: string, args: readonly unknown[]) {
+  return { type: 'CallExpression', callee: identifier(name), args }
+}
+
+function identifier(value: string): Named {
+  return { type: 'Identifier', value }
 }

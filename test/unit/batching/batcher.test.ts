@@ -126,6 +126,22 @@ describe('Batcher', () => {
     expect(1 - tokens / padded).toBeLessThan(0.01)
   })
 
+  it('counts what is read of a pair: a beginning that is kept is not', async () => {
+    const prompts = Array.from({ length: 24 }, (_, i) => ({ ...pair(250 + 40 - (i % 2)), prefix: 250 }))
+    const sizesWith = async (keptTokens?: number) => {
+      const engine = Object.assign(new InstantEngine(100, 512, 1), keptTokens === undefined ? {} : { keptTokens })
+      const { batcher, seen } = setUp(engine)
+      await batcher.score({ ...ordinary, pairs: prompts })
+      return seen.map(({ pairs, tokens }) => [pairs, Math.round(tokens / pairs)])
+    }
+    expect(await sizesWith(1000)).toEqual([
+      [12, 40],
+      [12, 39],
+    ])
+    // What is too long to be kept, or never is, is read with every pair.
+    for (const kept of [249, 0, undefined]) expect(await sizesWith(kept)).toHaveLength(24)
+  })
+
   it('serves a better priority first, then the earlier deadline, then the older', async () => {
     const engine = new ManualEngine(1)
     const { batcher } = setUp(engine)

@@ -18,8 +18,28 @@ test.each([
   ["query.rstrip('😀.')", 'a.😀.😀', 'a'],
   ['(query | trim) | capitalize', ' éCOLE Ab', 'École ab'],
   ['query | trim', '', ''],
+  // Characters are code points, whatever takes two units here.
+  ['query | length', 'a😀b𝒳', '4'],
+  ['query[1]', 'a😀b', '😀'],
+  ['query[-1]', 'ab😀', '😀'],
+  ["query[9] | default('none')", '😀', 'none'],
+  ['query | first', '😀a', '😀'],
+  ["query | last | default('none')", '', 'none'],
+  ['query[1:3]', 'a😀b', '😀b'],
+  ['query[::-1]', 'a😀', '😀a'],
+  ['(query[:1] ~ messages[0].content[1:]) | length', 'a😀b', '3'],
+  ['query | title', "éa it's HELLO (ok) a.b", "Éa It's Hello (Ok) A.b"],
+  ['query.title()', "éa it's HELLO", "Éa It'S Hello"],
+  ["query.split() | join('|')", ' a\u001fb\ufeff\u3000c ', 'a|b\ufeff|c'],
+  ["query.split(none, 1) | join('|')", ' a b  c ', 'a|b  c '],
+  ["query.split('--') | join('|')", 'a--b---c', 'a|b|-c'],
+  ["query.split('-', 1) | join('|')", 'a-b-c', 'a|b-c'],
 ])('%s is as in Python', (expression, query, wanted) => {
   expect(filled(expression, query)).toBe(wanted)
+})
+
+test.each(['query | strip', 'query | split', 'query.trim()'])('%s is refused, as in Python', (expression) => {
+  expect(() => filled(expression, 'a')).toThrow()
 })
 
 test('a long run of spaces in the middle stays', () => {
