@@ -34,6 +34,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Aborted when the server begins to close: streams without end stop. */
     closingSignal: AbortSignal
+    /** For what lasts: whether the caller's key is still good. @throws RankmillError `unauthorized` */
+    checkCaller(request: FastifyRequest): Promise<void>
   }
   interface FastifyRequest {
     caller: Caller
@@ -95,6 +97,9 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
   app.decorateRequest('caller', null as unknown as Caller)
   app.decorateRequest('pairs', 0)
   app.decorateRequest('traceParent', undefined)
+  app.decorate('checkCaller', async ({ headers }: FastifyRequest) => {
+    await authentication.callerOf(headers.authorization)
+  })
   app.setValidatorCompiler(({ schema }) => (value) => {
     if (isToldOnly(schema)) return { value }
     try {
