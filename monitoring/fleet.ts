@@ -13,7 +13,7 @@ export class FleetMetrics {
   readonly #own = new Registry()
   readonly #snapshots: () => Promise<MetricsSnapshot[]>
 
-  constructor(shards: readonly Shard[], snapshots: () => Promise<MetricsSnapshot[]>) {
+  constructor(shards: { readonly all: readonly Shard[] }, snapshots: () => Promise<MetricsSnapshot[]>) {
     collectQueues(this.#own, shards, () => true)
     this.#snapshots = snapshots
   }

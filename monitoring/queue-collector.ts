@@ -134,7 +134,11 @@ async function queueStates({ redis, keys }: Shard, workers: readonly WorkerInfo[
  * several times: `reports` says whether this one does, for each shard, asked at each scrape. Where a Redis does not answer, what
  * is in it is left out. Of a fleet of several shards the metrics carry the label `shard`.
  */
-export function collectQueues(registry: Registry, shards: readonly Shard[], reports: (shard: Shard) => boolean): void {
+export function collectQueues(
+  registry: Registry,
+  fleet: { readonly all: readonly Shard[] },
+  reports: (shard: Shard) => boolean,
+): void {
   let looking: Promise<void> | undefined
   // Whichever is collected first looks for all of them.
   const collect = () => {
@@ -143,7 +147,6 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
     })
     return looking
   }
-  const isOne = shards.length === 1
   const ofLane = ['queue', 'model', 'lane', 'shard'] as const
   const common = { registers: [registry], collect }
   const jobs = new Gauge({
@@ -184,9 +187,10 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
   })
 
   const look = async () => {
+    const shards = fleet.all
     for (const metric of [jobs, oldestWait, timeToDrain, workers, requests, failures]) metric.reset()
     const seen = await Promise.all(shards.filter(reports).map(seenIn))
-    for (const one of seen) tell(one)
+    for (const one of seen) tell(one, shards.length === 1)
     // A worker is in every shard: who reports the first one has seen them.
     if (!shards.slice(0, 1).every(reports)) return
     const infos = mergeWorkers(seen.map((one) => one.infos))
@@ -196,7 +200,7 @@ export function collectQueues(registry: Registry, shards: readonly Shard[], repo
     }
   }
 
-  const tell = ({ index, states, ends }: Awaited<ReturnType<typeof seenIn>>) => {
+  const tell = ({ index, states, ends }: Awaited<ReturnType<typeof seenIn>>, isOne: boolean) => {
     const shard = isOne ? {} : { shard: String(index) }
     for (const { queue, model, lane, jobs: counts, oldestWaitSeconds, secondsToDrain } of states) {
       const labels = { queue, model, lane, ...shard }

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import type { CorpusInfo } from '../shared/corpus/corpora.js'
 import { requestPin } from '../shared/corpus/corpus-name.js'
+import type { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
 import { closeAll, follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
@@ -19,8 +20,10 @@ import {
   requestSchema,
 } from '../shared/protocol/request.js'
 import type { RerankResult } from '../shared/protocol/result.js'
+import { shardOf } from '../shared/protocol/shards.js'
 import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
 import { connectProducer, reaching } from '../shared/redis/connection.js'
+import { isOtherSize } from '../shared/redis/fleet-size.js'
 import { errorEnd, type RequestLife } from '../shared/redis/request-life.js'
 import { Shards } from '../shared/redis/shards.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
@@ -82,10 +85,15 @@ const LOST_TRIES = 3
 const UNSERVED_LOOK_MS = 3000
 /** Requests that are forgotten together: bounds what is under way on the connection. */
 const FORGET_CHUNK = 64
+/** How often a request follows a fleet that has other shards than a moment ago. */
+const FOLLOW_TRIES = 3
 
 interface Connected {
   readonly shards: Shards
-  readonly parts: readonly ProducerShard[]
+  /** Of the shards that there were when they were made. */
+  parts: readonly ProducerShard[]
+  /** Of those before: who waits at one of them goes on. */
+  readonly former: ProducerShard[]
 }
 
 /**
@@ -162,18 +170,26 @@ export class RerankClient {
    */
   async result(id: string, wait: WaitOptions = {}): Promise<RerankResult> {
     checkTimeout(wait)
-    const { redis, answers, keys } = await this.#at(id)
+    const part = await this.#at(id)
+    const { redis, answers, keys } = part
     const answer = await reaching(() => answers.read(id))
     if (answer) return unpack(answer)
-    if ((await reaching(() => redis.exists(keys.request(id)))) === 0) throw unknownRequest(id)
+    if ((await reaching(() => redis.exists(keys.request(id)))) === 0) {
+      if (await this.#isElsewhere(id, part)) return this.result(id, wait)
+      throw unknownRequest(id)
+    }
     return this.#result(id, wait, null)
   }
 
   /** @throws RankmillError `not_found` */
   async status(id: string): Promise<RequestStatus> {
-    const { answers, life, registry } = await this.#at(id)
+    const part = await this.#at(id)
+    const { answers, life, registry } = part
     const [outcome, note] = await reaching(() => Promise.all([answers.outcome(id), life.read(id)]))
-    if (note === undefined) throw unknownRequest(id)
+    if (note === undefined) {
+      if (await this.#isElsewhere(id, part)) return this.status(id)
+      throw unknownRequest(id)
+    }
     const { submittedAt, deadlineAt, pairs, pool, parts, waitingJobs } = note
     const known = { id, submittedAt, deadlineAt, pairs, needs: describePool(pool) }
     if (typeof outcome === 'object') {
@@ -240,7 +256,7 @@ export class RerankClient {
     passages: AsyncIterable<Passage> | Iterable<Passage>,
     options: PutOptions = {},
   ): Promise<CorpusInfo> {
-    const { corpora } = (await this.#connect()).shards
+    const corpora = await this.#corpora()
     const checked = this.#checkedPassages(passages)
     const { redis, keys } = corpora.placeOf(name)
     return reaching(() => new CorpusWriter(redis, keys).put(name, checked, options))
@@ -257,13 +273,13 @@ export class RerankClient {
    * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
    */
   async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
-    const { corpora } = (await this.#connect()).shards
+    const corpora = await this.#corpora()
     return reaching(() => corpora.pin(name, holder, ttlMs, version))
   }
 
   /** Ends a pin; nothing happens where there is none. */
   async releaseCorpus(name: string, holder: string): Promise<void> {
-    const { corpora } = (await this.#connect()).shards
+    const corpora = await this.#corpora()
     await reaching(() => corpora.release(name, holder))
   }
 
@@ -298,8 +314,9 @@ export class RerankClient {
    * one that answers is enough: workers are in all of them.
    */
   async workers(): Promise<WorkerInfo[]> {
-    const { parts } = await this.#connect()
-    const told = await Promise.allSettled(parts.map(({ registry }) => reaching(() => registry.workers())))
+    const told = await Promise.allSettled(
+      (await this.#parts()).map(({ registry }) => reaching(() => registry.workers())),
+    )
     const heard = told.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
     const [failed] = told.flatMap((one) => (one.status === 'rejected' ? [one] : []))
     if (heard.length === 0 && failed) throw failed.reason
@@ -312,8 +329,9 @@ export class RerankClient {
     const connected = await this.#connected?.catch(() => undefined)
     this.#connected = undefined
     if (!connected) return
-    const { shards, parts } = connected
-    await closeAll([...parts.flatMap(({ closing }) => closing), { name: 'redis', close: () => shards.close() }])
+    const { shards, parts, former } = connected
+    const closing = [...parts, ...former].flatMap((part) => part.closing)
+    await closeAll([...closing, { name: 'redis', close: () => shards.close() }])
   }
 
   async *#checkedPassages(passages: AsyncIterable<Passage> | Iterable<Passage>) {
@@ -329,8 +347,15 @@ export class RerankClient {
   }
 
   async #submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
-    const { submission } = await this.#at(request.id)
-    return reaching(() => submission.submit(request, how))
+    for (let tries = 1; ; tries++) {
+      const { submission } = await this.#at(request.id)
+      try {
+        return await reaching(() => submission.submit(request, how))
+      } catch (error) {
+        if (!isOtherSize(error) || tries === FOLLOW_TRIES) throw error
+        await (await this.#connect()).shards.follow()
+      }
+    }
   }
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
@@ -371,10 +396,14 @@ export class RerankClient {
    *   else wants it
    */
   async #end(id: string, code: 'cancelled' | 'deadline_exceeded', givenUp?: number): Promise<boolean> {
-    const { redis, life, queues, keys } = await this.#at(id)
+    const part = await this.#at(id)
+    const { redis, life, queues, keys } = part
     const { corpora } = (await this.#connect()).shards
     const note = await reaching(() => life.read(id))
-    if (note === undefined) throw unknownRequest(id)
+    if (note === undefined) {
+      if (await this.#isElsewhere(id, part)) return this.#end(id, code, givenUp)
+      throw unknownRequest(id)
+    }
     if (givenUp !== undefined && givenUp !== note.life) return false
     const end = errorEnd({ code, message: endMessage(id, code) }, note.generation)
     const ref = { id, ...note }
@@ -416,15 +445,41 @@ export class RerankClient {
 
   async #open(): Promise<Connected> {
     const shards = await Shards.open(this.options, connectProducer, 'producer')
-    const { corpora } = shards
-    const parts = shards.all.map((shard) => new ProducerShard(shard, corpora, this.options, this.#model, this.#log))
-    return { shards, parts }
+    return { shards, parts: this.#partsOf(shards), former: [] }
+  }
+
+  #partsOf({ all, corpora }: Shards): ProducerShard[] {
+    return all.map((shard) => new ProducerShard(shard, corpora, this.options, this.#model, this.#log))
+  }
+
+  /** One for each shard. */
+  async #parts(): Promise<readonly ProducerShard[]> {
+    const connected = await this.#connect()
+    if (connected.parts.length !== connected.shards.all.length) {
+      connected.former.push(...connected.parts)
+      connected.parts = this.#partsOf(connected.shards)
+    }
+    return connected.parts
   }
 
   /** Where a request is. */
   async #at(id: string): Promise<ProducerShard> {
-    const { shards, parts } = await this.#connect()
-    return parts[shards.of(id).index] as ProducerShard
+    const parts = await this.#parts()
+    return parts[shardOf(id, parts.length)] as ProducerShard
+  }
+
+  /** Whether a request that was not found may be in another shard, since the fleet has others by now. */
+  async #isElsewhere(id: string, looked: ProducerShard): Promise<boolean> {
+    const { shards } = await this.#connect()
+    await shards.follow()
+    return (await this.#at(id)) !== looked
+  }
+
+  /** Nothing of a corpus tells that it is not where others look for it: that is asked before. */
+  async #corpora(): Promise<CorpusShelves> {
+    const { shards } = await this.#connect()
+    await shards.follow()
+    return shards.corpora
   }
 
   /** A request whose id is its client's to choose goes where others of the same content go, to be one with them. */

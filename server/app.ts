@@ -37,6 +37,8 @@ declare module 'fastify' {
     closingSignal: AbortSignal
     /** Ends the connections that nobody waits on. */
     closeIdle(): void
+    /** For what lasts: whether the caller's key is still good. @throws RankmillError `unauthorized` */
+    checkCaller(request: FastifyRequest): Promise<void>
   }
   interface FastifyRequest {
     caller: Caller
@@ -104,6 +106,9 @@ export async function makeApp({ options, authentication, metrics, log }: AppPart
   app.decorateRequest('caller', null as unknown as Caller)
   app.decorateRequest('pairs', 0)
   app.decorateRequest('traceParent', undefined)
+  app.decorate('checkCaller', async ({ headers }: FastifyRequest) => {
+    await authentication.callerOf(headers.authorization)
+  })
   app.setValidatorCompiler(({ schema }) => (value) => {
     if (isToldOnly(schema)) return { value }
     try {

@@ -17,8 +17,8 @@ const ALIVE_MS = 15_000
 const LOOK_MS = 250
 
 /**
- * Tells until it is over or the client leaves; `Last-Event-ID` leaves out what the client knows. The first look comes
- * before the first byte, so that its errors are ordinary answers.
+ * Tells until it is over, the client leaves, or its key is revoked; `Last-Event-ID` leaves out what the client knows. The
+ * first look comes before the first byte, so that its errors are ordinary answers.
  *
  * @param look at the present state; it may wait a while for another one unless it is the first look
  */
@@ -52,6 +52,7 @@ export async function eventStream(
       }
       if (told.isOver) break
       await delay(LOOK_MS, undefined, { signal: gone }).catch(() => undefined)
+      await request.server.checkCaller(request)
     }
   } finally {
     // What went wrong on the way is learnt by coming back: the client does so by itself.

@@ -12,7 +12,7 @@ import { connectProducer, connectWorker, reaching } from '../shared/redis/connec
 import { FailedJobs } from '../shared/redis/failed-jobs.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
-import { Shards } from '../shared/redis/shards.js'
+import { type Shard, Shards } from '../shared/redis/shards.js'
 import { makeApp } from './app.js'
 import { BatchRecords } from './batches/batch-records.js'
 import { BatchRunner } from './batches/batch-runner.js'
@@ -44,6 +44,8 @@ import { Webhooks } from './webhooks/webhooks.js'
 const IDLE_CLOSED_MS = 100
 /** What waits for a Redis that is away is left behind after so long. */
 const CLOSE_MS = 3000
+/** How often a server looks whether its fleet has other shards. */
+const FOLLOW_MS = 2000
 
 export interface ServerParts {
   readonly log?: Logger
@@ -82,10 +84,15 @@ export class ApiServer {
       const metrics = new HttpMetrics(parts.moreMetrics === undefined)
       const apiKeys = new ApiKeys(redis, keys, now)
       const authentication = await Authentication.open(apiKeys, options)
-      const queues = shards.all.map((shard) =>
-        closing('queues', new PoolQueues(shard.redis, shard.keys), (it) => within(it.close(), CLOSE_MS)),
+      const queues = closing('queues', new Map<Shard, PoolQueues>(), (it) =>
+        within(Promise.all([...it.values()].map((one) => one.close())), CLOSE_MS),
       )
-      if (!parts.moreMetrics) collectQueues(metrics.registry, shards.all, () => true)
+      // A worker may come after this server, and make a fleet of several of one that was new.
+      const following = setInterval(() => {
+        void shards.follow().catch((error) => log.debug({ err: error }, 'cannot look for other shards: trying again'))
+      }, FOLLOW_MS).unref()
+      closing('following', following, clearInterval)
+      if (!parts.moreMetrics) collectQueues(metrics.registry, shards, () => true)
       const client = closing('client', new RerankClient({ ...options, model: modelOf(options) }, { log }), (it) =>
         within(it.close(), CLOSE_MS),
       )
@@ -131,15 +138,25 @@ export class ApiServer {
       jobRoutes(app, jobs, webhooks)
       await fileRoutes(app, files, batches, options)
       batchRoutes(app, { records: batches, runner, files, webhooks, now })
-      corpusRoutes(app, { corpora: shards.corpora, client, options })
+      const corpora = async () => {
+        await shards.follow()
+        return shards.corpora
+      }
+      corpusRoutes(app, { corpora, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
       pageRoutes(app, () => reaching(() => fleetState(shards.all)), calls.times)
       const failed = closing('failed jobs', new FailedJobs(shards), (it) => within(it.close(), CLOSE_MS))
       failedRoutes(app, failed, options)
-      const lanes = async (own: PoolQueues, shard: number) =>
-        (await own.all()).map(({ queue }) => ({ queue, prefix: shard === 0 ? '' : `shard-${shard}.` }))
-      const all = async () => (await Promise.all(queues.map(lanes))).flat()
+      const lanes = async (shard: Shard) => {
+        const own = queues.get(shard) ?? new PoolQueues(shard.redis, shard.keys)
+        queues.set(shard, own)
+        return (await own.all()).map(({ queue }) => ({
+          queue,
+          prefix: shard.index === 0 ? '' : `shard-${shard.index}.`,
+        }))
+      }
+      const all = async () => (await Promise.all(shards.all.map(lanes))).flat()
       await queueBoard(app, async () => [...(await all()), { queue: webhooks.queue, prefix: '' }])
       const url = await listen(app, options, parts.portOrNext ?? false)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')

@@ -25,6 +25,8 @@ export interface PresenceParts {
   readonly model: (() => string) | undefined
   /** How many the fleet has. */
   readonly shards: number
+  /** Told, in the first shard, that it has another number. */
+  readonly onOtherSize: (has: number) => void
   readonly log: Logger
 }
 
@@ -122,6 +124,9 @@ export class Presence {
     }
     const { model = () => encodedModel(scorers.names[0] ?? ''), shards } = this.#parts
     const beat = { model: this.#draining ? '' : model(), follows: this.#parts.model !== undefined, shards }
-    this.#model = await registry.heartbeat(info, beat)
+    const fleet = await registry.heartbeat(info, beat)
+    this.#model = fleet.model
+    // Who slept while it was changed, or began just before that, would serve shards that nobody looks into.
+    if (this.#parts.model === undefined && fleet.shards !== shards) this.#parts.onOtherSize(fleet.shards)
   }
 }

@@ -34,6 +34,8 @@ export interface WorkerShardParts {
   readonly metricsUrl: () => string
   /** What requests mean that name no model, where that is decided in another shard. */
   readonly model: (() => string) | undefined
+  /** Told that the fleet has another number of shards. */
+  readonly onOtherSize: (has: number) => void
   readonly startedAt: number
   readonly log: Logger
   readonly now: () => number
@@ -78,10 +80,10 @@ export class WorkerShard {
       serves: (pool) => serves({ models: scorers.names, filters: scorers.filterNames }, pool),
     })
     this.#caretaker = new Caretaker(worker, redis, keys, options, metrics, this.#log, undefined, corpora)
-    const { startedAt, metricsUrl, model } = parts
+    const { startedAt, metricsUrl, model, onOtherSize } = parts
     this.#presence = new Presence({
       ...{ id: worker, startedAt, redis, registry, queues: this.#queues, scorers, log: this.#log, metricsUrl, model },
-      ...{ caretaker: this.#caretaker, pools: this.#pools, shards: count },
+      ...{ caretaker: this.#caretaker, pools: this.#pools, shards: count, onOtherSize },
     })
   }
 

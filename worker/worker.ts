@@ -19,6 +19,15 @@ import type { Stages } from './process-job.js'
 import { type ScorerSource, Scorers } from './scorers.js'
 import { WorkerShard } from './worker-shard.js'
 
+export interface WorkerParts {
+  readonly now?: () => number
+  readonly log?: Logger
+  /** Takes a free port for metrics where the one that nobody asked for is taken. */
+  readonly metricsPortOrNext?: boolean
+  /** Told once that the fleet has another number of shards than this worker serves, which is of no use any more. Default: it stops. */
+  readonly onOtherSize?: (has: number) => void
+}
+
 export class RerankWorker {
   readonly id = randomUUID()
   readonly metrics: WorkerMetrics
@@ -29,16 +38,14 @@ export class RerankWorker {
   readonly #shards: Shards
   readonly #parts: readonly WorkerShard[]
   readonly #folders: CorpusFolders
+  readonly #onOtherSize: (has: number) => void
+  #isOtherSize = false
   #server: MonitoringServer | undefined
   #ready = false
   #closing: Promise<void> | undefined
 
   /** Starts a worker: connects, loads and warms up its default model, then takes jobs. */
-  static async start(
-    options: Options,
-    source: ScorerSource,
-    parts: { now?: () => number; log?: Logger; metricsPortOrNext?: boolean } = {},
-  ): Promise<RerankWorker> {
+  static async start(options: Options, source: ScorerSource, parts: WorkerParts = {}): Promise<RerankWorker> {
     const shards = await Shards.open(options, connectWorker, 'worker')
     const worker = new RerankWorker(
       options,
@@ -46,6 +53,7 @@ export class RerankWorker {
       shards,
       parts.now ?? Date.now,
       parts.log ?? makeLogger(options.logLevel, 'rankmill-worker'),
+      parts.onOtherSize,
     )
     try {
       await worker.#start(parts.metricsPortOrNext ?? false)
@@ -56,8 +64,16 @@ export class RerankWorker {
     }
   }
 
-  private constructor(options: Options, source: ScorerSource, shards: Shards, now: () => number, log: Logger) {
+  private constructor(
+    options: Options,
+    source: ScorerSource,
+    shards: Shards,
+    now: () => number,
+    log: Logger,
+    onOtherSize: ((has: number) => void) | undefined,
+  ) {
     this.#options = options
+    this.#onOtherSize = onOtherSize ?? (() => void this.close())
     this.#log = log
     this.#now = now
     this.#shards = shards
@@ -92,7 +108,8 @@ export class RerankWorker {
       const metricsUrl = () => this.metricsUrl
       const model = shard === shards.first ? undefined : () => this.#parts[0]?.model ?? ''
       const own = { worker: this.id, shard, options, scorers, stages, corpora, metrics, metricsUrl, model }
-      return new WorkerShard({ ...own, startedAt, log, now })
+      const onOtherSize = (has: number) => this.#otherSize(has)
+      return new WorkerShard({ ...own, onOtherSize, startedAt, log, now })
     })
   }
 
@@ -115,7 +132,7 @@ export class RerankWorker {
 
   async #start(orNext: boolean): Promise<void> {
     const { metricsHost, metricsPort, device } = this.#options
-    collectQueues(this.metrics.registry, this.#shards.all, ({ index }) => this.#parts[index]?.isReporter ?? false)
+    collectQueues(this.metrics.registry, this.#shards, ({ index }) => this.#parts[index]?.isReporter ?? false)
     // Processes and threads of its own load the model meanwhile; what becomes of it is looked at below.
     const loading = this.scorers.get(null, 'auto')
     loading.catch(() => undefined)
@@ -125,7 +142,7 @@ export class RerankWorker {
         metrics: () => this.metrics.registry.metrics(),
         alive: () => this.#alive(),
         ready: () => ({
-          ok: this.#ready && this.#unheard() === undefined,
+          ok: this.#ready && !this.#isOtherSize && this.#unheard() === undefined,
           checks: { redis: this.#unheard() ?? 'ready', model: this.#ready ? 'loaded' : 'loading' },
         }),
       },
@@ -143,6 +160,13 @@ export class RerankWorker {
     await first?.start()
     await Promise.all(others.map((part) => part.start()))
     this.#ready = true
+  }
+
+  #otherSize(has: number): void {
+    if (this.#isOtherSize || this.#closing) return
+    this.#isOtherSize = true
+    this.#log.warn({ serves: this.#parts.length, shards: has }, 'the fleet has another number of shards now')
+    this.#onOtherSize(has)
   }
 
   /** What is wrong with the way to some shard. */

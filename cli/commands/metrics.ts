@@ -40,7 +40,7 @@ async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
   const shards = await Shards.open(options, (target) => connectWorker(target, 'rankmill-metrics'), 'observer')
   const registry = new Registry()
-  collectQueues(registry, shards.all, () => true)
+  collectQueues(registry, shards, () => true)
   if (command.opts<{ once?: true }>().once) {
     process.stdout.write(`${await registry.metrics()}\n`)
     shards.close()
@@ -49,10 +49,13 @@ async function run(command: Command): Promise<void> {
   const log = makeLogger(options.logLevel, 'rankmill-metrics')
   const events = { recovered: () => undefined, reconciled: () => undefined }
   const id = `metrics-${process.pid}`
-  const caretakers = shards.all.map(
-    ({ redis, keys }) => new Caretaker(id, redis, keys, options, events, log, undefined, shards.corpora),
-  )
-  const beat = setInterval(() => {
+  const caretakersOf = ({ all, corpora }: Shards) =>
+    all.map(({ redis, keys }) => new Caretaker(id, redis, keys, options, events, log, undefined, corpora))
+  const caretakers = caretakersOf(shards)
+  const beat = setInterval(async () => {
+    if (await shards.follow().catch(() => false)) {
+      await Promise.all(caretakers.splice(0, Infinity, ...caretakersOf(shards)).map((caretaker) => caretaker.close()))
+    }
     for (const caretaker of caretakers) void caretaker.look().catch(() => undefined)
   }, HEARTBEAT_MS)
   const health = () => {

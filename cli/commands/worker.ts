@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { onSignals } from '../../shared/lifecycle.js'
 import type { Options } from '../../shared/options.js'
 import { connectProducer } from '../../shared/redis/connection.js'
+import { changedMeanwhile } from '../../shared/redis/shards.js'
 import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
 import type { ChildMessage, ParentMessage } from '../embedded/fleet.js'
@@ -26,8 +27,28 @@ async function run(command: Command): Promise<void> {
   try {
     const options = optionsOf(command)
     const metricsPortOrNext = !isNamed(command, 'metricsPort')
-    const worker = await RerankWorker.start(options, modelSource(options), { metricsPortOrNext })
+    const source = modelSource(options)
+    let worker: RerankWorker
+    let isStopping = false
+    const begin = async () => {
+      let onOtherSize: (has: number) => void = () => undefined
+      const otherSizeSeen = new Promise<number>((resolve) => {
+        onOtherSize = resolve
+      })
+      worker = await RerankWorker.start(options, source, { metricsPortOrNext, onOtherSize })
+      otherSizeSeen.then(follow).catch(fail)
+    }
+    const follow = async (has: number) => {
+      await worker.close()
+      if (isStopping) return
+      // Whoever named a number is to decide.
+      if (options.shards !== 0) throw changedMeanwhile(options, has, options.shards)
+      await begin()
+      void tell({ type: 'ready', metricsUrl: worker.metricsUrl })
+    }
+    await begin()
     const stop = async (reason: string) => {
+      isStopping = true
       if (!process.send) note(`rankmill: ${reason}: finishing running jobs, a second signal forces`)
       await worker.close()
       process.exit(EXIT.done)
@@ -41,13 +62,17 @@ async function run(command: Command): Promise<void> {
       void endWithRedis(options)
       void stop('the parent process ended')
     }
-    answerParent(worker)
+    answerParent(() => worker)
   } catch (error) {
-    const { code, message, details } = classified(error)
-    await tell({ type: 'failed', error: { code, message, ...details } })
-    if (!process.send) note(describeError(error))
-    process.exit(exitCodeOf(error))
+    await fail(error)
   }
+}
+
+async function fail(error: unknown): Promise<never> {
+  const { code, message, details } = classified(error)
+  await tell({ type: 'failed', error: { code, message, ...details } })
+  if (!process.send) note(describeError(error))
+  process.exit(exitCodeOf(error))
 }
 
 /** A parent's private Redis goes with it, and without Redis nothing can be finished or given back: no reason to stay. */
@@ -62,13 +87,13 @@ async function endWithRedis(options: Options): Promise<void> {
   }
 }
 
-function answerParent(worker: RerankWorker): void {
+function answerParent(worker: () => RerankWorker): void {
   if (!process.send) return
   process.on('message', async (message: ParentMessage) => {
     if (message.type === 'metrics')
-      await tell({ type: 'metrics', snapshot: await worker.metrics.registry.getMetricsAsJSON() })
+      await tell({ type: 'metrics', snapshot: await worker().metrics.registry.getMetricsAsJSON() })
   })
-  void tell({ type: 'ready', metricsUrl: worker.metricsUrl })
+  void tell({ type: 'ready', metricsUrl: worker().metricsUrl })
 }
 
 function tell(message: ChildMessage): Promise<void> {

@@ -13,7 +13,7 @@ import { isAlive } from '../../shared/process-identity.js'
 import { keysOf } from '../../shared/protocol/keys.js'
 import { connectProducer, reaching } from '../../shared/redis/connection.js'
 import { OutageWatch } from '../../shared/redis/outage-watch.js'
-import { type Shard, Shards } from '../../shared/redis/shards.js'
+import { Shards } from '../../shared/redis/shards.js'
 import { WorkerRegistry } from '../../shared/redis/worker-registry.js'
 import { note } from '../exit.js'
 import { unlessAborted } from '../interruption.js'
@@ -110,7 +110,7 @@ export async function openSession(options: Options, session: SessionOptions): Pr
     }
     const starting = startFleet()
     // Beside a fleet that runs it is not needed, and takes its time to load: that of the workers, which load their model.
-    const serving = serveMetrics(filled, shards.all, () => fleet, session.metricsPort ?? { port: 0 })
+    const serving = serveMetrics(filled, shards, () => fleet, session.metricsPort ?? { port: 0 })
     const [, servingEnd] = await Promise.allSettled([starting, serving])
     if (servingEnd.status === 'fulfilled')
       steps.push({ name: 'metrics server', close: () => servingEnd.value.server.close() })
@@ -147,7 +147,7 @@ async function redisFor(options: Options, { embedded, redisGiven }: SessionOptio
 
 async function serveMetrics(
   options: Options,
-  shards: readonly Shard[],
+  shards: Shards,
   fleet: () => Fleet | undefined,
   port: WantedPort,
 ): Promise<{ metrics: FleetMetrics; server: MonitoringServer }> {
@@ -155,7 +155,7 @@ async function serveMetrics(
   const metrics = new FleetMetrics(shards, async () => (await fleet()?.snapshots()) ?? [])
   const health = () => {
     const [alive, size] = [fleet()?.alive ?? 0, fleet()?.size ?? 0]
-    const checks = { redis: shards[0]?.redis.status ?? 'end', workers: `${alive} of ${size}` }
+    const checks = { redis: shards.first.redis.status, workers: `${alive} of ${size}` }
     return { ok: alive > 0 && checks.redis === 'ready', checks }
   }
   const sources = { contentType: metrics.contentType, metrics: () => metrics.text(), alive: health, ready: health }

@@ -97,7 +97,7 @@ export class BatchRunner {
       if (fewest > 0 && next.owner !== 'open' && most > 1 && this.#running.size === most - 1) return
       const number = await scripts.claim(next.id, this.#holder, options.leaseMs)
       if (number === 0) {
-        if (!(await records.read(next.id))) await records.close(next.owner, next.id)
+        if (await this.#forgetUnknown(next.id)) await records.close(next.owner, next.id)
         continue
       }
       const run = this.#run(next.id, number)
@@ -116,19 +116,15 @@ export class BatchRunner {
     const known = await records.read(id)
     if (!known) return
     const held = new HeldBatch(known.record, number, this.#parts)
-    if (isEnded(known.record)) {
-      await records.close(known.record.owner, id)
-      await held.beat(0)
-      return
-    }
     const folder = join(this.#parts.options.dataDir, 'batches', id)
+    if (isEnded(known.record)) return this.#close(held, folder)
     await mkdir(folder, { recursive: true, mode: 0o700 })
     const end = await this.#work(held, folder, known.cancelledAt !== null)
     if (end === 'left') {
       await scripts.beat(id, number, 0)
       return
     }
-    if (end === 'lost') return
+    if (end === 'lost') return void (await this.#forgetUnknown(id))
     await this.#finish(held, folder, end)
   }
 
@@ -220,9 +216,9 @@ export class BatchRunner {
     return end
   }
 
-  /** Stores what there is, tells whom it concerns, and closes the batch. */
+  /** Stores what there is, and ends the batch. */
   async #finish(held: HeldBatch, folder: string, end: Ended): Promise<void> {
-    const { files, records, webhooks, now } = this.#parts
+    const { files, now } = this.#parts
     const { record } = held
     held.change({ finalizingAt: now(), ...(end === 'failed' ? {} : { status: 'finalizing' }) })
     const state = await held.save()
@@ -231,10 +227,10 @@ export class BatchRunner {
     // A batch that failed on its way keeps what it had done.
     if (record.completed + record.failed > 0) {
       const path = join(folder, 'output.jsonl')
-      for (const kind of ['answers', 'errors'] as const) {
+      for (const kind of OUTPUTS) {
         if ((kind === 'answers' ? record.completed : record.failed) === 0) continue
         // The number is in it: what a runner without its lease may still write, nobody ever names.
-        const id = `file-${createHash('sha256').update(`${record.id} ${held.number} ${kind}`).digest('hex').slice(0, 32)}`
+        const id = outputId(record.id, held.number, kind)
         const bytes = await held.whileHeld(files.storage.put(id, linesOf(path, kind)))
         const filename = `${record.id}_${kind === 'answers' ? 'output' : 'error'}.jsonl`
         const file = { id, owner: record.owner }
@@ -244,19 +240,48 @@ export class BatchRunner {
       }
     }
     held.change({ status: end, endedAt: now() })
-    const known = await records.read(record.id)
-    if (record.webhook !== null) {
-      const data = batchObject({ record: held.record, cancelledAt: known?.cancelledAt ?? null })
-      const { owner, webhook: url } = record
-      await webhooks.send({ owner, url, type: `batch.${end}`, subject: record.id, data })
-    }
-    if ((await held.save(0)) === 'lost') {
+    // Noted before anybody is told: whoever goes on from here tells the same.
+    if ((await held.save()) === 'lost') {
       for (const file of stored) await files.remove(file).catch(() => undefined)
       return
     }
-    await records.close(record.owner, record.id)
+    // What runners before this one had stored when they were killed.
+    for (let number = held.number - 1; number > 0; number--) {
+      for (const kind of OUTPUTS) {
+        await files.remove({ id: outputId(record.id, number, kind), owner: record.owner }).catch(() => undefined)
+      }
+    }
+    await this.#close(held, folder)
+  }
+
+  /** What was done of a batch that Redis knows no more is of no use to anybody. @returns whether it is unknown */
+  async #forgetUnknown(id: string): Promise<boolean> {
+    const { records, options } = this.#parts
+    if (await records.read(id)) return false
+    await rm(join(options.dataDir, 'batches', id), { recursive: true, force: true })
+    return true
+  }
+
+  /** Tells whom it concerns that a batch has ended, and takes it off the list: done twice, it tells once. */
+  async #close(held: HeldBatch, folder: string): Promise<void> {
+    const { records, webhooks } = this.#parts
+    const { record } = held
+    const { id, owner, webhook: url, status } = record
+    if (url !== null) {
+      const known = await records.read(id)
+      const data = batchObject({ record, cancelledAt: known?.cancelledAt ?? null })
+      await webhooks.send({ owner, url, type: `batch.${status}`, subject: id, data })
+    }
+    await records.close(owner, id)
+    await held.beat(0)
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+const OUTPUTS = ['answers', 'errors'] as const
+
+function outputId(batch: string, number: number, kind: (typeof OUTPUTS)[number]): string {
+  return `file-${createHash('sha256').update(`${batch} ${number} ${kind}`).digest('hex').slice(0, 32)}`
 }
 
 /** How a batch ends; `left`: to whoever comes next; `lost`: to whoever has it already. */

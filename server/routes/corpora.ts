@@ -35,7 +35,8 @@ const corpusSchema = z.looseObject({
 })
 
 export interface CorpusParts {
-  readonly corpora: CorpusShelves
+  /** Of the shards that the fleet has just now. */
+  readonly corpora: () => Promise<CorpusShelves>
   readonly client: RerankClient
   readonly options: Options
 }
@@ -87,7 +88,7 @@ export function corpusRoutes(app: FastifyInstance, { corpora, client, options }:
     },
     async (request) => {
       const { caller } = request
-      const all = await reaching(() => corpora.list())
+      const all = await reaching(async () => (await corpora()).list())
       return {
         object: 'list',
         data: all
@@ -105,7 +106,7 @@ export function corpusRoutes(app: FastifyInstance, { corpora, client, options }:
     },
     async (request) => {
       const own = ownName(request.caller, request.params.name)
-      return corpusObject(await reaching(() => corpora.of(own).info(own)), request.caller)
+      return corpusObject(await reaching(async () => (await corpora()).of(own).info(own)), request.caller)
     },
   )
 
@@ -122,7 +123,7 @@ export function corpusRoutes(app: FastifyInstance, { corpora, client, options }:
     async (request) => {
       const { name } = request.params
       const own = ownName(request.caller, name)
-      await reaching(() => corpora.of(own).remove(own))
+      await reaching(async () => (await corpora()).of(own).remove(own))
       return { name, object: 'corpus', deleted: true }
     },
   )

@@ -140,10 +140,13 @@ export class Webhooks {
   /** Tries a dead letter again. @throws RankmillError `not_found` */
   async resend({ owner }: Caller, id: string): Promise<void> {
     const job: Job<WebhookJob> | undefined = await this.queue.getJob(id)
-    if (!job || job.data.owner !== owner || !(await job.isFailed())) {
-      throw new RankmillError('not_found', `no webhook "${id}" waits to be sent again`, { param: 'id' })
-    }
-    await job.retry('failed', { resetAttemptsMade: true, resetAttemptsStarted: true })
+    const unknown = () => new RankmillError('not_found', `no webhook "${id}" waits to be sent again`, { param: 'id' })
+    if (!job || job.data.owner !== owner || !(await job.isFailed())) throw unknown()
+    await job.retry('failed', { resetAttemptsMade: true, resetAttemptsStarted: true }).catch(async (error) => {
+      // Somebody else was faster.
+      if (!(await job.isFailed())) throw unknown()
+      throw error
+    })
   }
 
   async close(): Promise<void> {

@@ -50,18 +50,29 @@ interface FailedShard {
 }
 
 export class FailedJobs {
-  readonly #shards: readonly FailedShard[]
-  readonly #of: (id: string) => FailedShard
+  readonly #fleet: Shards
+  /** Of the shards that the fleet has had meanwhile. */
+  readonly #known = new Map<Shard, FailedShard>()
 
   constructor(shards: Shards) {
-    this.#shards = shards.all.map(({ redis, keys }) => {
-      return { redis, queues: new PoolQueues(redis, keys), life: new RequestLife(redis, keys) }
-    })
-    this.#of = (id) => this.#shards[shards.of(id).index] as FailedShard
+    this.#fleet = shards
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#shards.map(({ queues }) => queues.close()))
+    await Promise.all([...this.#known.values()].map(({ queues }) => queues.close()))
+  }
+
+  #in(shard: Shard): FailedShard {
+    const known = this.#known.get(shard)
+    if (known) return known
+    const { redis, keys } = shard
+    const opened = { redis, queues: new PoolQueues(redis, keys), life: new RequestLife(redis, keys) }
+    this.#known.set(shard, opened)
+    return opened
+  }
+
+  #of(id: string): FailedShard {
+    return this.#in(this.#fleet.of(id))
   }
 
   async count(): Promise<number> {
@@ -166,7 +177,8 @@ export class FailedJobs {
   }
 
   async #all(): Promise<{ redis: Shard['redis']; queue: Queue<RerankJob> }[]> {
-    const all = this.#shards.map(async ({ redis, queues }) => {
+    const all = this.#fleet.all.map(async (shard) => {
+      const { redis, queues } = this.#in(shard)
       return (await queues.all()).map(({ queue }) => ({ redis, queue }))
     })
     return (await Promise.all(all)).flat()

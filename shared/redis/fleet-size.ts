@@ -10,12 +10,15 @@ import { DEAD_MS } from './worker-registry.js'
 
 /**
  * Lets one of a fleet's shards belong to a fleet of another size, if nothing in it would be lost by that.
- * KEYS: fleet, open, workersSeen, corpora; ARGV: shards, ms to be dead, '1' where no worker may ever have been here
+ * KEYS: fleet, open, workersSeen, corpora; ARGV: shards, ms to be dead, '1' where no worker may ever have been here, how many it
+ * has to have before, or ''
  */
 const RESIZE = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if (redis.call('HGET', KEYS[1], 'shards') or '1') == ARGV[1] then return {'done', 0} end
+local has = redis.call('HGET', KEYS[1], 'shards') or '1'
+if has == ARGV[1] then return {'done', 0} end
+if ARGV[4] ~= '' and has ~= ARGV[4] then return {'changed', tonumber(has)} end
 if ARGV[3] == '1' and redis.call('HEXISTS', KEYS[1], 'model') == 1 then return {'served', 0} end
 local workers = redis.call('ZCOUNT', KEYS[3], now - ARGV[2], '+inf')
 if workers > 0 then return {'workers', workers} end
@@ -23,15 +26,23 @@ local requests = redis.call('ZCARD', KEYS[2])
 if requests > 0 then return {'requests', requests} end
 local corpora = redis.call('SCARD', KEYS[4])
 if corpora > 0 then return {'corpora', corpora} end
-if ARGV[1] == '1' then redis.call('HDEL', KEYS[1], 'shards') else redis.call('HSET', KEYS[1], 'shards', ARGV[1]) end
+-- One, too: a worker that slept meanwhile would say its own number where there is none.
+redis.call('HSET', KEYS[1], 'shards', ARGV[1])
 return {'done', 0}
 `
 
 /** At one moment: somebody may be just about to begin the fleet. KEYS: fleet, open */
 const SIZE = `return {redis.call('HGET', KEYS[1], 'shards') or '1', redis.call('EXISTS', KEYS[1], KEYS[2])}`
 
+/** Says it where nobody has, and what is said. KEYS: fleet; ARGV: shards */
+const SAY_SIZE = `
+redis.call('HSETNX', KEYS[1], 'shards', ARGV[1])
+return redis.call('HGET', KEYS[1], 'shards')
+`
+
 type Commands = {
   rankmillResize(...args: (string | number)[]): Promise<[outcome: string, count: number]>
+  rankmillSaySize(fleet: string, shards: number): Promise<string>
   rankmillFleetSize(...keys: string[]): Promise<[has: string, used: number]>
 }
 
@@ -54,15 +65,25 @@ export async function fleetSize({ redis, keys }: SizedShard): Promise<FleetSize>
   return { has: Number(has), isUnused: used === 0 }
 }
 
-/** Says in every shard to how many it belongs: requests that were cut for another number are refused there. */
-export async function markShards(shards: readonly SizedShard[]): Promise<void> {
-  if (shards.length === 1) return
-  const count = String(shards.length)
+/**
+ * Says in every shard to how many it belongs: requests that were cut for another number are refused there. The first one counts,
+ * and what it says stays; the others follow it, whoever has said there something else meanwhile.
+ *
+ * @returns what the first one says: where that is another number, nothing was said in the others
+ */
+export async function markShards(shards: readonly SizedShard[]): Promise<number> {
+  const [first, ...others] = shards
+  if (!first || others.length === 0) return shards.length
+  const { redis } = first
+  redis.defineCommand('rankmillSaySize', { numberOfKeys: 1, lua: SAY_SIZE })
+  const has = await (redis as Redis & Commands).rankmillSaySize(first.keys.fleet, shards.length)
+  if (Number(has) !== shards.length) return Number(has)
   await Promise.all(
-    shards.map(async ({ redis, keys }) => {
-      if ((await redis.hget(keys.fleet, 'shards')) !== count) await redis.hset(keys.fleet, 'shards', count)
+    others.map(async ({ redis, keys }) => {
+      if ((await redis.hget(keys.fleet, 'shards')) !== has) await redis.hset(keys.fleet, 'shards', has)
     }),
   )
+  return shards.length
 }
 
 /**
@@ -78,21 +99,23 @@ export async function resize(
   by: 'producer' | 'worker',
   fleet: string,
 ): Promise<void> {
-  const script = (shard: SizedShard, shards: number, strict: boolean) => {
+  const script = (shard: SizedShard, shards: number, strict: boolean, has: number | '') => {
     const { fleet, open, workersSeen, corpora } = shard.keys
     shard.redis.defineCommand('rankmillResize', { numberOfKeys: 4, lua: RESIZE })
     const redis = shard.redis as Redis & Commands
-    return redis.rankmillResize(fleet, open, workersSeen, corpora, shards, DEAD_MS, strict ? '1' : '0')
+    return redis.rankmillResize(fleet, open, workersSeen, corpora, shards, DEAD_MS, strict ? '1' : '0', has)
   }
   const changed: SizedShard[] = []
   // The first one last: it is what counts.
   for (const shard of [...before].reverse()) {
-    const [outcome, count] = await script(shard, after, by === 'producer')
+    const [outcome, count] = await script(shard, after, by === 'producer', shard === before[0] ? before.length : '')
     if (outcome === 'done') {
       changed.push(shard)
       continue
     }
-    for (const one of changed) await script(one, before.length, false)
+    // Whoever was faster says in the others what it has made of them, as does everybody who meets another number there.
+    if (outcome === 'changed') throw otherSize(fleet, count, after, 'another worker has just changed it')
+    for (const one of changed) await script(one, before.length, false, '')
     throw otherSize(fleet, before.length, after, reasonOf(outcome, count))
   }
 }
@@ -117,4 +140,9 @@ export function otherSize(fleet: string, has: number, wanted: number, reason: st
     `worker that starts with another number while no worker is alive, all requests are answered and there are no corpora; ` +
     `in the way: ${reason}`
   return new RankmillError('invalid_configuration', message, { param: 'shards' })
+}
+
+/** Whether an error is that of `otherSize`. */
+export function isOtherSize(error: unknown): boolean {
+  return error instanceof RankmillError && error.code === 'invalid_configuration' && error.details.param === 'shards'
 }

@@ -21,7 +21,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 /**
  * KEYS: seen, info, fleet, held; ARGV: worker, info, a model or '' where it takes no more, ms to be dead, lifetime of what is
- * held, 'follows' where the model was decided elsewhere, shards. Returns the fleet's model
+ * held, 'follows' where the model was decided elsewhere, shards. Returns the fleet's model and shards
  */
 const HEARTBEAT = `
 ${CLOCK}
@@ -36,7 +36,7 @@ if ARGV[3] ~= '' then
   end
 end
 if ARGV[7] ~= '1' then redis.call('HSETNX', KEYS[3], 'shards', ARGV[7]) end
-return redis.call('HGET', KEYS[3], 'model') or ''
+return {redis.call('HGET', KEYS[3], 'model') or '', redis.call('HGET', KEYS[3], 'shards') or '1'}
 `
 
 /** A worker is gone for good: its jobs are done or were given back. KEYS: seen, info, held; ARGV: worker */
@@ -98,13 +98,18 @@ export class WorkerRegistry {
     this.#keys = keys
   }
 
-  /** @returns what requests mean that name no model; '' where no worker has said yet */
-  async heartbeat(info: WorkerInfo, { model, follows, shards }: Beat): Promise<string> {
+  /** @returns what requests mean that name no model, '' where no worker has said yet; and how many shards this one belongs to */
+  async heartbeat(
+    info: WorkerInfo,
+    { model, follows, shards }: Beat,
+  ): Promise<{ readonly model: string; readonly shards: number }> {
     const { workersSeen, workersInfo, fleet, held } = this.#keys
     const keys = [workersSeen, workersInfo, fleet, held(info.id)]
     const times = [DEAD_MS, HELD_TTL_MS]
     const rest = [...times, follows ? 'follows' : '', shards]
-    return String(await this.#redis.rankmillHeartbeat(...keys, info.id, JSON.stringify(info), model, ...rest))
+    const reply = await this.#redis.rankmillHeartbeat(...keys, info.id, JSON.stringify(info), model, ...rest)
+    const [said, has] = reply as [string, string]
+    return { model: said, shards: Number(has) }
   }
 
   /** Takes a worker off the list, and forgets what it held. */

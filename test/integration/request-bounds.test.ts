@@ -114,7 +114,7 @@ describe('what is read does not grow with what is queued:', () => {
       await client.submit({ id: `r${i}`, query: 'q', documents: documents('y'.repeat(20_000), 500) })
     const registry = new Registry()
     const { keys } = lifeOf(stage())
-    collectQueues(registry, [{ index: 0, count: 1, redis: admin, keys }], () => true)
+    collectQueues(registry, { all: [{ index: 0, count: 1, redis: admin, keys }] }, () => true)
     let text = ''
     const bytes = await sentBy(admin, async () => {
       text = await registry.metrics()

@@ -246,7 +246,7 @@ describe('what is told of it', () => {
     expect(more).toEqual([])
     expect(told).toMatchObject({ id: worker.id })
     const registry = new Registry()
-    collectQueues(registry, shards.all, () => true)
+    collectQueues(registry, shards, () => true)
     const metrics = await registry.metrics()
     expect(metrics).toMatch(/rankmill_workers{.*} 1\n/)
     for (const shard of [0, 1, 2]) {
