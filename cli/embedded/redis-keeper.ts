@@ -21,6 +21,7 @@ import {
 } from './redis-instance.js'
 import type { KeeperAnswer, KeeperTask } from './redis-keeper-process.js'
 import { end, type Kept, removeContainer, startAt, startRedis } from './redis-start.js'
+import { WriteHealth } from './write-health.js'
 
 const LOOK_MS = 200
 const SHUTDOWN_MS = 10_000
@@ -50,7 +51,8 @@ async function startUnlessKept(): Promise<Kept | undefined> {
   const opened = await openRunning(task.dataDir, LEAVING_NAME)
   opened?.connection.disconnect()
   const started = opened ? undefined : await startRedis(task, before)
-  tell({ type: 'ready', started: started !== undefined })
+  const mended = started?.mended
+  tell({ type: 'ready', started: started !== undefined, ...(mended === undefined ? {} : { mended }) })
   return started
 }
 
@@ -89,6 +91,7 @@ async function keep(first: Kept): Promise<void> {
  */
 async function watch(kept: Kept, patientUntil: number, isAsked: () => boolean): Promise<'stopped' | 'used' | 'unused'> {
   const { server } = kept
+  const health = new WriteHealth()
   let graceUntil = patientUntil
   let used = true
   const beating = setInterval(() => {
@@ -98,6 +101,7 @@ async function watch(kept: Kept, patientUntil: number, isAsked: () => boolean): 
   try {
     while (!server.hasEnded()) {
       const found = await names(kept.connection)
+      await health.look(kept.connection)
       if (found.length > 0) {
         const before = used
         // Whoever started this process keeps its channel open until it has connected to Redis, or is gone.

@@ -1,7 +1,7 @@
 /** Starts and ends the Redis of a data folder, for its keeper. */
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { closeSync, readFileSync } from 'node:fs'
+import { closeSync, existsSync, readFileSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -10,6 +10,7 @@ import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
 import { identityOf, isHere, isKnownDead, ownIdentity, type ProcessIdentity } from '../../shared/process-identity.js'
 import { infoField } from '../../shared/redis/connection.js'
+import { mendAppendOnlyFile } from './append-only-file.js'
 import {
   type Address,
   dataLock,
@@ -37,6 +38,8 @@ export interface Kept {
   readonly running: Running
   connection: Redis
   readonly server: ServerProcess
+  /** What had to be done to its data before it loaded them. */
+  readonly mended?: string
 }
 
 /**
@@ -70,8 +73,25 @@ async function addressFor(
   return { port: await freePort(), password: randomBytes(24).toString('hex') }
 }
 
-/** At the very address: for those who know it. */
-export async function startAt(address: Address, { launch, dataDir }: KeeperTask): Promise<Kept> {
+/** At the very address: for those who know it. Data that it does not load are mended first. */
+export async function startAt(address: Address, task: KeeperTask): Promise<Kept> {
+  const { dataDir, launch } = task
+  const log = join(dataDir, 'redis.log')
+  const before = existsSync(log) ? statSync(log).size : 0
+  try {
+    return await launchAt(address, task)
+  } catch (error) {
+    if (error instanceof RankmillError || !existsSync(log)) throw error
+    const keptIn = join(dataDir, `damaged-${new Date().toISOString().replaceAll(':', '-')}`)
+    const done = mendAppendOnlyFile(dataDir, launch, readFileSync(log).subarray(before).toString(), keptIn)
+    if (done === undefined) throw error
+    if (!done.isMended) throw new RankmillError('redis_unavailable', `${String(error)}; ${done.what}`)
+    const kept = await launchAt(address, task)
+    return { ...kept, mended: `its append-only file was damaged (by a full disk?): ${done.what}, kept in ${keptIn}` }
+  }
+}
+
+async function launchAt(address: Address, { launch, dataDir }: KeeperTask): Promise<Kept> {
   const lock = await takeLock(dataLock(dataDir), PREDECESSOR_MS)
   if (lock === undefined) throw inUse(dataDir)
   const server = startServer(launch, address, dataDir, lock)

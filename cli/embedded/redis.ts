@@ -64,6 +64,7 @@ export async function findOrStartRedis(options: EmbeddedRedisOptions): Promise<E
   for (let attempt = 0; attempt < START_ATTEMPTS; attempt++) {
     const launch = await findLaunch(place)
     const keeper = await startKeeper(place.dataDir, launch)
+    if (keeper.mended !== undefined) place.log(`the private Redis: ${keeper.mended}`)
     try {
       const joined = await joinRunning(place.dataDir)
       if (joined) return leaseOf(joined, keeper.started ? launch.description : undefined, place)
@@ -131,6 +132,7 @@ async function reviveWithoutKeeper(connection: Redis, place: Place, isStopped: (
     if (!running) return
     if (isKnownDead(running.keeper)) {
       const keeper = await startKeeper(dataDir, await findLaunch(place))
+      if (keeper.mended !== undefined) place.log(`the private Redis: ${keeper.mended}`)
       const until = performance.now() + COME_BACK_MS
       while (!isReady(connection) && !isStopped() && performance.now() < until) await delay(POLL_MS)
       keeper.release()

@@ -22,6 +22,12 @@ export interface ChaosOptions {
   readonly seed: number
   /** One Redis behind a proxy, or two that sentinels watch. */
   readonly redis: 'one' | 'sentinel'
+  /** How many the fleet has. */
+  readonly shards?: number
+  /** Of the kinds that there are, only these. */
+  readonly only?: readonly Fault[]
+  /** Answers of the two producers whose scores are compared with undisturbed ones. */
+  readonly compared?: number
   /** The batch's model costs nothing; that of the two producers is real. */
   readonly isFake: boolean
   readonly log: (line: string) => void
@@ -29,6 +35,8 @@ export interface ChaosOptions {
 
 export interface ChaosOutcome {
   readonly faults: Readonly<Partial<Record<Fault, number>>>
+  /** How often somebody had to mend what Redis had written, which it would not load any more. */
+  readonly repairs: number
   readonly same: boolean
   readonly lines: number
   readonly seconds: number
@@ -46,7 +54,7 @@ const OWN_FAULTS = [
   ...(['runner killed', 'worker killed', 'all killed', 'runner asleep', 'worker asleep'] as const),
   ...(['worker upgraded', 'clocks off', 'output disk full'] as const),
 ] as const
-type Fault = (typeof OWN_FAULTS)[number] | ServerFault
+export type Fault = (typeof OWN_FAULTS)[number] | ServerFault
 
 const MAIN = resolve('dist/cli/main.js')
 const FAKE_WORKER = resolve('dist/test/chaos/chaos-worker.js')
@@ -63,18 +71,21 @@ const BYTES_PER_REQUEST = 6000
 /** A worker that is stopped for so long counts as dead. */
 const ASLEEP_MS = 8000
 const SPARE_MB = 16
+const COMPARED = 100
 const CLOCKS_MS = [-3_600_000, 0, 3_600_000] as const
 
-export async function chaos({ requests, faults, seed, redis, isFake, log }: ChaosOptions): Promise<ChaosOutcome> {
+export async function chaos(options: ChaosOptions): Promise<ChaosOutcome> {
+  const { requests, faults, seed, redis, isFake, shards = 1, only, compared: most = COMPARED, log } = options
   const random = seededRandom(seed)
   const oneOf = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T
   const folder = await mkdtemp(join(tmpdir(), 'rankmill-chaos-'))
   const input = join(folder, 'in.jsonl')
   await writeFile(input, requestLines(requests))
   const disk = await SmallDisk.mount(join(folder, 'output'), SPARE_MB + Math.ceil((requests * BYTES_PER_REQUEST) / 1e6))
-  const servers = await (redis === 'one' ? OneRedis : SentinelRedis).start(join(folder, 'redis'), log)
+  const forgets = () => producers.forgotten()
+  const servers = await (redis === 'one' ? OneRedis : SentinelRedis).start(join(folder, 'redis'), log, forgets)
   const { url } = servers
-  const env = { ...process.env, RANKMILL_REDIS: url, RANKMILL_LOG_LEVEL: 'silent' }
+  const env = { ...process.env, RANKMILL_REDIS: url, RANKMILL_LOG_LEVEL: 'silent', RANKMILL_SHARDS: String(shards) }
   const node = (clockMs: number, more: NodeJS.ProcessEnv, ...args: string[]) => {
     const clock = clockMs === 0 ? [] : ['--import', CLOCK]
     const all = { ...env, RANKMILL_TEST_CLOCK_MS: String(clockMs), ...more }
@@ -93,7 +104,7 @@ export async function chaos({ requests, faults, seed, redis, isFake, log }: Chao
     )
   const states = Array.from({ length: WORKERS }, () => ({ version: 0, clockMs: 0 }))
   const workers = states.map((state) => new KeptProcess(() => worker(state)))
-  const producers = new TwoProducers(url, 'v')
+  const producers = new TwoProducers(url, 'v', shards)
   let runnerClockMs = 0
   const runner = new RunnerUnderTest(join(disk.folder, 'out.jsonl'), (output) =>
     node(
@@ -106,7 +117,7 @@ export async function chaos({ requests, faults, seed, redis, isFake, log }: Chao
   )
   const isPossible = (fault: Fault) => fault !== 'output disk full' || disk.canBeFilled
   const kinds = [...OWN_FAULTS.filter(isPossible), ...servers.faults].filter(
-    (fault) => redis === 'one' || fault !== 'all killed',
+    (fault) => (redis === 'one' || fault !== 'all killed') && (only === undefined || only.includes(fault)),
   )
 
   const counts: Partial<Record<Fault, number>> = {}
@@ -177,13 +188,13 @@ export async function chaos({ requests, faults, seed, redis, isFake, log }: Chao
     for (const [version] of VERSIONS.entries()) {
       const queue = `version-${version}`
       const alone = new KeptProcess(() => worker({ version, clockMs: 0 }, queue))
-      compared += await producers.compare(queue).finally(() => alone.end())
+      compared += await producers.compare(queue, most).finally(() => alone.end())
     }
     const { answered, wrong } = producers
     const kept = `${folder}-outputs`
     if (!same) await cp(disk.folder, kept, { recursive: true })
     const seconds = (performance.now() - startedAt) / 1000
-    return { faults: counts, same, lines, seconds, answered, compared, wrong, folder: kept }
+    return { faults: counts, repairs: servers.repairs, same, lines, seconds, answered, compared, wrong, folder: kept }
   } catch (error) {
     // What Redis logged and held, and how far the output is.
     await cp(folder, `${folder}-outputs`, { recursive: true }).catch(() => undefined)

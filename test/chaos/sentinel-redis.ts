@@ -23,6 +23,7 @@ interface Server {
 export class SentinelRedis implements Servers {
   readonly url: string
   readonly faults: readonly ServerFault[] = ['failover', 'primary killed']
+  readonly repairs = 0
   readonly #servers: readonly Server[]
   readonly #sentinels: readonly Server[]
 

@@ -13,14 +13,13 @@ import type { RankedDocument, RerankResult } from '../../shared/protocol/result.
 const DOCUMENTS = 9
 const TRY_MS = 15_000
 const PAUSE_MS = 50
-/** Answers whose scores are compared with undisturbed ones. */
-const COMPARED = 100
 
 export class TwoProducers {
   readonly wrong: string[] = []
   tries = 0
   readonly #url: string
   readonly #model: string
+  readonly #shards: number
   readonly #clients: readonly RerankClient[]
   readonly #answers = new Map<string, RerankResult>()
   #isStopped = false
@@ -29,10 +28,11 @@ export class TwoProducers {
   #losses = 0
   #running: Promise<void> | undefined
 
-  constructor(url: string, model: string) {
+  constructor(url: string, model: string, shards: number) {
     this.#url = url
     this.#model = model
-    const settings = { redis: url, logLevel: 'silent', commandTimeoutMs: 1000 } as const
+    this.#shards = shards
+    const settings = { redis: url, shards, logLevel: 'silent', commandTimeoutMs: 1000 } as const
     this.#clients = [
       new RerankClient({ ...settings, maxJobPairs: 2 }),
       new RerankClient({ ...settings, maxJobPairs: 4 }),
@@ -60,11 +60,11 @@ export class TwoProducers {
     await Promise.all(this.#clients.map((client) => client.close()))
   }
 
-  /** Compares with what a fleet that nothing disturbs gives, for each version one: `queue` of a version's own. */
-  async compare(queue: string): Promise<number> {
-    const client = new RerankClient({ redis: this.#url, logLevel: 'silent', queue })
+  /** Compares with what a fleet that nothing disturbs gives, for each version one: `queue` of a version's own; so many answers. */
+  async compare(queue: string, count: number): Promise<number> {
+    const client = new RerankClient({ redis: this.#url, shards: this.#shards, logLevel: 'silent', queue })
     let compared = 0
-    for (const [id, result] of [...this.#answers].slice(0, COMPARED)) {
+    for (const [id, result] of [...this.#answers].slice(0, count)) {
       const undisturbed = await client.rerank(this.#request(id))
       if (undisturbed.fingerprint !== result.fingerprint) continue
       compared++
