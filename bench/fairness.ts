@@ -14,6 +14,8 @@ import { findOrStartRedis } from '../cli/embedded/redis.js'
 import { ApiKeys } from '../server/keys/api-keys.js'
 import { ApiServer } from '../server/server.js'
 import { envOf, resolveOptions } from '../shared/options.js'
+import { queueName } from '../shared/protocol/lanes.js'
+import { plainPool } from '../shared/protocol/pool.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
 import { connectProducer } from '../shared/redis/connection.js'
 import { RerankWorker } from '../worker/worker.js'
@@ -21,10 +23,12 @@ import { percentile, printConditions } from './conditions.js'
 import { CallTimes, timedSource } from './timed-source.js'
 
 const DATA = '.cache/bench-fairness'
-const MS_PER_PAIR = 10
-const SHAPE = { sessions: 1, threadsPerSession: 1, batchPairs: 8, batchTokens: 4096 }
+/** Slower than requests can be sent, so that they pile up. */
+const MS_PER_PAIR = 100
+const SHAPE = { sessions: 1, threadsPerSession: 1, batchPairs: 1, batchTokens: 4096 }
 const AT_ONCE = 64
 const ASKED = 20
+const REPORTED = 10_000
 /** What a flood may fill of a lane: so many more are sent, and refused. */
 const ROOM = 0.9
 const [role, count = '100000'] = process.send ? [process.argv[2], '0'] : ['', process.argv[2]]
@@ -105,6 +109,7 @@ async function measure(): Promise<void> {
       const body = { query: `flood ${left}`, documents: [`flooded passage ${left}`] }
       const status = await ask(flood, '/v1/rerank/jobs', body)
       statuses[status] = (statuses[status] ?? 0) + 1
+      if (left > 0 && left % REPORTED === 0) console.log(`  ${left} to be sent`)
     }
   }
   const sending = Promise.all(Array.from({ length: AT_ONCE }, send))
@@ -112,6 +117,9 @@ async function measure(): Promise<void> {
   await sending
   const seconds = (performance.now() - startedAt) / 1000
   console.log(`the flood: ${JSON.stringify(statuses)} in ${seconds.toFixed(0)} s`)
+  const queue = `${options.prefix}:${queueName(options.queue, plainPool(options.model), 'interactive')}`
+  const waiting = (await own.llen(`${queue}:wait`)) + (await own.zcard(`${queue}:prioritized`))
+  console.log(`jobs that wait: ${waiting}`)
   await asked('with all of it queued')
   await webhook('with all of it queued')
   for (const agent of Object.values(agents)) agent.destroy()

@@ -213,7 +213,7 @@ export class Batcher {
           before,
           length,
         )
-      const staged = stage === undefined ? batch : { ...batch, stage, ...(states ? { states } : {}) }
+      const staged = stage === undefined ? batch : batch.at(stage, states)
       const { logits, states: given, inferenceMs } = await this.#engine.run(staged)
       const tokens = entries.reduce((sum, entry) => sum + entry.tokens, 0)
       const longest = entries.reduce((most, entry) => Math.max(most, entry.tokens), 0)

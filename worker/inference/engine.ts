@@ -18,11 +18,11 @@ export interface Batch {
   /** 0 for the query, 1 for the document; null for models without them. */
   readonly tokenTypeIds: BigInt64Array | null
   /** [size]: tokens at the beginning of each pair that others have as well, whose work may be kept for them. */
-  readonly prefixes?: Int32Array
+  readonly prefixes?: Int32Array | undefined
   /** Stage of a model with exits, from 0; without it the whole model runs. */
-  readonly stage?: number
+  readonly stage?: number | undefined
   /** What the stage before gave for these pairs, the tokens' axis padded with zeros. */
-  readonly states?: States
+  readonly states?: States | undefined
 }
 
 export interface BatchOutput {

@@ -1,6 +1,7 @@
 /** An engine without a model, for speed tests of the queue's path: scores are a cheap hash of the token ids. */
 import { RankmillError } from '../../shared/errors.js'
 import type { Batch, BatchOutput, BatchShape, InferenceEngine } from './engine.js'
+import { packBatch } from './packed-batch.js'
 
 const SHAPE: BatchShape = { sessions: 1, threadsPerSession: 1, batchPairs: 1024, batchTokens: 1 << 20 }
 
@@ -21,17 +22,14 @@ export class FakeEngine implements InferenceEngine {
     return this.shape.sessions * 2
   }
 
-  async run({ size, length, inputIds, attentionMask }: Batch): Promise<BatchOutput> {
+  async run(batch: Batch): Promise<BatchOutput> {
     if (this.#closed) throw new RankmillError('closed', 'the engine is closed')
-    // The ids as 32-bit halves: BigInt arithmetic would cost more than all the rest.
-    const ids = new Int32Array(inputIds.buffer, inputIds.byteOffset, size * length * 2)
-    const mask = new Int32Array(attentionMask.buffer, attentionMask.byteOffset, size * length * 2)
+    const { size, length, ids, mask } = packBatch(batch)
     const logits = new Float32Array(size)
     for (let row = 0; row < size; row++) {
       let hash = 0
-      const end = (row + 1) * length * 2
-      for (let at = row * length * 2; at < end && mask[at] === 1; at += 2)
-        hash = (Math.imul(hash, 31) + (ids[at] ?? 0)) | 0
+      const end = (row + 1) * length
+      for (let at = row * length; at < end && mask[at] === 1; at++) hash = (Math.imul(hash, 31) + (ids[at] ?? 0)) | 0
       logits[row] = (hash >>> 0) / 2 ** 29 - 4
     }
     return { logits, inferenceMs: 0 }

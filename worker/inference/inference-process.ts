@@ -5,8 +5,9 @@
 import { Worker } from 'node:worker_threads'
 import { RankmillError } from '../../shared/errors.js'
 import type { Batch } from './engine.js'
+import { unpackBatch } from './packed-batch.js'
 import { isDeviceLost, ScoringSession } from './session.js'
-import { type FromProcess, type SessionData, type ToProcess, unpackBatch } from './session-protocol.js'
+import type { FromProcess, SessionData, ToProcess } from './session-protocol.js'
 
 /** How often it is looked whether the parent lives: a call blocks the loop that would be told. */
 const PARENT_MS = 500

@@ -8,7 +8,8 @@ import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
 import { isReplaced } from '../model/bound-files.js'
 import type { Batch, BatchOutput, EngineLog } from './engine.js'
-import { type FromProcess, packBatch, type SessionData, type ToProcess } from './session-protocol.js'
+import { packBatch } from './packed-batch.js'
+import type { FromProcess, SessionData, ToProcess } from './session-protocol.js'
 import { withoutTelemetry } from './telemetry.js'
 
 /** First wait before a dead process is replaced; it doubles with each start that fails. */

@@ -17,8 +17,8 @@ export interface EncodedDocument {
   readonly pairs: readonly EncodedPair[]
   /** The document's score, from the logits of its pairs; of windows, the best one's, whose place is not known yet. */
   score(logits: Float32Array): KnownScore
-  /** Tokens of a window, from and to, where it is a part of the text. */
-  readonly spans?: readonly (readonly [from: number, to: number])[]
+  /** Tokens of each window, from and to, one behind the other, where they are parts of the text. */
+  readonly spans?: Int32Array
 }
 
 /** What documents are encoded with. */
@@ -73,8 +73,10 @@ export async function placeWindows(
 ): Promise<(KnownScore | undefined)[]> {
   const placed = [...scores]
   const open = scores.flatMap((score, i) => {
-    const span = score?.window && documents[i]?.spans?.[score.window.index]
-    return span ? [{ i, span, passage: passages[i] ?? '' }] : []
+    const spans = documents[i]?.spans
+    if (!score?.window || !spans) return []
+    const at = 2 * score.window.index
+    return [{ i, span: [spans[at] ?? 0, spans[at + 1] ?? 0], passage: passages[i] ?? '' }]
   })
   await Promise.all(
     Array.from(tasksOf(open.map(({ passage }) => passage)), async ([from, to]) => {
@@ -106,20 +108,19 @@ function documentsOf(
     const flag = flags[i] ?? 0
     const truncated = (flag & TRUNCATED) !== 0
     const pairs: EncodedPair[] = []
-    const own: [number, number][] = []
+    const first = pair
     for (const end = pair + (counts[i] ?? 0); pair < end; pair++) {
       const length = lengths[pair] ?? 0
       const prefix = prefixes?.[pair]
       const secondStart = secondStarts[pair] ?? 0
       pairs.push({ ids: ids.subarray(at, at + length), secondStart, truncated, ...(prefix ? { prefix } : {}) })
-      if (spans.length > 0) own.push([spans[2 * pair] ?? 0, spans[2 * pair + 1] ?? 0])
       at += length
     }
     const end = passage.length
     if (spans.length > 0) {
       return {
         pairs,
-        ...(flag & WINDOWS ? { spans: own } : {}),
+        ...(flag & WINDOWS ? { spans: spans.subarray(2 * first, 2 * pair) } : {}),
         score(logits) {
           const index = firstBest(logits)
           return {
