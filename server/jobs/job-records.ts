@@ -17,6 +17,9 @@ const recordSchema = z.object({
   webhook: z.string().nullable(),
 })
 
+/** Each is looked at again sooner than this. */
+const LATEST_MS = 300_000
+
 export type JobRecord = z.output<typeof recordSchema>
 
 export class JobRecords {
@@ -70,9 +73,11 @@ export class JobRecords {
     return rank === null ? undefined : this.#redis.zrevrange(list, rank + 1, rank + limit)
   }
 
-  /** Jobs that were to be looked at by now. */
+  /** Jobs that were to be looked at by now, and those that a clock which was set back would keep for longer than is ever said. */
   async due(now: number, limit: number): Promise<string[]> {
-    return this.#redis.zrangebyscore(this.#keys.openJobs, 0, now, 'LIMIT', 0, limit)
+    const due = await this.#redis.zrangebyscore(this.#keys.openJobs, 0, now, 'LIMIT', 0, limit)
+    if (due.length > 0) return due
+    return this.#redis.zrangebyscore(this.#keys.openJobs, `(${now + LATEST_MS}`, '+inf', 'LIMIT', 0, limit)
   }
 
   async lookAgain(requestId: string, at: number): Promise<void> {

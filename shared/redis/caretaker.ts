@@ -32,6 +32,8 @@ const SLICE = 250
 const AT_ONCE = 32
 /** A round looks after what is due for so long; the next one goes on. */
 const ROUND_MS = 1000
+/** Nothing is looked after later than this, whoever noted it. */
+const LONGEST_LOOK_MS = 300_000
 /** The longest that a job waits for another try where nobody has set more. */
 const LONGEST_DELAY_MS = 300_000
 /** A request that waits for a worker to say which model is meant is looked after so often, at first. */
@@ -139,7 +141,7 @@ export class Caretaker {
     const startedAt = performance.now()
     let due: Awaited<ReturnType<RequestLife['due']>>
     do {
-      due = await this.#life.due(SLICE)
+      due = await this.#life.due(SLICE, Math.max(this.#times.latestMs, LONGEST_LOOK_MS))
       await this.#examineAll(due.ids, due.now, workers)
     } while (due.ids.length === SLICE && performance.now() - startedAt < ROUND_MS)
     this.#survey.forget(due.now)

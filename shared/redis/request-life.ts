@@ -422,9 +422,13 @@ export class RequestLife {
     return (await this.#redis.rankmillLose(this.#keys.request(requestId), generation, part, token)) as number
   }
 
-  /** Unanswered requests that somebody should look after, and the time by Redis' clock. */
-  async due(count: number): Promise<{ readonly now: number; readonly ids: readonly string[] }> {
-    const [now, ids] = (await this.#redis.rankmillDue(this.#keys.open, count)) as Reply
+  /**
+   * Unanswered requests that somebody should look after, and the time by Redis' clock.
+   *
+   * @param latestMs after which each is looked after again at the latest
+   */
+  async due(count: number, latestMs: number): Promise<{ readonly now: number; readonly ids: readonly string[] }> {
+    const [now, ids] = (await this.#redis.rankmillDue(this.#keys.open, count, latestMs)) as Reply
     return { now: Number(now), ids: (ids ?? []) as readonly string[] }
   }
 

@@ -404,10 +404,18 @@ redis.call('HSET', KEYS[1], 'lost:' .. ARGV[2], (count + 1) .. ' ' .. ARGV[3])
 return count + 1
 `
 
-/** Requests that somebody should look after. KEYS: open; ARGV: how many */
+/**
+ * Requests that somebody should look after: those that it is time for, and those that it would be time for later than ever is
+ * said, because Redis' clock was set back. KEYS: open; ARGV: how many, ms in which any is looked after
+ */
 const DUE = `
 ${CLOCK}
-return {string.format('%.0f', now), redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])}
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+if #ids == 0 then
+  local latest = string.format('%.0f', now + ARGV[2])
+  ids = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. latest, '+inf', 'LIMIT', 0, ARGV[1])
+end
+return {string.format('%.0f', now), ids}
 `
 
 /**

@@ -41,7 +41,7 @@ for i, name in ipairs({'requests', 'pairs'}) do
   local limit = tonumber(ARGV[i])
   if limit > 0 then
     local known = redis.call('HMGET', KEYS[1], name, name .. '-at')
-    local level = known[1] and math.min(limit, known[1] + (now - known[2]) * limit / 60000) or limit
+    local level = known[1] and math.min(limit, known[1] + math.max(0, now - known[2]) * limit / 60000) or limit
     if level < 1 then return {name, math.ceil((1 - level) * 60000 / limit), queued} end
     levels[name] = level - cost[i]
   end
@@ -69,10 +69,13 @@ return 0
 /** Takes a lease that nobody holds; its number, or 0. KEYS: batch; ARGV: holder, lease's length. */
 const CLAIM = `${NOW}
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local expires = tonumber(redis.call('HGET', KEYS[1], 'expires') or '0')
+local held = redis.call('HMGET', KEYS[1], 'expires', 'lease')
+local expires, length = tonumber(held[1] or '0'), tonumber(held[2] or ARGV[2])
+-- The clock was set back: whoever holds it says so again within that time.
+if expires > now + length then redis.call('HSET', KEYS[1], 'expires', now + length) end
 if expires > now then return 0 end
 local number = redis.call('HINCRBY', KEYS[1], 'number', 1)
-redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'expires', now + ARGV[2])
+redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'expires', now + ARGV[2], 'lease', ARGV[2])
 return number
 `
 
@@ -83,7 +86,7 @@ return number
 const BEAT = `${NOW}
 if redis.call('HGET', KEYS[1], 'number') ~= ARGV[1] then return -1 end
 local length = tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'expires', length > 0 and now + length or 0)
+redis.call('HSET', KEYS[1], 'expires', length > 0 and now + length or 0, 'lease', length)
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'record', ARGV[3]) end
 return redis.call('HEXISTS', KEYS[1], 'cancelled')
 `

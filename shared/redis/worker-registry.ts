@@ -50,6 +50,8 @@ return 1
 /** KEYS: seen, info; ARGV: ms to be dead, 'alive' or 'dead' */
 const WORKERS = `
 ${CLOCK}
+-- Redis' clock was set back: who lives says so again soon.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')) do redis.call('ZADD', KEYS[1], now, id) end
 local from, to = now - ARGV[1], '+inf'
 if ARGV[2] == 'dead' then from, to = '-inf', '(' .. string.format('%.0f', now - ARGV[1]) end
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], from, to)
@@ -65,7 +67,8 @@ return infos
 /** One worker at a time looks after the others' requests. KEYS: caretaker; ARGV: worker, ms */
 const TAKE_CARE = `
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+-- Longer than it was taken for: Redis' clock was set back.
+if holder and holder ~= ARGV[1] and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 `
