@@ -90,7 +90,7 @@ describe.skipIf(why)(`WebGPU${why}`, () => {
     }
     const found = await scoreOn('webgpu').catch((error: RankmillError) => error)
     if (found instanceof RankmillError) {
-      expect(found).toMatchObject({ code: 'invalid_configuration', param: 'device' })
+      expect(found).toMatchObject({ code: 'invalid_configuration', details: { param: 'device' } })
       expect(found.message).toContain('otherwise than the CPU')
     } else expect(farthest(found, [...(await scoreOn('cpu'))])).toBeLessThan(1e-3)
   })
