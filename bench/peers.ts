@@ -1,83 +1,93 @@
 /**
  * The race: every reranking library that installs from a registry, on one model folder, with the same pairs and cores, in turn,
- * round by round; scores compared with torch's. Python's environments are made under .rankmill/peers: some 10 GB, half an hour
- * the first time.
+ * round by round; scores compared with torch's. Python's environments are made under .rankmill/peers: some 10 GB, and with the
+ * model, which learns a little first, three quarters of an hour the first time.
  *
  *   npm run bench:peers [-- --peers rankmill,st-torch] [--rounds 5] [--lists 5] [--threads N]
+ *     --quality FOLDER   nDCG@10 of each one's scores too, on judged queries (as bench:quality has them; again for another)
+ *     --queries N        of them (20)
+ *     --candidates N     of a list, and of a judged query from the first stage (100)
+ *     --requests N       latency too: so many requests of 10 documents that come at random, as often to all
+ *     --http             servers instead, through one load generator; --requests N of a round (48)
+ *     --url URL          a server that runs already, in the dialect of text-embeddings-inference: its /rerank
  */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
-import { sampleRankCorrelation } from 'simple-statistics'
 import { packagesFolder, readPassages } from '../cli/demo/passages.js'
 import { QUESTIONS } from '../cli/demo/questions.js'
-import { median, printConditions } from './conditions.js'
+import { readCollections } from './collections.js'
+import { printConditions } from './conditions.js'
 import { PEERS, Workshop } from './peers/environments.js'
-import { type Outcome, Runner } from './peers/runner.js'
+import { raceServers } from './peers/http-race.js'
+import { SERVERS, type ServerPeer } from './peers/http-server.js'
+import { raceLibraries } from './peers/library-race.js'
+import type { List } from './peers/peer-lines.js'
 
 const FOLDER = '.rankmill/peers'
-const CANDIDATES = 100
-const REFERENCE = 'st-torch'
+/** Of a request where latency counts. */
+const DOCUMENTS = 10
+/** The model learns from so many passages. */
+const TAUGHT = 800
 
 const { values: flags } = parseArgs({
   options: {
-    peers: { type: 'string', default: PEERS.map(({ name }) => name).join(',') },
+    peers: { type: 'string' },
     rounds: { type: 'string', default: '5' },
     lists: { type: 'string', default: '5' },
     threads: { type: 'string', default: String(availableParallelism()) },
+    quality: { type: 'string', multiple: true, default: [] },
+    queries: { type: 'string', default: '20' },
+    candidates: { type: 'string', default: '100' },
+    requests: { type: 'string' },
+    http: { type: 'boolean', default: false },
+    url: { type: 'string', multiple: true, default: [] },
   },
 })
-const wanted = new Set(flags.peers.split(','))
-const unknown = [...wanted].find((name) => PEERS.every((peer) => peer.name !== name))
-if (unknown !== undefined) throw new Error(`--peers: ${unknown} is none of ${PEERS.map(({ name }) => name).join(', ')}`)
-const threads = Number(flags.threads)
-const racing = PEERS.filter(({ name }) => wanted.has(name))
-
+const [threads, rounds, candidates] = [Number(flags.threads), Number(flags.rounds), Number(flags.candidates)]
 const workshop = new Workshop(FOLDER, (line) => console.error(`bench:peers: ${line}`))
-const pairs = await writeLists(Number(flags.lists))
-await workshop.makeModel(new Set(racing.map(({ environment }) => environment)))
+const passages = (await readPassages(packagesFolder())).map(({ text }) => text)
+const lists = QUESTIONS.slice(0, Number(flags.lists)).map((query, q) => listOf(query, candidates, q * 997))
+await mkdir(FOLDER, { recursive: true })
+const step = Math.max(1, Math.floor(passages.length / TAUGHT))
+const taught = passages.filter((_, i) => i % step === 0)
+await writeFile(workshop.texts, JSON.stringify({ lists, passages: taught }))
 
-printConditions('the race', { pairs, candidates: CANDIDATES, threads, rounds: flags.rounds })
-const runners: Runner[] = []
-for (const peer of racing) {
-  // One that does not run here does not stop the others.
-  const runner = await Runner.start(peer, await workshop.command(peer, threads)).catch((error: Error) =>
-    console.log(`# ${peer.name}: ${error.message}`),
+let asked = 0
+/** No two alike, so that nobody answers from memory. */
+const request = () => {
+  const number = asked++
+  return listOf(`${QUESTIONS[number % QUESTIONS.length]} (${number})`, DOCUMENTS, number * 613)
+}
+const conditions = { threads, rounds }
+if (flags.http || flags.url.length > 0) {
+  const running = flags.url.map(
+    (url): ServerPeer => ({ name: url, precision: '', dialect: 'tei', url: `${url}/rerank` }),
   )
-  if (runner) runners.push(runner)
+  const started = flags.http ? chosen(SERVERS) : []
+  await workshop.makeModel(new Set(['st-onnx', 'st-openvino']))
+  const requests = Number(flags.requests ?? 48)
+  printConditions('the race through HTTP', { documents: DOCUMENTS, requests, ...conditions })
+  await raceServers([...started, ...running], workshop, request, { threads, rounds, requests })
+} else {
+  const racing = chosen(PEERS)
+  await workshop.makeModel(new Set(racing.map(({ environment }) => environment)))
+  const collections = await readCollections(flags.quality, Number(flags.queries), candidates)
+  printConditions('the race', { pairs: lists.length * candidates, candidates, ...conditions })
+  const requests = Number(flags.requests ?? 0)
+  await raceLibraries(racing, workshop, lists, request, { threads, rounds, collections, requests })
 }
-for (let round = 0; round < Number(flags.rounds); round++) {
-  // Turn about, so that a drift of the machine's speed meets all.
-  const turn = round % 2 === 0 ? runners : [...runners].reverse()
-  for (const runner of turn) await runner.round()
-}
-const reference = runners.find(({ outcome }) => outcome.peer.name === REFERENCE)?.outcome.scores
-const lines = await Promise.all(runners.map(({ outcome }) => rowOf(outcome)))
-console.log('| peer | precision | pairs/s | CPU ms a pair | rank correlation | peak memory | start | installed |')
-console.log('| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |')
-for (const line of lines) console.log(line)
-for (const runner of runners) runner.end()
 
-async function writeLists(count: number): Promise<number> {
-  const passages = await readPassages(packagesFolder())
-  const lists = QUESTIONS.slice(0, count).map((query, q) => ({
+function listOf(query: string, count: number, from: number): List {
+  return {
     query,
-    documents: Array.from({ length: CANDIDATES }, (_, i) => passages[(q * 997 + i * 31) % passages.length]?.text ?? ''),
-  }))
-  await mkdir(FOLDER, { recursive: true })
-  await writeFile(workshop.lists, JSON.stringify(lists))
-  return lists.length * CANDIDATES
+    documents: Array.from({ length: count }, (_, i) => passages[(from + i * 31) % passages.length] ?? ''),
+  }
 }
 
-async function rowOf({ peer, startSeconds, rounds, peakBytes, scores }: Outcome): Promise<string> {
-  const rates = rounds.map(({ seconds }) => pairs / seconds)
-  const cpu = rounds.map(({ cpuSeconds }) => (1000 * cpuSeconds) / pairs)
-  const alike = reference ? sampleRankCorrelation([...scores], [...reference]).toFixed(4) : ''
-  const range = (values: readonly number[]) =>
-    `${median(values).toFixed(1)} (${Math.min(...values).toFixed(1)} to ${Math.max(...values).toFixed(1)})`
-  const megabytes = (bytes: number) => `${Math.round(bytes / 1e6)} MB`
-  return `| ${[
-    ...[peer.name, peer.precision, range(rates), range(cpu), alike, megabytes(peakBytes)],
-    ...[`${startSeconds.toFixed(1)} s`, megabytes(await workshop.size(peer.environment))],
-  ].join(' | ')} |`
+function chosen<P extends { readonly name: string }>(all: readonly P[]): P[] {
+  const wanted = flags.peers?.split(',') ?? all.map(({ name }) => name)
+  const unknown = wanted.find((name) => all.every((peer) => peer.name !== name))
+  if (unknown !== undefined) throw new Error(`--peers: ${unknown} is none of ${all.map(({ name }) => name).join(', ')}`)
+  return all.filter(({ name }) => wanted.includes(name))
 }

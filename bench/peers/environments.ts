@@ -1,7 +1,7 @@
 /** The peers, and an environment for each that lives in Python: made once, by uv where it is there, else by venv and pip. */
 import { execFile, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 
@@ -15,6 +15,11 @@ export interface Peer {
   /** What its arithmetic is done in. */
   readonly precision: 'fp32' | 'int8' | 'bf16 or fp32'
   readonly environment: string
+}
+
+export interface Command {
+  readonly command: string
+  readonly args: string[]
 }
 
 /** In Node, from this checkout. */
@@ -32,6 +37,7 @@ export const PEERS: readonly Peer[] = [
   { name: 'fastembed', precision: 'fp32', environment: 'fastembed' },
   { name: 'infinity-torch', precision: 'fp32', environment: 'infinity' },
   { name: 'infinity-optimum', precision: 'fp32', environment: 'infinity' },
+  { name: 'infinity-optimum-qint8', precision: 'int8', environment: 'infinity' },
   { name: 'rerankers', precision: 'fp32', environment: 'rerankers' },
   { name: 'transformers-js', precision: 'fp32', environment: NODE },
 ]
@@ -50,28 +56,36 @@ export class Workshop {
     return join(this.#folder, 'model')
   }
 
-  get lists(): string {
-    return join(this.#folder, 'lists.json')
+  /** What peers make their variants from: lists, and passages to train with. */
+  get texts(): string {
+    return join(this.#folder, 'texts.json')
   }
 
-  /** The environment's python. */
+  /** A folder for a server's own files. */
+  dataFolder(name: string): string {
+    return join(this.#folder, name)
+  }
+
+  /** The environment's python; what its requirements have gained since it was made is added. */
   async python(environment: string): Promise<string> {
     const folder = join(this.#folder, 'envs', environment)
     const python = join(folder, 'bin', 'python')
     const done = join(folder, 'installed')
-    if (existsSync(done)) return python
-    this.#say(`installing ${environment}`)
-    await rm(folder, { recursive: true, force: true })
     const requirements = join(SOURCES, 'requirements', `${environment}.txt`)
+    const wanted = await readFile(requirements, 'utf8')
+    if (existsSync(done) && (await readFile(done, 'utf8')) === wanted) return python
+    this.#say(`installing ${environment}`)
+    // Without its note it was not made to the end.
+    if (!existsSync(done)) await rm(folder, { recursive: true, force: true })
     const options = { timeout: INSTALL_TIMEOUT_MS, maxBuffer: 1 << 26 }
     if (spawnSync('uv', ['--version']).status === 0) {
-      await run('uv', ['venv', '-q', folder], options)
+      if (!existsSync(python)) await run('uv', ['venv', '-q', folder], options)
       await run('uv', ['pip', 'install', '-q', '--python', python, '-r', requirements], options)
     } else {
-      await run('python3', ['-m', 'venv', folder], options)
+      if (!existsSync(python)) await run('python3', ['-m', 'venv', folder], options)
       await run(python, ['-m', 'pip', 'install', '-q', '-r', requirements], options)
     }
-    await writeFile(done, '')
+    await writeFile(done, wanted)
     return python
   }
 
@@ -91,12 +105,12 @@ export class Workshop {
       this.#say(`making ${file}`)
       await run(python, [join(SOURCES, script), ...args], { maxBuffer: 1 << 26 })
     }
-    await make('onnx/model.onnx', 'sentence-transformers', 'make_model.py', this.model)
-    if (environments.has('st-onnx'))
+    await make('onnx/model.onnx', 'sentence-transformers', 'make_model.py', this.model, this.texts)
+    if (environments.has('st-onnx') || environments.has('infinity'))
       await make('onnx/model_qint8.onnx', 'st-onnx', 'make_variants.py', 'onnx', this.model)
     if (environments.has('st-openvino')) {
       const file = 'openvino/openvino_model_qint8_quantized.bin'
-      await make(file, 'st-openvino', 'make_variants.py', 'openvino', this.model, this.lists)
+      await make(file, 'st-openvino', 'make_variants.py', 'openvino', this.model, this.texts)
     }
   }
 
@@ -116,17 +130,19 @@ export class Workshop {
   }
 
   /** How a peer is started. */
-  async command({ name, environment }: Peer, threads: number): Promise<{ command: string; args: string[] }> {
-    const rest = [String(threads), this.lists]
+  async command({ name, environment }: Peer, threads: number): Promise<Command> {
+    if (environment !== NODE) {
+      const args = [join(SOURCES, 'peer.py'), name, this.model, String(threads)]
+      return { command: await this.python(environment), args }
+    }
     if (name === 'transformers-js') {
-      return { command: process.execPath, args: ['dist/bench/peers/transformers-js-peer.js', this.model, ...rest] }
+      return {
+        command: process.execPath,
+        args: ['dist/bench/peers/transformers-js-peer.js', this.model, String(threads)],
+      }
     }
-    if (environment === NODE) {
-      const dtype = name === 'rankmill-int8' ? 'int8' : 'fp32'
-      const folder = await this.makeInt8()
-      return { command: process.execPath, args: ['dist/bench/peers/rankmill-peer.js', folder, ...rest, dtype] }
-    }
-    const python = await this.python(environment)
-    return { command: python, args: [join(SOURCES, 'peer.py'), name, this.model, ...rest] }
+    const dtype = name === 'rankmill-int8' ? 'int8' : 'fp32'
+    const folder = await this.makeInt8()
+    return { command: process.execPath, args: ['dist/bench/peers/rankmill-peer.js', folder, String(threads), dtype] }
   }
 }

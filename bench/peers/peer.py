@@ -1,18 +1,18 @@
 """One peer in a process of its own: loads the model, then scores the same pairs whenever it is told to.
 
-    python peer.py PEER FOLDER THREADS LISTS.json
+    python peer.py PEER FOLDER THREADS          a line of JSON when it is ready, {"seconds", "scores"} for each line that it reads
+    python peer.py PEER FOLDER THREADS PORT     the same library behind POST /rerank of FastAPI, as one would write it oneself
 
-LISTS.json is [{"query": …, "documents": [...]}, …]. Writes a line of JSON when it is ready and one for each line that it reads:
-{"seconds", "cpuSeconds", "peakBytes", "scores"}. Each peer is used as its own documentation shows for many lists, its batch size
+A line is [{"query": …, "documents": [...]}, …]. Each peer is used as its own documentation shows for many lists, its batch size
 included, with as many threads as the others.
 """
 import json
 import os
-import resource
 import sys
+import threading
 import time
 
-name, folder, threads, lists_file = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+name, folder, threads, ports = sys.argv[1], sys.argv[2], int(sys.argv[3]), [int(port) for port in sys.argv[4:]]
 for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'RAYON_NUM_THREADS'):
     os.environ[variable] = str(threads)
 os.environ |= {'HF_HUB_OFFLINE': '1', 'TRANSFORMERS_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'true', 'TQDM_DISABLE': '1', 'DO_NOT_TRACK': '1'}
@@ -63,11 +63,11 @@ def fastembed():
     return lambda lists: [score for query, documents in lists for score in model.rerank(query, documents)]
 
 
-def infinity(engine):
+def infinity(engine, folder=folder):
     import asyncio
     from infinity_emb import AsyncEngineArray, EngineArgs
     loop = asyncio.new_event_loop()
-    array = AsyncEngineArray.from_args([EngineArgs(model_name_or_path=folder, engine=engine, device='cpu', bettertransformer=False)])
+    array = AsyncEngineArray.from_args([EngineArgs(model_name_or_path=folder, engine=engine, device='cpu', bettertransformer=False, onnx_do_not_prefer_quantized=True)])
     model = array[0]
     loop.run_until_complete(model.astart())
 
@@ -102,20 +102,40 @@ PEERS = {
     'fastembed': fastembed,
     'infinity-torch': lambda: infinity('torch'),
     'infinity-optimum': lambda: infinity('optimum'),
+    'infinity-optimum-qint8': lambda: infinity('optimum', f'{folder}-quantized'),
     'rerankers': rerankers,
 }
 
-lists = [(one['query'], one['documents']) for one in json.load(open(lists_file))]
-started = time.perf_counter()
+def serve(score, port):
+    import fastapi
+    import pydantic
+    import uvicorn
+
+    class Asked(pydantic.BaseModel):
+        query: str
+        documents: list[str]
+
+    app = fastapi.FastAPI()
+    # None of the libraries promises that a model may be called from two threads at once.
+    lock = threading.Lock()
+
+    @app.post('/rerank')
+    def rerank(asked: Asked):
+        with lock:
+            scores = score([(asked.query, asked.documents)])
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        return {'results': [{'index': i, 'relevance_score': float(scores[i])} for i in order]}
+
+    uvicorn.run(app, host='127.0.0.1', port=port, log_level='warning')
+
+
 score = PEERS[name]()
-score([(lists[0][0], lists[0][1][:1])])
-print(json.dumps({'readySeconds': time.perf_counter() - started}), file=out, flush=True)
+score([('a question', ['an answer'])])
+for port in ports:
+    serve(score, port)
+print('{"ready": true}', file=out, flush=True)
 for line in sys.stdin:
-    before, cpu = time.perf_counter(), time.process_time()
+    lists = [(one['query'], one['documents']) for one in json.loads(line)]
+    before = time.perf_counter()
     scores = [float(one) for one in score(lists)]
-    print(json.dumps({
-        'seconds': time.perf_counter() - before,
-        'cpuSeconds': time.process_time() - cpu,
-        'peakBytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        'scores': scores,
-    }), file=out, flush=True)
+    print(json.dumps({'seconds': time.perf_counter() - before, 'scores': scores}), file=out, flush=True)

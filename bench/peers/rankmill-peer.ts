@@ -9,7 +9,7 @@ import { modelSource } from '../../worker/model-source.js'
 import { RerankWorker } from '../../worker/worker.js'
 import { answerLines, peerArguments } from './peer-lines.js'
 
-const { folder, threads, lists, more } = await peerArguments()
+const { folder, threads, more } = peerArguments()
 const prefix = `{bench-peers-${more[0]}}`
 
 if (process.send) {
@@ -29,7 +29,7 @@ if (process.send) {
   })
   await once(worker, 'message')
   const client = new RerankClient({ redis: redis.url, prefix, model: 'peer' })
-  await answerLines(async () => {
+  await answerLines(async (lists) => {
     const scores: number[][] = []
     await Promise.all(
       lists.map(async ({ query, documents }, i) => {

@@ -1,31 +1,36 @@
-/** One peer in its process, and what its rounds took. */
+/** One peer in its process: lists go in by lines, scores come back. */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import type { Peer } from './environments.js'
+import type { List } from './peer-lines.js'
 import { treeUse } from './process-tree.js'
 
-interface Round {
+interface Answer {
   readonly seconds: number
+  readonly scores: readonly number[]
+}
+
+interface Waiting {
+  readonly resolve: (answer: Answer) => void
+  readonly reject: (error: Error) => void
+}
+
+export interface Scored extends Answer {
   readonly cpuSeconds: number
 }
 
-export interface Outcome {
+export class Runner {
   readonly peer: Peer
   readonly startSeconds: number
-  readonly rounds: Round[]
-  peakBytes: number
-  scores: readonly number[]
-}
-
-export class Runner {
-  readonly outcome: Outcome
   readonly #child: ChildProcessWithoutNullStreams
-  readonly #lines: AsyncIterator<string>
+  /** For the lines that it has not answered yet, in order. */
+  readonly #waiting: Waiting[] = []
 
-  private constructor(outcome: Outcome, child: ChildProcessWithoutNullStreams, lines: AsyncIterator<string>) {
-    this.outcome = outcome
+  private constructor(peer: Peer, child: ChildProcessWithoutNullStreams, startSeconds: number) {
+    this.peer = peer
     this.#child = child
-    this.#lines = lines
+    this.startSeconds = startSeconds
   }
 
   /** @throws Error with the last thing that it said, where it does not start */
@@ -36,33 +41,47 @@ export class Runner {
     child.stderr.on('data', (chunk) => {
       said = `${said}${chunk}`.slice(-2000)
     })
-    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-    const { done } = await lines.next()
-    if (done) throw new Error(`does not start: ${said.trim().split('\n').at(-1)}`)
-    const startSeconds = (performance.now() - startedAt) / 1000
-    const runner = new Runner({ peer, startSeconds, rounds: [], peakBytes: 0, scores: [] }, child, lines)
-    await runner.#run()
+    child.on('error', (error) => {
+      said = error.message
+    })
+    const lines = createInterface({ input: child.stdout })
+    const closed = once(lines, 'close').then(() => {
+      throw new Error(`does not start: ${said.trim().split('\n').at(-1)}`)
+    })
+    await Promise.race([once(lines, 'line'), closed])
+    const runner = new Runner(peer, child, (performance.now() - startedAt) / 1000)
+    closed.catch(() => {
+      const ended = new Error(`${peer.name} ended: ${said.trim().split('\n').at(-1)}`)
+      for (const { reject } of runner.#waiting.splice(0)) reject(ended)
+    })
+    lines.on('line', (line) => runner.#waiting.shift()?.resolve(JSON.parse(line) as Answer))
     return runner
   }
 
-  async round(): Promise<void> {
-    this.outcome.rounds.push(await this.#run())
+  /** Peers answer one line after the other. @throws Error where it has ended */
+  async ask(lists: readonly List[]): Promise<Answer> {
+    return await new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject })
+      this.#child.stdin.write(`${JSON.stringify(lists)}\n`)
+    })
+  }
+
+  /** Asks, and counts what its processes use meanwhile. */
+  async score(lists: readonly List[]): Promise<Scored> {
+    const before = this.#use().cpuSeconds
+    const answer = await this.ask(lists)
+    return { ...answer, cpuSeconds: this.#use().cpuSeconds - before }
+  }
+
+  get peakBytes(): number {
+    return this.#use().peakBytes
   }
 
   end(): void {
     this.#child.stdin.end()
   }
 
-  async #run(): Promise<Round> {
-    const pid = this.#child.pid ?? 0
-    const before = treeUse(pid).cpuSeconds
-    this.#child.stdin.write('go\n')
-    const { value, done } = await this.#lines.next()
-    if (done) throw new Error(`${this.outcome.peer.name} ended`)
-    const { seconds, scores } = JSON.parse(value) as { seconds: number; scores: number[] }
-    const { cpuSeconds, peakBytes } = treeUse(pid)
-    this.outcome.peakBytes = peakBytes
-    this.outcome.scores = scores
-    return { seconds, cpuSeconds: cpuSeconds - before }
+  #use() {
+    return treeUse(this.#child.pid ?? 0)
   }
 }

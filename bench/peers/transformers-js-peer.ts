@@ -4,7 +4,7 @@ import { basename, dirname } from 'node:path'
 import { AutoModelForSequenceClassification, AutoTokenizer, env } from '@xenova/transformers'
 import { answerLines, peerArguments } from './peer-lines.js'
 
-const { folder, threads, lists } = await peerArguments()
+const { folder, threads } = peerArguments()
 env.allowRemoteModels = false
 env.localModelPath = dirname(folder)
 const name = basename(folder)
@@ -13,7 +13,7 @@ const model = await AutoModelForSequenceClassification.from_pretrained(name, {
   dtype: 'fp32',
   session_options: { intraOpNumThreads: threads },
 })
-await answerLines(async () => {
+await answerLines(async (lists) => {
   const scores: number[] = []
   for (const { query, documents } of lists) {
     const queries = new Array<string>(documents.length).fill(query)

@@ -81,16 +81,16 @@ describe.skipIf(why)(`WebGPU${why}`, () => {
   })
 
   test.skipIf(!all)('a model that it scores otherwise than the CPU is refused', async () => {
-    // On SwiftShader, ONNX Runtime 1.30: 0.6 of a logit off at 64 tokens. Where that is mended the scores have to agree.
+    // On SwiftShader attention is wrong from 32 tokens on (bench/gpu.md). Where that is mended the scores have to agree.
     const folder = fileURLToPath(new URL('../../../models/rankmill-nano', import.meta.url))
     const [pair] = golden('one-logit').pairs
     const scoreOn = async (device: Device) => {
       const engine = await start(await open(folder, 'fp32', device, true), device)
-      return (await engine.run(batchOf(pair ? [pair] : []))).logits
+      return (await engine.run(batchOf(pair ? [pair] : [], 0, 64))).logits
     }
     const found = await scoreOn('webgpu').catch((error: RankmillError) => error)
     if (found instanceof RankmillError) {
-      expect(found).toMatchObject({ code: 'invalid_configuration', param: 'device' })
+      expect(found).toMatchObject({ code: 'invalid_configuration', details: { param: 'device' } })
       expect(found.message).toContain('otherwise than the CPU')
     } else expect(farthest(found, [...(await scoreOn('cpu'))])).toBeLessThan(1e-3)
   })
