@@ -31,6 +31,8 @@ export interface Running {
   readonly server?: ProcessIdentity
   /** The container's name. */
   readonly container?: string
+  /** What had to be done to its data before it loaded them. */
+  readonly mended?: string
 }
 
 /**

@@ -13,13 +13,7 @@ export interface KeeperTask {
 
 /** What it answers, once. */
 export type KeeperAnswer =
-  | {
-      readonly type: 'ready'
-      /** Redis was started by this keeper. */
-      readonly started: boolean
-      /** What had to be done to its data. */
-      readonly mended?: string
-    }
+  | { readonly type: 'ready' /** Redis was started by this keeper. */; readonly started: boolean }
   | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string }
 
 const KEEPER = fileURLToPath(new URL('./redis-keeper.js', import.meta.url))
@@ -27,8 +21,6 @@ const KEEPER = fileURLToPath(new URL('./redis-keeper.js', import.meta.url))
 export interface StartedKeeper {
   /** Redis was started, rather than found running. */
   readonly started: boolean
-  /** What had to be done to its data before it loaded them. */
-  readonly mended: string | undefined
   /** To be called when this process has connected as a user: until then the keeper waits for that. */
   release(): void
 }
@@ -54,7 +46,7 @@ export async function startKeeper(dataDir: string, launch: Launch): Promise<Star
       failed(`the process that keeps Redis ended (${signal ?? `exit code ${code}`})`),
     )
   })
-  if (answer.type === 'ready') return { started: answer.started, mended: answer.mended, release }
+  if (answer.type === 'ready') return { started: answer.started, release }
   release()
   throw new RankmillError(answer.code, answer.message)
 }

@@ -3,6 +3,7 @@
  * Commands may come, go and be killed; nothing outlives the last of them by more than a moment. Redis does not outlive its
  * keeper either: where that one was killed, those who still need Redis start another.
  */
+import { join } from 'node:path'
 import type { Redis } from 'ioredis'
 import { RankmillError } from '../../shared/errors.js'
 import { within } from '../../shared/lifecycle.js'
@@ -51,8 +52,7 @@ async function startUnlessKept(): Promise<Kept | undefined> {
   const opened = await openRunning(task.dataDir, LEAVING_NAME)
   opened?.connection.disconnect()
   const started = opened ? undefined : await startRedis(task, before)
-  const mended = started?.mended
-  tell({ type: 'ready', started: started !== undefined, ...(mended === undefined ? {} : { mended }) })
+  tell({ type: 'ready', started: started !== undefined })
   return started
 }
 
@@ -91,7 +91,7 @@ async function keep(first: Kept): Promise<void> {
  */
 async function watch(kept: Kept, patientUntil: number, isAsked: () => boolean): Promise<'stopped' | 'used' | 'unused'> {
   const { server } = kept
-  const health = new WriteHealth()
+  const health = new WriteHealth(join(task.dataDir, 'redis.log'))
   let graceUntil = patientUntil
   let used = true
   const beating = setInterval(() => {

@@ -38,8 +38,6 @@ export interface Kept {
   readonly running: Running
   connection: Redis
   readonly server: ServerProcess
-  /** What had to be done to its data before it loaded them. */
-  readonly mended?: string
 }
 
 /**
@@ -86,19 +84,27 @@ export async function startAt(address: Address, task: KeeperTask): Promise<Kept>
     const done = mendAppendOnlyFile(dataDir, launch, readFileSync(log).subarray(before).toString(), keptIn)
     if (done === undefined) throw error
     if (!done.isMended) throw new RankmillError('redis_unavailable', `${String(error)}; ${done.what}`)
-    const kept = await launchAt(address, task)
-    return { ...kept, mended: `its append-only file was damaged (by a full disk?): ${done.what}, kept in ${keptIn}` }
+    return await launchAt(
+      address,
+      task,
+      `its append-only file was damaged (by a full disk?): ${done.what}, kept in ${keptIn}`,
+    )
   }
 }
 
-async function launchAt(address: Address, { launch, dataDir }: KeeperTask): Promise<Kept> {
+/** @param mended what had to be done to its data */
+async function launchAt(address: Address, { launch, dataDir }: KeeperTask, mended?: string): Promise<Kept> {
   const lock = await takeLock(dataLock(dataDir), PREDECESSOR_MS)
   if (lock === undefined) throw inUse(dataDir)
   const server = startServer(launch, address, dataDir, lock)
   // A container does not inherit it.
   void server.ended.then(() => closeSync(lock))
   const { container } = launch
-  const starting: Running = { address, keeper: ownIdentity(), ...(container === undefined ? {} : { container }) }
+  const starting: Running = {
+    ...{ address, keeper: ownIdentity() },
+    ...(container === undefined ? {} : { container }),
+    ...(mended === undefined ? {} : { mended }),
+  }
   // Before it answers, so that others see whose folder this is even where this process is killed now.
   writeRunning(dataDir, starting)
   const until = Date.now() + READY_MS

@@ -64,10 +64,12 @@ export async function findOrStartRedis(options: EmbeddedRedisOptions): Promise<E
   for (let attempt = 0; attempt < START_ATTEMPTS; attempt++) {
     const launch = await findLaunch(place)
     const keeper = await startKeeper(place.dataDir, launch)
-    if (keeper.mended !== undefined) place.log(`the private Redis: ${keeper.mended}`)
     try {
       const joined = await joinRunning(place.dataDir)
-      if (joined) return leaseOf(joined, keeper.started ? launch.description : undefined, place)
+      if (!joined) continue
+      const { mended } = joined.running
+      if (keeper.started && mended !== undefined) place.log(mendedLine(mended))
+      return leaseOf(joined, keeper.started ? launch.description : undefined, place)
     } finally {
       keeper.release()
     }
@@ -100,6 +102,13 @@ function leaseOf(opened: Opened, launched: string | undefined, place: Place): Em
   let reviving = false
   // A Redis that ended by itself is started again by its keeper, for those who come back.
   connection.options.retryStrategy = () => POLL_MS
+  // What it lost while it was used is said to all who use it.
+  let told = running.mended
+  connection.on('ready', () => {
+    const { mended } = readRunning(place.dataDir) ?? {}
+    if (mended !== undefined && mended !== told) place.log(mendedLine(mended))
+    told = mended
+  })
   connection.on('close', async () => {
     if (reviving || stopped) return
     reviving = true
@@ -132,7 +141,6 @@ async function reviveWithoutKeeper(connection: Redis, place: Place, isStopped: (
     if (!running) return
     if (isKnownDead(running.keeper)) {
       const keeper = await startKeeper(dataDir, await findLaunch(place))
-      if (keeper.mended !== undefined) place.log(`the private Redis: ${keeper.mended}`)
       const until = performance.now() + COME_BACK_MS
       while (!isReady(connection) && !isStopped() && performance.now() < until) await delay(POLL_MS)
       keeper.release()
@@ -159,6 +167,10 @@ async function leave({ running, connection }: Opened, dataDir: string): Promise<
     // Of a connection that has ended ioredis would wait two seconds for the end, and the process with it.
     if (connection.status !== 'end') connection.disconnect()
   }
+}
+
+function mendedLine(mended: string): string {
+  return `the private Redis did not load its data: ${mended}`
 }
 
 function isKept(dataDir: string): boolean {

@@ -1,10 +1,11 @@
 /** The private Redis on a disk that was full: Redis 7.0 may damage its append-only file then, and not load it again. */
 import { appendFileSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { Redis } from 'ioredis'
 import { expect, test, vi } from 'vitest'
 import { increments } from '../../cli/embedded/append-only-file.js'
 import { findOrStartRedis } from '../../cli/embedded/redis.js'
+import { isAlive } from '../../shared/process-identity.js'
 import { infoField } from '../../shared/redis/connection.js'
 import { SmallDisk } from '../chaos/small-disk.js'
 import { answer, leave, PATIENCE, useEmbeddedStage } from './embedded-redis-stage.js'
@@ -44,33 +45,49 @@ test('that had none left and has room again forgets nothing', async (context) =>
   }
 })
 
+/** As it does: the rest of a write that failed, a hole, and what came after. */
+const LOST = Buffer.concat([Buffer.from('*3\r\n$3\r\nSET'), Buffer.alloc(300), Buffer.from('*1\r\n$4\r\nPING\r\n')])
+
 test('that left a file which Redis does not load is cut before the damage, said, and what it was is kept', async () => {
   const { dataDir } = stage()
-  const first = stage().user()
-  const { url } = await answer(first, 'got')
-  await stage().inspect(url)
-  const connection = new Redis(url)
-  await connection.set('before', 'kept')
-  connection.disconnect()
-  await leave(first)
-  const [file = ''] = increments(dataDir)
-  const sound = readFileSync(file)
-  // As it does: the rest of a write that failed, a hole, and what came after.
-  const after = '*3\r\n$3\r\nSET\r\n$5\r\nafter\r\n$4\r\nlost\r\n'
-  appendFileSync(file, Buffer.concat([Buffer.from(after.slice(0, 20)), Buffer.alloc(300), Buffer.from(after)]))
-  const damaged = readFileSync(file)
   const said: string[] = []
   const { REDIS_URL: _, ...env } = process.env
-  const redis = await findOrStartRedis({ dataDir, log: (line) => said.push(line), env })
-  await stage().inspect(redis.url)
-  const again = new Redis(redis.url)
-  expect(await again.mget('before', 'after')).toEqual(['kept', null])
+  const options = { dataDir, log: (line: string) => said.push(line), env }
+  const first = await findOrStartRedis(options)
+  const connection = new Redis(first.url, { retryStrategy: () => 50, maxRetriesPerRequest: null })
+  connection.on('error', () => undefined)
+  await connection.set('before', 'kept')
+  const [file = ''] = increments(dataDir)
+  const damage = () => {
+    const sound = readFileSync(file).length
+    appendFileSync(file, LOST)
+    return { cut: LOST.length, of: sound + LOST.length, bytes: readFileSync(file) }
+  }
+  const expectSaid = ({ cut, of, bytes }: ReturnType<typeof damage>) => {
+    const line = said.filter((each) => each.includes('check-aof')).at(-1) ?? ''
+    expect(line).toContain(`cut ${cut} of ${of} bytes`)
+    const kept = /kept in (\S+)$/.exec(line)?.[1] ?? ''
+    expect(dirname(kept)).toBe(dataDir)
+    expect(readFileSync(join(kept, basename(file)))).toEqual(bytes)
+  }
+  // While it is used …
+  const { pid } = await stage().inspect(first.url)
+  const inUse = damage()
+  process.kill(pid, 'SIGKILL')
+  await vi.waitFor(async () => expect(isAlive(pid)).toBe(false), PATIENCE)
+  expect(await connection.get('before')).toBe('kept')
+  await stage().inspect(first.url)
+  await vi.waitFor(() => expect(said).toHaveLength(1), PATIENCE)
+  expectSaid(inUse)
+  connection.disconnect()
+  await first.stop()
+  // … and before.
+  const left = damage()
+  const second = await findOrStartRedis(options)
+  await stage().inspect(second.url)
+  expectSaid(left)
+  const again = new Redis(second.url)
+  expect(await again.get('before')).toBe('kept')
   again.disconnect()
-  const cut = damaged.length - sound.length
-  const [line = ''] = said.filter((each) => each.includes('check-aof'))
-  expect(line).toContain(`cut ${cut} of ${damaged.length} bytes`)
-  const kept = readdirSync(dataDir).find((name) => name.startsWith('damaged-')) ?? ''
-  expect(line).toContain(join(dataDir, kept))
-  expect(readFileSync(join(dataDir, kept, file.split('/').at(-1) ?? ''))).toEqual(damaged)
-  await redis.stop()
+  await second.stop()
 })
