@@ -75,7 +75,7 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   const flags = STANDARD_NAMES.includes(given.output) ? { ...given, output: STANDARD } : given
   const options = optionsOf(command)
   const json = flags.json === true
-  const jobs = await jobsOf(inputs, flags)
+  const jobs = await jobsOf(inputs, flags, options.maxLineBytes)
   if (flags.retryFailed) checkRetry(jobs, flags)
   const read = jobs.flatMap(({ files }) => files)
   const batchOf = ({ files, output }: Job): BatchFileOptions => ({
@@ -94,7 +94,6 @@ async function run(command: Command, inputs: string[]): Promise<void> {
   })
   // All of them, before the first is begun.
   for (const job of jobs) await checkBatch(batchOf(job), options.maxLineBytes, read)
-  for (const { files } of jobs.slice(1)) await checkInputs(files, options.maxLineBytes, batchOf(jobs[0]).columns)
   const finish = async (report: BatchReport, { output }: Job, isNew: boolean): Promise<void> => {
     const before = Number(process.exitCode ?? 0)
     await reportRun(report, output === STANDARD ? undefined : localOutputOf(output), json, isNew)
@@ -140,11 +139,13 @@ async function run(command: Command, inputs: string[]): Promise<void> {
 }
 
 /** All inputs to one output, or, where that is a folder, each to a file of its own in it. */
-async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<readonly [Job, ...Job[]]> {
-  const files = await filesOf(inputs, flags.output)
-  const { output } = flags
+async function jobsOf(
+  inputs: readonly string[],
+  { output, queryColumn, documentsColumn }: BatchRunFlags,
+  maxLineBytes: number,
+): Promise<readonly [Job, ...Job[]]> {
+  const files = await filesOf(inputs, output)
   if (!(await isFolderOutput(output))) return [{ files, output }]
-  if (!isS3(output)) await mkdir(output, { recursive: true })
   const jobs = files.map((file) => {
     const name = basename(file)
     return { files: [file], output: isS3(output) ? `${output}${name}` : join(output, name) }
@@ -154,6 +155,8 @@ async function jobsOf(inputs: readonly string[], flags: BatchRunFlags): Promise<
   if (twice !== undefined) throw usage('output', `${twice}: would be the output of two inputs`)
   const [first, ...others] = jobs
   if (!first || files.includes(STANDARD)) throw usage('output', `${output}: is a folder, which needs files as inputs`)
+  await checkInputs(files, maxLineBytes, { query: queryColumn, documents: documentsColumn })
+  if (!isS3(output)) await mkdir(output, { recursive: true })
   return [first, ...others]
 }
 

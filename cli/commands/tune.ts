@@ -1,5 +1,4 @@
 /** `rankmill tune`: which way to rerank is the cheapest that keeps the wanted quality, on the user's own data. */
-import { writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -18,6 +17,7 @@ import { clientOptions, openSession } from '../embedded/session.js'
 import { note } from '../exit.js'
 import { type Interruption, interruptible } from '../interruption.js'
 import { addOptions, optionsOf, WORKER_OPTIONS } from '../options.js'
+import { checkResultFiles, writeResultFile } from '../result-files.js'
 import { type RetrievalFiles, retrievalFiles } from '../retrieval-files.js'
 import { checkModels } from '../served-models.js'
 import { flagsOf, numberArgument } from '../strategy-flags.js'
@@ -110,6 +110,8 @@ async function run(command: Command, folder: string | undefined): Promise<void> 
 async function tuneWith(command: Command, folder: string | undefined, interruption: Interruption): Promise<void> {
   const flags = command.opts<TuneFlags>()
   const files = await retrievalFiles(flags, folder)
+  const written = [flags.html, flags.output].filter((file) => file !== undefined)
+  await checkResultFiles(written, [files.corpus, files.queries, files.run ?? [], files.qrels ?? []].flat())
   const shipped = await listModels(optionsOf(command))
   const models = flags.models?.split(',') ?? shippedNames(shipped, 'cross-encoder')
   const filters = flags.filters === 'none' ? [] : (flags.filters?.split(',') ?? shippedNames(shipped, 'bi-encoder'))
@@ -133,9 +135,10 @@ async function tuneWith(command: Command, folder: string | undefined, interrupti
     `rankmill: ${configurations.length} configurations, ${queries.length} queries of ${candidatesOf(queries)} candidates`,
   )
   const outcome = await measure(command, options, configurations, queries, flags, interruption)
-  if (flags.html) await writeFile(flags.html, tuneHtml(outcome, circumstances(files, flags, options)))
-  if (flags.output) await writeFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
+  // First, so that it is there whatever becomes of the files.
   process.stdout.write(flags.json ? `${JSON.stringify(outcome)}\n` : outcomeTable(outcome))
+  if (flags.html) await writeResultFile(flags.html, tuneHtml(outcome, circumstances(files, flags, options)))
+  if (flags.output) await writeResultFile(flags.output, `${JSON.stringify(recommendation(outcome), null, 2)}\n`)
 }
 
 async function measure(

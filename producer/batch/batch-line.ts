@@ -13,7 +13,7 @@ const URLS: ReadonlySet<string> = new Set(['/v1/rerank', '/v2/rerank', '/rerank'
 
 /**
  * One line as a request: OpenAI's batch shape (`custom_id`, `method`, `url`, `body`), Voyage's (`custom_id`, `body`), or a
- * bare request with an optional `id`. A line that is none of them becomes an item with its error. Blank lines are none.
+ * bare request with an optional `id` or `custom_id`. A line that is none of them becomes an item with its error. Blank lines are none.
  *
  * @returns undefined for a blank line
  */
@@ -39,18 +39,14 @@ export function parseBatchLine(line: Line, maxLineBytes: number): BatchItem | un
 }
 
 /**
- * What is wrong with lines of which those at the beginning are other records than requests, known by their fields: passages or
- * answers. For a person; undefined where any of them may be a request.
+ * What is wrong with lines of which those at the beginning are texts, known by their fields, and no requests. For a person;
+ * undefined where any of them may be a request.
  */
 export function mistakenLines(head: Head): string | undefined {
   const records = recordsIn(head)
-  const all = (has: (record: Readonly<Record<string, unknown>>) => boolean) => records.length > 1 && records.every(has)
-  if (all((record) => 'response' in record && 'error' in record && !('body' in record)))
-    return 'holds answers of a run, not requests: give the file that they answer'
   const isRequest = (record: object) => ['query', 'documents', 'body', 'custom_id'].some((field) => field in record)
-  if (all((record) => 'text' in record && !isRequest(record)))
-    return 'holds texts, not requests: `rankmill rerank --jsonl` ranks them for one query, `batch trec` takes them as --corpus or --queries'
-  return undefined
+  if (records.length < 2 || !records.every((record) => 'text' in record && !isRequest(record))) return undefined
+  return 'holds texts, not requests: `rankmill rerank --jsonl` ranks them for one query, `batch trec` takes them as --corpus or --queries'
 }
 
 function parseObject(text: string, number: number): Record<string, unknown> {
@@ -79,11 +75,11 @@ function customIdOf(value: Record<string, unknown>): string | null {
 
 function requestOf(value: Record<string, unknown>, number: number): RerankInput {
   if (!('body' in value)) {
-    if ('custom_id' in value) {
+    if ('custom_id' in value && !('query' in value)) {
       throw new RankmillError('invalid_request', `line ${number}: custom_id without a body`, { param: 'body' })
     }
     // Its id is the caller's name for the line; the run's requests have ids of their own.
-    const { id: _, ...request } = value
+    const { id: _, custom_id: __, ...request } = value
     return request as unknown as RerankInput
   }
   const { method, url, body } = value

@@ -37,6 +37,8 @@ export class RowSource implements BatchSource {
     this.name = name
     this.#rows = rows
     this.#columns = columns
+    if (rows.columns.length === 0)
+      throw new RankmillError('input_unreadable', `${name}: is empty: its first line names the columns`)
     const missing = Object.entries(columns).find(([_, column]) => !rows.columns.includes(column))
     if (missing) {
       const [part, column] = missing

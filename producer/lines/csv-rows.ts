@@ -35,7 +35,16 @@ export async function* csvRows(
   delimiter: ',' | '\t',
   maxRowBytes: number,
 ): AsyncGenerator<CsvRow> {
-  const parser = parse({ delimiter, bom: true, info: true, skip_empty_lines: true, max_record_size: maxRowBytes })
+  // In TSV nothing but tabs and line ends needs quotes: JSON may stand there as it is.
+  const relax = { relax_quotes: delimiter === '\t' }
+  const parser = parse({
+    ...relax,
+    delimiter,
+    bom: true,
+    info: true,
+    skip_empty_lines: true,
+    max_record_size: maxRowBytes,
+  })
   const feeding = pipeline(Readable.from(utf8(bytes)), parser).catch(() => undefined)
   let columns: readonly string[] | undefined
   try {
@@ -67,6 +76,8 @@ function reasonOf(error: CsvError, columns: readonly string[] | undefined): stri
     const found = (error as CsvError & { record?: unknown[] }).record?.length
     return `must have ${columns.length} columns (${columns.join(', ')}), got ${found}`
   }
+  if (error.code === 'INVALID_OPENING_QUOTE')
+    return 'a value with quotes in it must be in quotes, with those in it doubled'
   return error.message
 }
 

@@ -147,6 +147,7 @@ export async function uploadS3(path: string, url: string): Promise<string | unde
 function reason(error: unknown): Error {
   const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } }
   const status = $metadata?.httpStatusCode === undefined ? '' : ` (HTTP ${$metadata.httpStatusCode})`
+  if (message === 'Region is missing') return new Error('no region is set: AWS_REGION names it', { cause: error })
   const said = message && message !== 'UnknownError' && message !== name ? `${name}: ${message}` : name
   return new Error(`${said}${status}`, { cause: error })
 }

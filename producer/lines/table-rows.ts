@@ -50,7 +50,7 @@ export async function openRows(path: string, maxRowBytes: number): Promise<Rows>
     yield* csvRows((await openContent(path)).read(0), DELIMITERS[delimited], maxRowBytes)
   }
   return {
-    columns: await headerOf(read()),
+    columns: await headerOf(read()).catch(placed),
     schema: undefined,
     count: undefined,
     fingerprint: () => file.fingerprint(),
@@ -62,10 +62,14 @@ export async function openRows(path: string, maxRowBytes: number): Promise<Rows>
           yield { row, fields: Object.fromEntries(columns.map((name, i) => [name, values[i] ?? ''])) }
         }
       } catch (error) {
-        throw error instanceof RowError ? new Error(`line ${error.number}: ${error.message}`) : error
+        placed(error)
       }
     },
   }
+}
+
+function placed(error: unknown): never {
+  throw error instanceof RowError ? new Error(`line ${error.number}: ${error.message}`) : error
 }
 
 async function headerOf(rows: AsyncIterable<{ readonly columns: readonly string[] }>): Promise<readonly string[]> {

@@ -105,6 +105,24 @@ it('ends in time, and judges by what it has seen', async () => {
   expect(measured.length + dropped.length).toBeLessThanOrEqual(40)
 })
 
+it('looks at what it is to write before it measures, and leaves what it reads alone', async () => {
+  await writeCollection()
+  const corpus = await readFile(join(folder, 'corpus.jsonl'), 'utf8')
+  for (const [flags, message] of [
+    [['-o', 'corpus.jsonl'], /output_exists: corpus\.jsonl: is an input as well/],
+    [['--html', './queries.jsonl'], /output_exists: .*queries\.jsonl: is the same file as queries\.jsonl, an input/],
+    [['--html', 'missing/page.html'], /output_unwritable: missing\/page\.html: there is no such folder/],
+    [['-o', '.'], /output_unwritable: \.: is a folder/],
+    [['-o', 'both', '--html', 'both'], /both: two things cannot be written to one file/],
+  ] as const) {
+    const { code, stdout, stderr } = await tune(...flags)
+    expect(stderr).toMatch(message)
+    expect(stderr).not.toMatch(/configurations|started/)
+    expect([code, stdout]).toEqual([2, ''])
+  }
+  expect(await readFile(join(folder, 'corpus.jsonl'), 'utf8')).toBe(corpus)
+})
+
 it('says what is missing', async () => {
   await writeCollection()
   await writeFile(join(folder, 'queries.jsonl'), '{"_id":"q","text":"zzz"}\n')

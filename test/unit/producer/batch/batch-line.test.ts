@@ -18,10 +18,10 @@ describe('a line of a batch file', () => {
     expect(parse(JSON.stringify({ custom_id: 'a', body }))).toMatchObject({ customId: 'a', request: body })
   })
 
-  it('may be a bare request, whose id is its custom id', () => {
-    const item = parse(JSON.stringify({ id: 'a', ...body }))
-    expect(item).toMatchObject({ customId: 'a', request: body })
-    expect(item?.request).not.toHaveProperty('id')
+  it.each(['id', 'custom_id'])('may be a bare request, whose %s is its custom id', (name) => {
+    const item = parse(JSON.stringify({ [name]: 'a', ...body }))
+    expect(item).toMatchObject({ customId: 'a' })
+    expect(item?.request).toEqual(body)
   })
 
   it('that is blank is none', () => {

@@ -153,14 +153,11 @@ describe('is refused where it is opened,', () => {
     )
   })
 
-  it.each([
-    ['{"_id":"1","text":"a"}\n{"_id":"2","text":"b"}\n', /holds texts, not requests: `rankmill rerank --jsonl`/],
-    [
-      '{"id":"line-1","custom_id":null,"response":{},"error":null}\n{"id":"line-2","custom_id":null,"response":null,"error":{}}\n',
-      /holds answers of a run, not requests/,
-    ],
-  ])('as requests that are none: %j', async (content, message) => {
-    await expect(openInputs(await at('in.jsonl', content), 1000)).rejects.toThrow(message)
-    await openInputs(await at('mixed.jsonl', `${content}${REQUEST}`), 1000)
+  it('as requests that are none', async () => {
+    const texts = '{"_id":"1","text":"a"}\n{"_id":"2","text":"b"}\n'
+    await expect(openInputs(await at('in.jsonl', texts), 1000)).rejects.toThrow(
+      /holds texts, not requests: `rankmill rerank --jsonl`/,
+    )
+    await openInputs(await at('mixed.jsonl', `${texts}${REQUEST}`), 1000)
   })
 })

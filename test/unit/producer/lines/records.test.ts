@@ -5,6 +5,8 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openInputs } from '../../../../producer/batch/batch-inputs.js'
+import { INPUT_START } from '../../../../producer/batch/batch-source.js'
 import { passagesOf } from '../../../../producer/corpora/passage-lines.js'
 import { documentsOf, requestDocument } from '../../../../producer/lines/source-documents.js'
 import { cutToBytes } from '../../../../producer/lines/text-lines.js'
@@ -102,12 +104,35 @@ it('a text that is too long is cut between characters, and says so', async () =>
   expect([3, 4, 5, 6].map((bytes) => cutToBytes('a😀b', bytes))).toEqual(['a', 'a', 'a😀', 'a😀b'])
 })
 
+it('a value in TSV may hold quotes, as JSON does', async () => {
+  const path = join(folder, 'in.tsv')
+  await writeFile(path, 'query\tdocuments\nwhat "is" it\t["a","b"]\n"tab\tand ""quote"""\t"[""c""]"\n')
+  const source = await openInputs(path, 1000)
+  const read = await listOf(source.read(INPUT_START))
+  expect(read.map(({ request }) => request)).toEqual([
+    { query: 'what "is" it', documents: ['a', 'b'] },
+    { query: 'tab\tand "quote"', documents: ['c'] },
+  ])
+})
+
+it('a table of nothing says so', async () => {
+  for (const name of ['in.csv', 'in.tsv']) {
+    await writeFile(join(folder, name), '')
+    await expect(openInputs(join(folder, name), 1000)).rejects.toThrow(`${name}: is empty: its first line names`)
+  }
+})
+
 describe('a table that is none', () => {
   it.each([
     ['a.csv', 'id,text\nd1,a,b\n', 'a.csv:2: must have 2 columns (id, text), got 3'],
     ['a.csv', 'id,id\nd1,a\n', 'a.csv:1: two columns are called "id"'],
     ['a.csv', 'id,text\nd1,"a\n', 'a.csv:2'],
     ['a.csv', Buffer.from([0x69, 0x64, 0x0a, 0xff, 0x0a]), 'a.csv: must be UTF-8 text'],
+    [
+      'a.csv',
+      'id,text\nd1,say "a"\n',
+      'a.csv:2: a value with quotes in it must be in quotes, with those in it doubled',
+    ],
     ['a.tsv', 'id\ttext\nd1\t\n', 'a.tsv:2: text: must be a string, got nothing'],
     ['a.parquet', 'id,text\n', 'a.parquet'],
   ])('%s of %j', async (name, content, message) => {
