@@ -7,10 +7,12 @@ import { BULK_PRIORITY } from '../../shared/protocol/lanes.js'
 import type { Limits, ServerScripts } from '../../shared/redis/server-scripts.js'
 import type { Caller } from './caller.js'
 
-/** So many pairs under way cost one step of priority. */
-const PAIRS_A_STEP = 256
-/** Share of a lane that keys with a step or more under way may fill: the rest is for who has little. */
-const SHARED_ROOM = 0.9
+/** So many pairs under way cost nothing: where a pair takes a tenth of a second, another's first request waits for no more. */
+const FREE_PAIRS = 16
+/** From then on so many steps of priority for each doubling: a flood of any size is behind, and never out of its lane. */
+const STEPS_A_DOUBLING = 4
+/** Share of a lane that keys may fill, and how many pairs under way are so few that the rest is for them. */
+const [SHARED_ROOM, FEW_PAIRS] = [0.9, 256]
 const OPEN: Limits = { requestsPerMinute: 0, pairsPerMinute: 0, queuedPairs: 0 }
 const BUSY_MS = 1000
 
@@ -42,7 +44,7 @@ export class CallerLimits {
     if (against !== '') throw refusal(against, limits, queuedPairs, retryAfterMs)
     return {
       priority: fairPriority(priority + caller.key.priority, queuedPairs),
-      room: queuedPairs < PAIRS_A_STEP ? 1 : SHARED_ROOM,
+      room: queuedPairs < FEW_PAIRS ? 1 : SHARED_ROOM,
       // What cannot be released now expires by itself.
       release: () => this.release(caller.owner, name),
     }
@@ -57,7 +59,8 @@ export class CallerLimits {
 /** A priority, later by what its owner has under way, in the lane that it asks for. */
 function fairPriority(wanted: number, queuedPairs: number): number {
   const last = wanted >= BULK_PRIORITY ? 999 : BULK_PRIORITY - 1
-  return Math.min(last, wanted + Math.floor(queuedPairs / PAIRS_A_STEP))
+  const steps = queuedPairs < FREE_PAIRS ? 0 : 1 + Math.floor(STEPS_A_DOUBLING * Math.log2(queuedPairs / FREE_PAIRS))
+  return Math.min(last, wanted + steps)
 }
 
 function refusal(against: string, limits: Limits, queuedPairs: number, retryAfterMs: number): RankmillError {

@@ -164,6 +164,51 @@ describe('keys', () => {
     for (const answer of await Promise.all(asked)) expect(answer.status).toBe(200)
   })
 
+  it('do not delay one another, however small the requests of a flood are', async () => {
+    const api = await Api.start(stage(), { auth: 'required' })
+    const [flood, other] = [await bearer(), await bearer()]
+    for (let i = 0; i < 80; i++)
+      await api.post('/v1/rerank/jobs', { query: `flood ${i}`, documents: ['a'], id: `f${i}` }, flood)
+    await api.post('/v1/rerank/jobs', { ...REQUEST, id: 'first' }, other)
+    // What is urgent waits in a list, which is served before whatever has a place behind it.
+    const key = (what: string) => stage().queueKey('interactive', what)
+    const { redis } = stage()
+    const urgent = await redis.lrange(key('wait'), 0, -1)
+    const behind = await redis.zrange(key('prioritized'), 0, '-1')
+    expect([urgent.length, behind.length]).toEqual([17, 64])
+    const requests = await Promise.all(
+      urgent.map(async (id) => JSON.parse((await redis.hget(key(id), 'data')) ?? '{}')),
+    )
+    expect(requests.map(({ requestId }) => String(requestId)).filter((id) => id.endsWith(':first'))).toHaveLength(1)
+  })
+
+  it('leave room for one another where a lane or a server is full', async () => {
+    const api = await Api.start(stage(), { auth: 'required', maxQueuedJobs: 20, maxWaitingRequests: 20 })
+    const [flood, other] = [await bearer(), await bearer()]
+    const documents = Array.from({ length: 200 }, (_, i) => `document ${i}`)
+    const job = (i: number, key: { authorization: string }) =>
+      api.post('/v1/rerank/jobs', { query: `q ${i}`, documents }, key)
+    const statuses: number[] = []
+    for (let i = 0; i < 20; i++) statuses.push((await job(i, flood)).status)
+    expect(statuses).toEqual([...Array(18).fill(202), 429, 429])
+    expect((await job(0, other)).status).toBe(202)
+    const gone = new AbortController()
+    stage().onEnd(() => gone.abort())
+    const waits = (i: number, key: { authorization: string }) =>
+      api.post('/v1/rerank', { ...REQUEST, query: `waits ${i}`, priority: 600 }, key, gone.signal).then(
+        ({ status }) => status,
+        () => 'waits',
+      )
+    const all = Array.from({ length: 18 }, (_, i) => waits(i, flood))
+    const queued = () => stage().queued('bulk')
+    await until('they wait', async () => (await queued()) === 18)
+    expect(await waits(18, flood)).toBe(429)
+    const first = waits(0, other)
+    await until('it waits too', async () => (await queued()) === 19)
+    gone.abort()
+    expect(new Set(await Promise.all([...all, first]))).toEqual(new Set(['waits']))
+  })
+
   it('do not delay one another: a flood of one waits behind the first request of another', async () => {
     const api = await Api.start(stage(), { auth: 'required' })
     const [flood, other] = [await bearer(), await bearer({ queuedPairs: 600 })]
