@@ -11,6 +11,8 @@ import { type TreeUse, treeUse } from './process-tree.js'
 export interface ServerPeer {
   readonly name: string
   readonly precision: string
+  /** What the model has to be made ready for. */
+  readonly environment?: string
   /** Whose POST /rerank it speaks: Cohere's, or that of text-embeddings-inference. */
   readonly dialect: 'cohere' | 'tei'
   /** For those that the race starts. */
@@ -25,26 +27,47 @@ const START_MS = 300_000
 const POLL_MS = 100
 
 export const SERVERS: readonly ServerPeer[] = [
-  { name: 'rankmill', precision: 'fp32', dialect: 'cohere', command: rankmill('fp32') },
-  { name: 'rankmill-int8', precision: 'int8', dialect: 'cohere', command: rankmill('int8') },
-  { name: 'infinity-torch', precision: 'fp32', dialect: 'cohere', command: infinity('torch', '') },
-  { name: 'infinity-optimum', precision: 'fp32', dialect: 'cohere', command: infinity('optimum', '') },
-  { name: 'infinity-optimum-qint8', precision: 'int8', dialect: 'cohere', command: infinity('optimum', '-quantized') },
+  { name: 'rankmill', precision: 'fp32', environment: 'node', dialect: 'cohere', command: rankmill('fp32') },
+  { name: 'rankmill-int8', precision: 'int8', environment: 'node', dialect: 'cohere', command: rankmill('int8') },
+  {
+    name: 'infinity-torch',
+    precision: 'fp32',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('torch', ''),
+  },
+  {
+    name: 'infinity-optimum',
+    precision: 'fp32',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('optimum', ''),
+  },
+  {
+    name: 'infinity-optimum-qint8',
+    precision: 'int8',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('optimum', '-quantized'),
+  },
   {
     name: 'fastapi-st-torch',
     precision: 'fp32',
+    environment: 'sentence-transformers',
     dialect: 'cohere',
     command: fastapi('sentence-transformers', 'st-torch'),
   },
   {
     name: 'fastapi-st-openvino',
     precision: 'bf16 or fp32',
+    environment: 'st-openvino',
     dialect: 'cohere',
     command: fastapi('st-openvino', 'st-openvino'),
   },
   {
     name: 'fastapi-st-openvino-qint8',
     precision: 'int8',
+    environment: 'st-openvino',
     dialect: 'cohere',
     command: fastapi('st-openvino', 'st-openvino-qint8'),
   },
