@@ -17,7 +17,6 @@ rm -f "$target"/part-*
 
 npm run --silent build
 cp --parents -r bench/*.sh bench/*.py bench/*.mjs package.json models/rankmill-small models/rankmill-nano training/export.py training/quantize.py test/fixtures/models/causal/generate.py "$stage/"
-rm -rf "$stage"/models/*/onnx/stage_*
 (cd dist && find . -name '*.js' -not -path './test/*') | while read -r file; do echo "dist/$file"; done >"$stage/files"
 npm ls --omit=dev --all --parseable 2>/dev/null | grep -oE 'node_modules/.*' | grep -vE '/(onnxruntime-web|@xenova|@img|sharp|@aws-sdk|@smithy|swagger-ui-dist|@bull-board)(/|$)' >"$stage/packages" || true
 # Each package without those below it, which have lines of their own.

@@ -7,7 +7,7 @@
 #   DEVICES=cpu TRY=1 bench/gpu.sh            everything once, small, to see that it runs
 #
 # DEVICES (default "cuda webgpu"), PYTHON (default python3: needs torch, transformers, sentence-transformers, onnx), SECONDS_LEFT
-# (default 350: later steps are left out).
+# (default 350: later steps are left out), PATIENCE (default 1: each step's time is so many times longer, for a busy CPU).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=${OUT:-.cache/gpu/out} PYTHON=${PYTHON:-python3} DEVICES=${DEVICES:-cuda webgpu} TRY=${TRY:-} ENDS=$((SECONDS + ${SECONDS_LEFT:-350}))
@@ -25,7 +25,7 @@ export RANKMILL_GPU_TOKENS=${RANKMILL_GPU_TOKENS:-}
 
 # seconds, name, command …: its JSON lines become rows
 step() {
-  local limit=$1 name=$2 began=$SECONDS rc
+  local limit=$(($1 * ${PATIENCE:-1})) name=$2 began=$SECONDS rc
   shift 2
   if ((SECONDS + 5 > ENDS)); then
     echo "left out, no time: $name" | tee -a "$OUT/steps.txt"

@@ -65,7 +65,7 @@ if (flags.http || flags.url.length > 0) {
     (url): ServerPeer => ({ name: url, precision: '', dialect: 'tei', url: `${url}/rerank` }),
   )
   const started = flags.http ? chosen(SERVERS) : []
-  await workshop.makeModel(new Set(['st-onnx', 'st-openvino']))
+  await workshop.makeModel(new Set(started.flatMap(({ environment }) => environment ?? [])))
   const requests = Number(flags.requests ?? 48)
   printConditions('the race through HTTP', { documents: DOCUMENTS, requests, ...conditions })
   await raceServers([...started, ...running], workshop, request, { threads, rounds, requests })

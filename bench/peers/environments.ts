@@ -20,6 +20,8 @@ export interface Peer {
 export interface Command {
   readonly command: string
   readonly args: string[]
+  /** Where it is started; absent: here. */
+  readonly cwd?: string
 }
 
 /** In Node, from this checkout. */
@@ -62,8 +64,10 @@ export class Workshop {
   }
 
   /** A folder for a server's own files. */
-  dataFolder(name: string): string {
-    return join(this.#folder, name)
+  async makeFolder(name: string): Promise<string> {
+    const folder = join(this.#folder, name)
+    await mkdir(folder, { recursive: true })
+    return folder
   }
 
   /** The environment's python; what its requirements have gained since it was made is added. */
@@ -107,7 +111,7 @@ export class Workshop {
     }
     await make('onnx/model.onnx', 'sentence-transformers', 'make_model.py', this.model, this.texts)
     if (environments.has('st-onnx') || environments.has('infinity'))
-      await make('onnx/model_qint8.onnx', 'st-onnx', 'make_variants.py', 'onnx', this.model)
+      await make('../model-quantized/onnx/model_quantized.onnx', 'st-onnx', 'make_variants.py', 'onnx', this.model)
     if (environments.has('st-openvino')) {
       const file = 'openvino/openvino_model_qint8_quantized.bin'
       await make(file, 'st-openvino', 'make_variants.py', 'openvino', this.model, this.texts)

@@ -11,6 +11,8 @@ import { type TreeUse, treeUse } from './process-tree.js'
 export interface ServerPeer {
   readonly name: string
   readonly precision: string
+  /** What the model has to be made ready for. */
+  readonly environment?: string
   /** Whose POST /rerank it speaks: Cohere's, or that of text-embeddings-inference. */
   readonly dialect: 'cohere' | 'tei'
   /** For those that the race starts. */
@@ -22,41 +24,63 @@ export interface ServerPeer {
 const MODEL = 'peer'
 /** Loading torch and a model. */
 const START_MS = 300_000
-const POLL_MS = 50
+const POLL_MS = 100
 
 export const SERVERS: readonly ServerPeer[] = [
-  { name: 'rankmill', precision: 'fp32', dialect: 'cohere', command: rankmill('fp32') },
-  { name: 'rankmill-int8', precision: 'int8', dialect: 'cohere', command: rankmill('int8') },
-  { name: 'infinity-torch', precision: 'fp32', dialect: 'cohere', command: infinity('torch', '') },
-  { name: 'infinity-optimum', precision: 'fp32', dialect: 'cohere', command: infinity('optimum', '') },
-  { name: 'infinity-optimum-qint8', precision: 'int8', dialect: 'cohere', command: infinity('optimum', '-quantized') },
+  { name: 'rankmill', precision: 'fp32', environment: 'node', dialect: 'cohere', command: rankmill('fp32') },
+  { name: 'rankmill-int8', precision: 'int8', environment: 'node', dialect: 'cohere', command: rankmill('int8') },
+  {
+    name: 'infinity-torch',
+    precision: 'fp32',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('torch', ''),
+  },
+  {
+    name: 'infinity-optimum',
+    precision: 'fp32',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('optimum', ''),
+  },
+  {
+    name: 'infinity-optimum-qint8',
+    precision: 'int8',
+    environment: 'infinity',
+    dialect: 'cohere',
+    command: infinity('optimum', '-quantized'),
+  },
   {
     name: 'fastapi-st-torch',
     precision: 'fp32',
+    environment: 'sentence-transformers',
     dialect: 'cohere',
     command: fastapi('sentence-transformers', 'st-torch'),
   },
   {
     name: 'fastapi-st-openvino',
     precision: 'bf16 or fp32',
+    environment: 'st-openvino',
     dialect: 'cohere',
     command: fastapi('st-openvino', 'st-openvino'),
   },
   {
     name: 'fastapi-st-openvino-qint8',
     precision: 'int8',
+    environment: 'st-openvino',
     dialect: 'cohere',
     command: fastapi('st-openvino', 'st-openvino-qint8'),
   },
 ]
 
-/** All of it on one machine, by the command that users have. */
+/** All of it on one machine, by the command that users have; in a folder of its own, so that each has a Redis of its own. */
 function rankmill(dtype: string) {
   return async (workshop: Workshop, threads: number, port: number): Promise<Command> => {
     const model = ['--model', `${MODEL}=${await workshop.makeInt8()}`, '--dtype', dtype, '--threads', String(threads)]
     // No request is asked twice; what a cache would answer is not the race.
-    const rest = ['--port', String(port), '--data-dir', workshop.dataFolder(`up-${dtype}`), '--score-cache-ttl-ms', '0']
-    return { command: process.execPath, args: ['dist/cli/main.js', 'up', ...model, ...rest] }
+    const rest = ['--port', String(port), '--score-cache-ttl-ms', '0']
+    const cwd = await workshop.makeFolder(`up-${dtype}`)
+    return { command: process.execPath, args: [resolve('dist/cli/main.js'), 'up', ...model, ...rest], cwd }
   }
 }
 
@@ -99,10 +123,10 @@ export class HttpServer {
       return running
     }
     const port = await freePort()
-    const { command, args } = await peer.command(workshop, threads, port)
+    const { command, args, cwd } = await peer.command(workshop, threads, port)
     const env = { ...process.env, ...numberOfThreads(threads), HF_HUB_OFFLINE: '1', DO_NOT_TRACK: '1' }
     const startedAt = performance.now()
-    const child = spawn(command, args, { env: without(env, 'REDIS_URL'), stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(command, args, { cwd, env: without(env, 'REDIS_URL'), stdio: ['ignore', 'pipe', 'pipe'] })
     let said = ''
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (chunk) => {

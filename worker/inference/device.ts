@@ -28,8 +28,8 @@ const ENTRY = fileURLToPath(new URL('./device-trial.js', import.meta.url))
 /** Files by which Linux shows a GPU worth computing on: NVIDIA's, AMD's, and that of Windows below WSL. */
 const GPU_FILES = ['/dev/nvidia0', '/dev/kfd', '/dev/dxg']
 /**
- * What `auto` tries where there is a GPU. Not WebGPU: on a software driver rankmill-nano's scores at 64 tokens were off by 0.6
- * there (bench/gpu.ts correct), those of short pairs right.
+ * What `auto` tries where there is a GPU. Not WebGPU: it may come to a software driver beside the GPU's own, on which attention is
+ * wrong (bench/gpu.md), and who names no device wants no start that is refused.
  */
 const GPU_DEVICES = ['cuda'] as const
 
