@@ -1,6 +1,6 @@
 /** Brings a batch run to its end: Redis and workers found or started, a bar, signals, a report. */
 import { existsSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { rename, rm, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import type { BatchReport } from '../producer/batch/batch-report.js'
 import type { BatchRun } from '../producer/batch/batch-run.js'
@@ -89,9 +89,15 @@ export async function reportRun(
 
 async function writeReport(report: BatchReport, output: string): Promise<void> {
   const path = reportOf(output)
-  await writeFile(path, `${JSON.stringify(report, null, 2)}\n`).catch((error) => {
+  // Whole or not at all: one that is there is not written again.
+  const partial = `${output}.partial.${process.pid}`
+  try {
+    await writeFile(partial, `${JSON.stringify(report, null, 2)}\n`)
+    await rename(partial, path)
+  } catch (error) {
+    await rm(partial, { force: true })
     throw unwritable(path, error)
-  })
+  }
 }
 
 /** The run under way, its bar, and what signals do to both. */

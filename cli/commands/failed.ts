@@ -8,7 +8,7 @@ import { connectProducer } from '../../shared/redis/connection.js'
 import { FailedJobs, summaryOf } from '../../shared/redis/failed-jobs.js'
 import { Shards } from '../../shared/redis/shards.js'
 import { countArgument } from '../embedded/flags.js'
-import { note } from '../exit.js'
+import { exitCodeOf, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
 import { numberArgument } from '../strategy-flags.js'
 import { plainTable } from '../table.js'
@@ -93,12 +93,22 @@ async function retry(failed: Failed, ids: string[]): Promise<void> {
     parts.set(data.requestId, [...(parts.get(data.requestId) ?? []), data.part])
   })
   let back = 0
+  let gone: unknown
   for (const id of parts.keys()) {
-    const { queued, missing } = await failed.jobs.retry(id, failed.options.requestTtlMs)
-    back += queued
-    if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
+    try {
+      const { queued, missing } = await failed.jobs.retry(id, failed.options.requestTtlMs)
+      back += queued
+      if (missing > 0) note(`rankmill: ${missing} part(s) of request "${id}" are not kept: submit it again`)
+    } catch (error) {
+      // One that is not kept any more, or that somebody else has tried again just now, keeps no other from being.
+      if (!(error instanceof RankmillError) || error.code !== 'not_found') throw error
+      if (parts.size > 1) note(`rankmill: ${error.message}`)
+      gone ??= error
+    }
   }
+  if (parts.size === 1 && gone) throw gone
   note(`rankmill: ${back} job(s) back in the queue`)
+  if (gone) process.exitCode = exitCodeOf(gone)
 }
 
 async function remove({ jobs }: Failed, ids: string[]): Promise<void> {

@@ -63,8 +63,12 @@ async function unpack({ env, log, cacheDir = '.cache/redis' }: PackageOptions): 
     const fresh = join(cache, `new-${process.pid}`)
     try {
       await fetchInto(fresh, cache, env)
-      // Another process may have been faster.
-      if (!existsSync(path)) renameSync(join(fresh, 'root'), root)
+      try {
+        renameSync(join(fresh, 'root'), root)
+      } catch (error) {
+        // Another process was faster.
+        if (!existsSync(path)) throw error
+      }
     } finally {
       rmSync(fresh, { recursive: true, force: true })
     }

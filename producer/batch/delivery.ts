@@ -158,7 +158,10 @@ export function uploadOf(output: string): Delivery | undefined {
   const note = `${local}.uploaded.json`
   const isDone = async () => {
     const { size, mtimeMs } = await stat(local)
-    const before = await readFile(note, 'utf8').then(JSON.parse, () => undefined)
+    // One that was cut off while it was written says nothing.
+    const before = await readFile(note, 'utf8')
+      .then(JSON.parse)
+      .catch(() => undefined)
     return before?.size === size && before.mtimeMs === mtimeMs && before.etag === (await s3Tag(output))
   }
   const make = async () => {

@@ -142,20 +142,21 @@ export class FailedJobs {
         param: 'ids',
       })
     }
-    const { generation, submittedAt, done } = reopened
+    const { generation, submittedAt, done, contentOf } = reopened
     const queue = queues.of(before.pool, before.lane)
-    let queued = 0
+    const again: string[] = []
     for (let part = 0; part < before.parts; part++) {
-      const job = await this.load({ queue, id: jobIdOf(id, before.generation, part) })
-      if (!job) continue
+      const job = await this.load({ queue, id: jobIdOf(id, contentOf, part) })
+      if (!job?.id) continue
       const data: RerankJob = { ...job.data, generation, submittedAt, deadlineAt: null }
       await queue.add('rerank', data, { ...job.opts, jobId: jobIdOf(id, generation, part) })
-      await job.remove()
-      queued++
+      again.push(job.id)
     }
-    const missing = before.parts - done.length - queued
-    if (missing === 0) await life.queued({ id, generation, shared: '' })
-    return { queued, missing: Math.max(0, missing) }
+    const missing = before.parts - done.length - again.length
+    if (missing <= 0) await life.queued({ id, generation, shared: '' })
+    // Only now: should this process die before, they are what is tried again.
+    for (const job of again) await queue.remove(job)
+    return { queued: again.length, missing: Math.max(0, missing) }
   }
 
   async *#named(requestId: string): AsyncGenerator<Job<RerankJob>> {

@@ -398,22 +398,24 @@ export class RequestLife {
   /**
    * Opens a failed request again, whatever its error.
    *
-   * @returns the parts that are scored already, which need no jobs; undefined where it is not failed in that generation
+   * @returns the parts that are scored already, which need no jobs, and the generation whose failed jobs hold the others;
+   *   undefined where it is not failed in that generation
    */
   async retry(
     id: string,
     generation: number,
     requestTtlMs: number,
-  ): Promise<{ generation: number; submittedAt: number; done: number[] } | undefined> {
+  ): Promise<{ generation: number; submittedAt: number; done: number[]; contentOf: number } | undefined> {
     const { request, result, parts, load, open, fleet } = this.#keys
     const keys = [request(id), result(id), parts(id), load, open, fleet]
     const reply = (await this.#redis.rankmillRetry(...keys, id, generation, requestTtlMs, LOOK_AFTER_MS)) as Reply
-    const [outcome, opened, submittedAt, done] = reply
+    const [outcome, opened, submittedAt, done, contentOf] = reply
     if (outcome !== 'reopened') return undefined
     return {
       generation: Number(opened),
       submittedAt: Number(submittedAt),
       done: ((done ?? []) as readonly string[]).map(Number),
+      contentOf: Number(contentOf),
     }
   }
 

@@ -14,6 +14,7 @@
  *   ended                                    the generation that was answered: where the answer is gone, it is lost
  *   unresolved                               '1' where it names no model and no worker had said yet which one is meant
  *   movedFrom                                generation and pool that its jobs come from, until they are all moved
+ *   contentOf                                the generation whose failed jobs hold what is tried again, until its own are all queued
  *   space                                    the score space of a split request: that of the worker that began it
  *   corpus                                   the corpus whose version is pinned for it
  */
@@ -127,7 +128,7 @@ local submitted = string.format('%.0f', now)
 if known[1] then
   redis.call('DEL', KEYS[2])
   for part = 0, parts - 1 do redis.call('HDEL', KEYS[1], 'taken:' .. part, 'lost:' .. part) end
-  redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters', 'durable', 'unresolved')
+  redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters', 'durable', 'unresolved', 'contentOf')
   if done == 0 then redis.call('HDEL', KEYS[1], 'space') else redis.call('PEXPIRE', KEYS[3], ARGV[12]) end
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[2], 'generation', generation, 'pool', pool, 'lane', ARGV[7], 'parts', parts,
@@ -357,7 +358,7 @@ return {note[1] or '', note[2] or '', note[3] or '', note[4] or '0', head}
  */
 const RETRY = `
 ${CLOCK}${CODE_OF}
-local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'parts')
+local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'parts', 'queued', 'contentOf')
 if note[1] ~= ARGV[2] then return {'stale'} end
 if not codeOf(redis.call('GETRANGE', KEYS[2], 0, 99)) then return {'not failed'} end
 local generation = string.format('%.0f', math.max(tonumber(redis.call('HGET', KEYS[6], 'generation') or 0) + 1, now))
@@ -372,13 +373,16 @@ local jobs = parts - #done
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'generation', generation, 'submittedAt', string.format('%.0f', now), 'deadlineAt', '', 'durable', '1', 'life', generation,
   'waitingJobs', jobs, 'waitingBytes', 0)
+-- Whoever did this before may have died before it had queued what the jobs then held.
+local content = note[5] ~= note[1] and note[6] or note[1]
+redis.call('HSET', KEYS[1], 'contentOf', content)
 redis.call('HDEL', KEYS[1], 'queued', 'shared', 'waiters')
 if #done == 0 then redis.call('HDEL', KEYS[1], 'space') end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 redis.call('HINCRBY', KEYS[4], note[2] .. '|' .. note[3] .. '|jobs', jobs)
 redis.call('ZADD', KEYS[5], now + ARGV[4], ARGV[1])
-return {'reopened', generation, string.format('%.0f', now), done}
+return {'reopened', generation, string.format('%.0f', now), done, content}
 `
 
 /**

@@ -1,6 +1,6 @@
 /** Inputs and outputs in a store that speaks S3's protocol give what files give, through replaced objects and broken connections. */
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -144,6 +144,10 @@ it('an output that did not arrive is sent again by the same command, and one tha
   await put('out.jsonl', 'something else')
   expect(await batch(command)).toMatchObject({ code: 0 })
   expect(String(await get('out.jsonl'))).toBe(whole)
+  // Killed, or its disk full, while it noted that it had arrived.
+  const note = (await readdir(at('.'), { recursive: true })).find((name) => name.endsWith('.uploaded.json')) ?? ''
+  await writeFile(at(note), '{"si')
+  expect(await batch(command)).toMatchObject({ code: 0 })
 })
 
 it('an object that no run from here wrote is not written over', async () => {

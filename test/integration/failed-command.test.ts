@@ -3,9 +3,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import { RankmillError } from '../../shared/errors.js'
 import type { RerankJob } from '../../shared/protocol/job.js'
 import { jobIdOf, keysOf } from '../../shared/protocol/keys.js'
 import { PoolQueues } from '../../shared/redis/pool-queues.js'
+import { errorEnd, RequestLife } from '../../shared/redis/request-life.js'
 import { runCommand } from './command.js'
 import { type Stage, useStage } from './stage.js'
 
@@ -44,6 +46,8 @@ async function failedJob(s: Stage, queues: PoolQueues, requestId: string, at: nu
     parts: data.parts,
     pairs: 1,
     waitingJobs: 0,
+    waitingBytes: 0,
+    resultTtlMs: 60_000,
     submittedAt: at,
     deadlineAt: '',
   }
@@ -100,4 +104,30 @@ it('pages, finds one by its id, retries and removes in little memory', async () 
   expect((await failed('rm', 'all')).stderr).toContain('98 job(s) removed')
   expect(await failed('ls')).toMatchObject({ code: 0, stdout: '', stderr: expect.stringContaining('no failed jobs') })
   expect(await queues.of('m', 'bulk').getWaitingCount()).toBe(1)
+})
+
+it('tries again all that can be, whatever became of the others, and what a try that was killed left', async () => {
+  const s = stage()
+  const keys = keysOf(s.prefix, 'rerank')
+  const queues = new PoolQueues(s.redis, keys)
+  s.onEnd(() => queues.close())
+  const small = { documents: ['small'] as never }
+  for (const [i, id] of ['first', 'expired', 'killed'].entries()) await failedJob(s, queues, id, 2 * i, small)
+  await s.redis.del(keys.request('expired'))
+  // Opened again by a process that was killed before it had queued a job; then found by who looks after lost requests.
+  const life = new RequestLife(s.redis, keys)
+  const opened = await life.retry('killed', 1, 60_000)
+  const generation = opened?.generation ?? 0
+  const { outcome } = await life.answer(
+    { id: 'killed', generation, shared: '' },
+    errorEnd(new RankmillError('request_lost', 'lost').toBody(), generation),
+  )
+  expect(outcome).toBe('written')
+
+  const env = { RANKMILL_REDIS: s.options().redis, RANKMILL_PREFIX: s.prefix }
+  const { code, stderr } = await runCommand(['failed', 'retry', 'all'], folder, env)
+  expect([code, stderr]).toEqual([1, expect.stringContaining('2 job(s) back in the queue')])
+  expect(stderr).toContain('request "expired" is not kept any more')
+  expect(await queues.of('m', 'interactive').getWaitingCount()).toBe(2)
+  expect(await queues.of('m', 'interactive').getFailedCount()).toBe(1)
 })

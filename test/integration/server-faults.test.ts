@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { Redis } from 'ioredis'
 import { expect, it } from 'vitest'
 import { Api } from './api.js'
+import { pacedWorker } from './request-stage.js'
 import { until, useStage } from './stage.js'
 
 const stage = useStage()
@@ -58,6 +59,31 @@ it('says 503 on every route while Redis is away, and goes on when it is back', a
   expect((await api.get('/healthz')).status).toBe(200)
   await startRedis(port)
   await until('it goes on', async () => (await api.get('/v1/rerank/jobs')).status === 200)
+})
+
+it('answers who waits, and ends what it knows no more, when Redis comes back empty', async () => {
+  const port = await freePort()
+  const stop = await startRedis(port)
+  const redis = `redis://127.0.0.1:${port}`
+  const { pace } = await pacedWorker(stage(), { redis })
+  const api = await Api.start(stage(), { redis, auth: 'open', commandTimeoutMs: 1000 })
+  const waiting = api.post('/v1/rerank', { ...REQUEST, id: 'sync' })
+  const job = (await api.post('/v1/rerank/jobs', { ...REQUEST, query: 'job' })).body
+  const awaited = api.get(`/v1/rerank/jobs/${job.id}?wait=30`)
+  const events = await fetch(`${api.url}/v1/rerank/jobs/${job.id}/events`)
+  const told = events.text()
+  await until('it runs', async () => (await api.get(`/v1/rerank/jobs/${job.id}`)).body.status === 'running')
+  await stop()
+  await until('it is not ready', async () => (await api.get('/readyz')).status === 503)
+  await startRedis(port)
+  await until('it is ready', async () => (await api.get('/readyz')).status === 200)
+  pace.release()
+  const { status, body } = await waiting
+  expect([status, body.results?.length]).toEqual([200, 2])
+  expect((await awaited).status).toBe(404)
+  expect(await told).toContain('event: status')
+  expect((await api.get(`/v1/rerank/jobs/${job.id}`)).status).toBe(404)
+  expect((await api.post('/v1/rerank', REQUEST)).status).toBe(200)
 })
 
 it('closes while Redis is away', async () => {
