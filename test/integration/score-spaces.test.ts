@@ -88,6 +88,19 @@ describe('a split request that another version comes to as well', () => {
     expect(pace.run).toBe(3)
   })
 
+  it('is scored once, beside others of either version, where both are slow', async () => {
+    const start = (folder: string) => pacedWorker(stage(), { model: `m=${folder}`, batchPairs: 1, concurrency: 4 })
+    const both = [await start(ONE), await start(TWO)]
+    const client = stage().client({ maxJobPairs: 1 })
+    // Longer than any is passed on before its owners count as gone.
+    const beating = setInterval(() => both.forEach(({ pace }) => void pace.step()), 80)
+    stage().onEnd(() => clearInterval(beating))
+    const all = Array.from({ length: 6 }, (_, i) => ({ ...request, id: `r${i}`, documents: documents(`r${i}`, 40) }))
+    const results = await Promise.all(all.map((each) => client.rerank(each)))
+    expect(new Set(results.map(({ fingerprint }) => fingerprint)).size).toBe(2)
+    expect(both.reduce((sum, { pace }) => sum + pace.run, 0)).toBe(6 * 40)
+  })
+
   it('goes on in the other one, where nobody who scores as it began ever comes to it', async () => {
     const registry = new WorkerRegistry(stage().redis, lifeOf(stage()).keys)
     const { life } = lifeOf(stage())
