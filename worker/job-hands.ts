@@ -28,7 +28,7 @@ const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_ex
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
 /** … and so many times; should those have nothing in hand and not take it, the request goes on here. */
-const ELSEWHERE_TRIES = 20
+const ELSEWHERE_TRIES = 40
 /** Bounds what is remembered of them: one that is forgotten is only waited for longer. */
 const MOST_PASSED_ON = 10_000
 /** A job that is for others and that nobody puts forward comes back by itself, by the clock of whoever looks. */
