@@ -1,5 +1,6 @@
 /** The jobs that a worker has in hand: takes each up, has it scored, writes what it came to, and ends every one of them. */
 import { DelayedError, type Job, UnrecoverableError, WaitingError } from 'bullmq'
+import { LRUCache } from 'lru-cache'
 import type { WorkerMetrics } from '../monitoring/metrics.js'
 import { requestPin } from '../shared/corpus/corpus-name.js'
 import type { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
@@ -26,8 +27,10 @@ import { processJob, type Stages } from './process-job.js'
 const ORDINARY_ENDS: ReadonlySet<ErrorCode> = new Set(['cancelled', 'deadline_exceeded'])
 /** A part that belongs to workers of another score space is offered to them again after so long. */
 const ELSEWHERE_MS = 250
-/** … and every so many times, should those have nothing of its request in hand, the request goes on here. */
-const ELSEWHERE_TRIES = 20
+/** … and so many times; should those have nothing in hand and not take it, the request goes on here. */
+const ELSEWHERE_TRIES = 40
+/** Bounds what is remembered of them: one that is forgotten is only waited for longer. */
+const MOST_PASSED_ON = 10_000
 /** A job that is for others and that nobody puts forward comes back by itself, by the clock of whoever looks. */
 const FORGOTTEN_MS = 5000
 /** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
@@ -55,6 +58,8 @@ export class JobHands {
   readonly #parts: JobHandsParts
   /** By generation and request: cancellation ends all parts of a request that run here. */
   readonly #running = new Map<string, Set<AbortController>>()
+  /** Parts of other score spaces, by the try at which those who score in them were last seen at work. */
+  readonly #passedOn = new LRUCache<string, number>({ max: MOST_PASSED_ON })
   #givesBack = false
 
   constructor(parts: JobHandsParts) {
@@ -188,7 +193,7 @@ export class JobHands {
 
   /**
    * A part of a request that was begun in another score space: it is left to the workers of that one as long as there are
-   * any that come to it; then the whole request goes on in this one. While they have any of it in hand it stays theirs, however
+   * any that work; then the whole request goes on in this one. Those that have anything in hand come to it in their turn, however
    * long that takes: two that took it from each other would begin it again for ever.
    */
   async #elsewhere(job: Job<RerankJob>, held: HeldJob, space: string, scorer: Scorer): Promise<void> {
@@ -196,8 +201,7 @@ export class JobHands {
     const pool = job.queueName.slice(job.queueName.indexOf('@') + 1)
     const workers = await registry.workers()
     const owners = workers.filter((worker) => worker.spaces.includes(space) && serves(worker, pool))
-    const isAsked = owners.length === 0 || job.attemptsStarted % ELSEWHERE_TRIES === 0
-    if (isAsked && space !== scorer.space && !(await this.#haveInHand(owners, held))) {
+    if (space !== scorer.space && !(await this.#areComing(owners, job, held))) {
       const note = await life.read(held.requestId)
       for (const part of await life.rebase(held, space, scorer.space)) {
         if (note) await queues.again(held.requestId, note, part, 'completed').catch(() => undefined)
@@ -206,10 +210,14 @@ export class JobHands {
     return this.#leaveToOthers(job, held, ELSEWHERE_MS)
   }
 
-  /** Whether any of some workers has any part of a request. */
-  async #haveInHand(workers: readonly WorkerInfo[], { requestId, generation }: HeldJob): Promise<boolean> {
-    const held = await Promise.all(workers.map(({ id }) => this.#parts.registry.heldBy(id)))
-    return held.flat().some((part) => part.requestId === requestId && part.generation === generation)
+  /** Whether any of a part's workers is at work, or may still take it. */
+  async #areComing(owners: readonly WorkerInfo[], job: Job<RerankJob>, { jobId }: HeldJob): Promise<boolean> {
+    if (owners.length === 0) return false
+    const since = this.#passedOn.get(jobId)
+    let isAnyAtWork = false
+    for (const { id } of owners) isAnyAtWork ||= await this.#parts.registry.isAtWork(id)
+    if (isAnyAtWork || since === undefined) this.#passedOn.set(jobId, job.attemptsStarted)
+    return isAnyAtWork || since === undefined || job.attemptsStarted - since < ELSEWHERE_TRIES
   }
 
   /**

@@ -143,6 +143,10 @@ export class WorkerRegistry {
     return (await this.#redis.hvals(this.#keys.held(worker))).map((text) => JSON.parse(text) as HeldJob)
   }
 
+  async isAtWork(worker: string): Promise<boolean> {
+    return (await this.#redis.hlen(this.#keys.held(worker))) > 0
+  }
+
   /** @returns whether this worker looks after others' requests now */
   async takeCare(worker: string): Promise<boolean> {
     return (await this.#redis.rankmillTakeCare(this.#keys.caretaker, worker, DEAD_MS)) === 1

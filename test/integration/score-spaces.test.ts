@@ -20,7 +20,7 @@ const CLOCK = pathToFileURL(resolve('dist/test/chaos/skewed-clock.js')).href
 const ONE = 'test/fixtures/models/one-logit'
 const TWO = 'test/fixtures/models/roberta'
 const HOUR_MS = 3_600_000
-const request = { id: 'r', model: 'm', query: 'q', documents: documents('r', 12) }
+const request = { id: 'r', model: 'm', query: 'q', priority: 400, documents: documents('r', 12) }
 
 /** A worker of the other version, whose clock is off. */
 async function otherWorker(clockMs: number): Promise<void> {
@@ -61,31 +61,47 @@ async function begun() {
 }
 
 describe('a split request that another version comes to as well', () => {
-  it('stays with those who have a part of it in hand, however long that takes', async () => {
+  it('stays with those who began it while they are at work, however long that takes', async () => {
     const { client, pace, life, note } = await begun()
+    // What they do meanwhile is none of it.
+    await client.submit({ ...request, id: 'urgent', priority: 0, documents: ['a'] })
+    pace.step()
+    await until('they have taken the urgent one', () => pace.handed === 2)
     await otherWorker(0)
     await until(
-      'the other version has offered the other parts again and again',
-      async () => (await tries(note)).filter((count) => count > 25).length === 2,
+      'the other version has passed the other parts on again and again',
+      async () => (await tries(note)).filter((count) => count > 45).length === 2,
       60_000,
     )
     expect((await life.read('r'))?.space).toBe(note.space)
     pace.release()
     await client.result('r')
     // Each part was scored once, by the version that began.
-    expect(pace.run).toBe(3)
+    expect(pace.run).toBe(4)
   })
 
   it.each([
     ['ahead', HOUR_MS],
     ['behind', -HOUR_MS],
-  ])('ends where it began, though the other’s clock is an hour %s', async (_, clockMs) => {
+  ])('ends, though the other’s clock is an hour %s', async (_, clockMs) => {
     const { client, pace, note } = await begun()
     await otherWorker(clockMs)
     await until('it has tried the others', async () => (await tries(note)).filter((count) => count > 2).length === 2)
     pace.release()
-    await client.result('r')
-    expect(pace.run).toBe(3)
+    expect((await client.result('r')).results).toHaveLength(12)
+  })
+
+  it('is scored once, beside others of either version, where both are slow', async () => {
+    const start = (folder: string) => pacedWorker(stage(), { model: `m=${folder}`, batchPairs: 1, concurrency: 4 })
+    const both = [await start(ONE), await start(TWO)]
+    const client = stage().client({ maxJobPairs: 1 })
+    // Longer than any is passed on before its owners count as gone.
+    const beating = setInterval(() => both.forEach(({ pace }) => void pace.step()), 80)
+    stage().onEnd(() => clearInterval(beating))
+    const all = Array.from({ length: 6 }, (_, i) => ({ ...request, id: `r${i}`, documents: documents(`r${i}`, 40) }))
+    const results = await Promise.all(all.map((each) => client.rerank(each)))
+    expect(new Set(results.map(({ fingerprint }) => fingerprint)).size).toBe(2)
+    expect(both.reduce((sum, { pace }) => sum + pace.run, 0)).toBe(6 * 40)
   })
 
   it('goes on in the other one, where nobody who scores as it began ever comes to it', async () => {
