@@ -148,6 +148,7 @@ function reason(error: unknown): Error {
   const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } }
   const status = $metadata?.httpStatusCode === undefined ? '' : ` (HTTP ${$metadata.httpStatusCode})`
   if (message === 'Region is missing') return new Error('no region is set: AWS_REGION names it', { cause: error })
-  const said = message && message !== 'UnknownError' && message !== name ? `${name}: ${message}` : name
+  const isSaying = message && message !== 'UnknownError' && message !== name
+  const said = !isSaying ? name : name === 'Error' ? message : `${name}: ${message}`
   return new Error(`${said}${status}`, { cause: error })
 }
