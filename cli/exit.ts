@@ -1,4 +1,5 @@
 /** Exit codes, and errors as a person reads them. */
+import { whyUnmade } from '../producer/batch/unwritable.js'
 import { type ErrorCode, RankmillError } from '../shared/errors.js'
 import { redisError, redisFault } from '../shared/redis/redis-errors.js'
 
@@ -33,7 +34,7 @@ const ENDINGS: Readonly<Record<ErrorCode, Ending>> = {
   hub_unavailable: 'failed',
   too_many_errors: 'failed',
   not_found: 'failed',
-  conflict: 'failed',
+  conflict: 'usage',
   cancelled: 'interrupted',
   unauthorized: 'failed',
   forbidden: 'failed',
@@ -85,7 +86,8 @@ export function classified(cause: unknown): RankmillError {
     return RankmillError.from(cause)
   // Whether an open was to read or to write, the error does not say; files to read have readers that do.
   const reading = READING.test(syscall) && !NOT_WRITABLE.test(code)
-  return RankmillError.from(cause, reading ? 'input_unreadable' : 'output_unwritable')
+  if (reading) return RankmillError.from(cause, 'input_unreadable')
+  return RankmillError.from(syscall === 'mkdir' ? whyUnmade(path, cause) : cause, 'output_unwritable')
 }
 
 export function note(line: string): void {

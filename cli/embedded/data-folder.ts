@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { RankmillError } from '../../shared/errors.js'
+import { unwritable, whyUnmade } from '../../producer/batch/unwritable.js'
 import type { ProcessIdentity } from '../../shared/process-identity.js'
 
 /** A Unix socket, which its folder protects; where there cannot be one, a port of this machine and a password. */
@@ -39,7 +39,7 @@ export interface Running {
  * Makes the folder ours alone.
  *
  * @returns its real path
- * @throws RankmillError `redis_unavailable` where it is somebody else's
+ * @throws RankmillError `output_unwritable` where it cannot be made, or is somebody else's
  */
 export function openDataDir(path: string): string {
   try {
@@ -48,13 +48,7 @@ export function openDataDir(path: string): string {
     chmodSync(dataDir, 0o700)
     return dataDir
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error)
-    throw new RankmillError(
-      'output_unwritable',
-      `no private Redis can keep its data in ${path}: ${why}`,
-      {},
-      { cause: error },
-    )
+    throw unwritable(`no private Redis can keep its data in ${path}`, whyUnmade(path, error))
   }
 }
 

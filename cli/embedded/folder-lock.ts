@@ -5,6 +5,7 @@
 import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { tryLock } from 'fs-native-extensions'
+import { unwritable } from '../../producer/batch/unwritable.js'
 import { RankmillError } from '../../shared/errors.js'
 import { ownIdentity } from '../../shared/process-identity.js'
 
@@ -50,10 +51,15 @@ export async function takeLock(file: string, patienceMs: number): Promise<number
     closeSync(fd)
     throw error
   }
-  const { pid, host } = ownIdentity()
-  ftruncateSync(fd)
-  writeSync(fd, `process ${pid} on ${host}`)
-  return fd
+  try {
+    const { pid, host } = ownIdentity()
+    ftruncateSync(fd)
+    writeSync(fd, `process ${pid} on ${host}`)
+    return fd
+  } catch (error) {
+    closeSync(fd)
+    throw unwritable(file, error)
+  }
 }
 
 function isGranted(fd: number, file: string): boolean {

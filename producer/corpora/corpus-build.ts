@@ -37,7 +37,7 @@ const DRAFT_FILE = 'draft.mdb'
 /**
  * @param folder must not be there yet
  * @throws RankmillError `conflict` where the folder is there or is being built; `invalid_request` for an id that comes
- *   twice, where there are no passages, or where the folder cannot be written
+ *   twice or where there are no passages; `output_unwritable`
  */
 export async function buildCorpus(
   passages: AsyncIterable<Passage> | Iterable<Passage>,
@@ -193,5 +193,5 @@ async function sync(path: string): Promise<void> {
 
 function unwritable(folder: string, error: unknown): RankmillError {
   const message = `cannot build ${folder}: ${(error as Error).message}`
-  return new RankmillError('invalid_request', message, { param: 'output' }, { cause: error })
+  return new RankmillError('output_unwritable', message, { param: 'output' }, { cause: error })
 }

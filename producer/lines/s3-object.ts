@@ -95,17 +95,18 @@ async function* bytesOf(
   }
 }
 
-/** Objects whose key fits a pattern (`*` and `?`, not across `/`), by name. @throws Error of the store */
+/** Objects whose key fits a pattern as a shell has them, or is it, by name. @throws Error of the store */
 export async function s3Matches(pattern: string): Promise<string[]> {
   const { paginateListObjectsV2 } = await import('@aws-sdk/client-s3')
+  const { Minimatch } = await import('minimatch')
   const { bucket, key } = s3Place(pattern)
-  const prefix = key.slice(0, key.search(/[*?]/))
-  const escaped = key.replace(/[\\^$.|+()[\]{}]/g, '\\$&')
-  const fits = new RegExp(`^${escaped.replaceAll('*', '[^/]*').replaceAll('?', '[^/]')}$`, 's')
+  const prefix = key.slice(0, key.search(/[*?[{\\]|$/))
+  const fitting = new Minimatch(key, { nocomment: true, nonegate: true })
   const found: string[] = []
   const pages = paginateListObjectsV2({ client: await s3Client() }, { Bucket: bucket, Prefix: prefix })
   for await (const { Contents = [] } of pages) {
-    for (const { Key } of Contents) if (Key !== undefined && fits.test(Key)) found.push(`s3://${bucket}/${Key}`)
+    for (const { Key } of Contents)
+      if (Key !== undefined && (Key === key || fitting.match(Key))) found.push(`s3://${bucket}/${Key}`)
   }
   return found.sort()
 }
@@ -148,6 +149,7 @@ function reason(error: unknown): Error {
   const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } }
   const status = $metadata?.httpStatusCode === undefined ? '' : ` (HTTP ${$metadata.httpStatusCode})`
   if (message === 'Region is missing') return new Error('no region is set: AWS_REGION names it', { cause: error })
-  const said = message && message !== 'UnknownError' && message !== name ? `${name}: ${message}` : name
+  const isSaying = message && message !== 'UnknownError' && message !== name
+  const said = !isSaying ? name : name === 'Error' ? message : `${name}: ${message}`
   return new Error(`${said}${status}`, { cause: error })
 }

@@ -647,6 +647,29 @@ describe('a place that cannot be written', () => {
     expect(code).toBe(2)
   })
 
+  it.skipIf(!isRoot).each([
+    [
+      'ro,size=64k',
+      'rerank -q x DATA',
+      /no private Redis can keep its data in .rankmill\/redis: it lies where nothing can be/,
+    ],
+    ['ro,size=64k', 'models add nosuch/model', /EROFS: read-only file system/],
+    ['ro,size=64k', 'corpus build DATA -o built', /cannot build .*EROFS/],
+    ['size=64k', 'rerank -q x DATA', /\.rankmill\/redis\/turn\.lock: no space is left/],
+    ['size=64k', 'corpus build DATA -o built', /cannot build .*ENOSPC/],
+  ])('and is the folder of the command is said: %s, %s', async (mount, words, said) => {
+    const disk = mounted(stage(), mount)
+    if (disk === undefined) return
+    const data = join(folder, 'c.jsonl')
+    await writeFile(data, '{"id":"a","text":"b"}\n')
+    if (!mount.startsWith('ro')) await writeFile(join(disk, 'fill'), Buffer.alloc(1 << 20)).catch(() => undefined)
+    const { code, stderr } = await runCommand(words.replace('DATA', data).split(' '), disk, { REDIS_URL: '' })
+    expect(stderr).toMatch(said)
+    expect(stderr).toMatch(/^rankmill: output_unwritable: /m)
+    expect(stderr).not.toMatch(/internal|defect|redis_unavailable/)
+    expect(code).toBe(2)
+  })
+
   it.each([
     ['/proc/x.jsonl', /there is no such folder/],
     ['missing/out.jsonl', /there is no such folder/],

@@ -11,6 +11,7 @@ import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import S3rver from 's3rver'
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import { filesOf } from '../../producer/batch/batch-inputs.js'
 import { runCommand, type Said } from './command.js'
 import { useStage } from './stage.js'
 
@@ -41,6 +42,39 @@ const ROWS = Array.from({ length: 400 }, (_, i) => ({
 }))
 const lines = (rows: typeof ROWS) =>
   rows.map(({ custom_id, ...body }) => `${JSON.stringify({ custom_id, body })}\n`).join('')
+
+it('patterns are those of a shell, and a key may look like one', async () => {
+  for (const key of [
+    'part-1.jsonl',
+    'part-2.jsonl',
+    'part-x.jsonl',
+    'sub/part-3.jsonl',
+    'odd[1].jsonl',
+    '.part-1.jsonl',
+  ])
+    await put(`set/${key}`, lines(ROWS.slice(0, 1)))
+  const { AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY } = process.env
+  Object.assign(process.env, {
+    AWS_ENDPOINT_URL: endpoint,
+    AWS_ACCESS_KEY_ID: 'S3RVER',
+    AWS_SECRET_ACCESS_KEY: 'S3RVER',
+  })
+  try {
+    const found = async (pattern: string) =>
+      (await filesOf([`s3://bucket/set/${pattern}`])).map((url) => url.replace('s3://bucket/set/', ''))
+    expect(await found('*.jsonl')).toEqual(['odd[1].jsonl', 'part-1.jsonl', 'part-2.jsonl', 'part-x.jsonl'])
+    expect(await found('part-[0-9].jsonl')).toEqual(['part-1.jsonl', 'part-2.jsonl'])
+    expect(await found('part-{2,x}.jsonl')).toEqual(['part-2.jsonl', 'part-x.jsonl'])
+    expect(await found('**/part-?.jsonl')).toEqual(['part-1.jsonl', 'part-2.jsonl', 'part-x.jsonl', 'sub/part-3.jsonl'])
+    expect(await found('odd[1].jsonl')).toEqual(['odd[1].jsonl'])
+    await expect(found('none-[ab].jsonl')).rejects.toMatchObject({ code: 'input_unreadable' })
+  } finally {
+    for (const [name, value] of Object.entries({ AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY })) {
+      if (value === undefined) delete process.env[name]
+      else process.env[name] = value
+    }
+  }
+})
 
 const at = (name: string) => join(folder, name)
 const put = (Key: string, Body: string | Buffer) => client.send(new PutObjectCommand({ Bucket: 'bucket', Key, Body }))
