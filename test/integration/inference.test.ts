@@ -340,14 +340,16 @@ describe('batch shape', () => {
     const cacheDir = await temporaryFolder()
     const said: string[] = []
     const log = { info: (_: object, message: string) => said.push(message), warn: () => undefined }
-    const first = await start(model, { calibrate: true, cacheDir, log })
+    // However slow a busy machine is: what is cut short is not remembered.
+    const calibrated = { calibrate: true, calibrateMs: 150_000, cacheDir, log }
+    const first = await start(model, calibrated)
     expect(said).toEqual(['batch shape measured'])
     expect(first.shape.sessions * first.shape.threadsPerSession).toBeLessThanOrEqual(2)
     expect(first.slots).toBe(first.sessions * 2)
-    const second = await start(model, { calibrate: true, cacheDir, log })
+    const second = await start(model, calibrated)
     expect(said).toHaveLength(1)
     expect(second.shape).toEqual(first.shape)
-    await start(model, { calibrate: true, cacheDir, log, threads: 1 })
+    await start(model, { ...calibrated, threads: 1 })
     expect(said).toHaveLength(2)
     expect(await readdir(join(cacheDir, 'calibration'))).toHaveLength(2)
   })
