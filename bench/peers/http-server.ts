@@ -23,7 +23,7 @@ export interface ServerPeer {
 
 const MODEL = 'peer'
 /** Loading torch and a model. */
-const START_MS = 300_000
+const START_MS = 600_000
 const POLL_MS = 100
 
 export const SERVERS: readonly ServerPeer[] = [
