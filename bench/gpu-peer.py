@@ -1,6 +1,6 @@
 """sentence-transformers' CrossEncoder on the pairs that bench/gpu.ts wrote: pairs a second and scores, as JSON lines.
 
-    python3 bench/gpu-peer.py TEXTS.json FOLDER DEVICE fp16 [seconds for each length]
+    python3 bench/gpu-peer.py TEXTS.json FOLDER DEVICE fp16 [seconds for each length] [lengths, divided by commas]
 
 Batch sizes of 32 (its default) to 512; the fastest counts. Model loading is not counted, tokenising is.
 """
@@ -18,9 +18,12 @@ SIZES = (32, 128, 512)
 def main():
     texts, folder, device, dtype = sys.argv[1:5]
     seconds = float(sys.argv[5]) if len(sys.argv) > 5 else 2
+    lengths = sys.argv[6].split(',') if len(sys.argv) > 6 else None
     kinds = {'fp16': torch.float16, 'fp32': torch.float32}
     model = CrossEncoder(folder, device=device, max_length=512, model_kwargs={'dtype': kinds[dtype]})
     for length, pairs in json.loads(pathlib.Path(texts).read_text()).items():
+        if lengths and length not in lengths:
+            continue
         found = {}
         for size in SIZES:
             if size > len(pairs):

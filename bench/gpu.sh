@@ -88,7 +88,7 @@ if [[ -n $first ]]; then
     is_made "$model"
     for dtype in "${dtypes[@]}"; do
       step 40 "speed $first $model $dtype" node dist/bench/gpu.js speed "$first" "$dtype" "$work/models/$model" "$work/texts.json" $ms $budgets $lengths
-      step 40 "sentence-transformers $model $dtype" "$PYTHON" bench/gpu-peer.py "$work/texts.json" "$work/models/$model" "${first/webgpu/cuda}" "$dtype" $peer
+      step 40 "sentence-transformers $model $dtype" "$PYTHON" bench/gpu-peer.py "$work/texts.json" "$work/models/$model" "${first/webgpu/cuda}" "$dtype" $peer $lengths
     done
   done
   is_made "${causal[0]}"

@@ -23,7 +23,7 @@ export interface ServerPeer {
 
 const MODEL = 'peer'
 /** Loading torch and a model. */
-const START_MS = 300_000
+const START_MS = 600_000
 const POLL_MS = 100
 
 export const SERVERS: readonly ServerPeer[] = [
@@ -130,7 +130,7 @@ export class HttpServer {
     let said = ''
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (chunk) => {
-        said = `${said}${chunk}`.slice(-2000)
+        said = `${said}${chunk}`.slice(-4000)
       })
     const url = `http://127.0.0.1:${port}/${peer.name.startsWith('rankmill') ? 'v1/' : ''}rerank`
     for (;;) {
@@ -144,7 +144,7 @@ export class HttpServer {
         return server
       if (child.exitCode !== null || performance.now() - startedAt > START_MS) {
         child.kill('SIGKILL')
-        throw new Error(`does not start: ${said.trim().split('\n').at(-1)}`)
+        throw new Error(`does not start: ${causeIn(said)}`)
       }
       await delay(POLL_MS)
     }
@@ -177,6 +177,12 @@ export class HttpServer {
     this.#child.kill('SIGTERM')
     await once(this.#child, 'exit')
   }
+}
+
+/** What a server said of its failure: Python's last exception, else its last line. */
+function causeIn(said: string): string {
+  const lines = said.trim().split('\n')
+  return lines.findLast((line) => /^[\w.]*(Error|Exception)\b.*: /.test(line)) ?? lines.at(-1) ?? ''
 }
 
 interface Found {

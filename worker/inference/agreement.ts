@@ -24,8 +24,11 @@ const PAIRS = 2
  * seldom trained, attention to them is even, and what is wrong with it averages out.
  */
 const VOCABULARIES = [20_000, 90]
-/** Of a logit, or of its size where that is above 1: rounding stays far below, a wrong kernel far above. */
-const TOLERANCE = { fp32: 0.01, fp16: 0.1, int8: 0.15, int4: 0.15 } as const
+/**
+ * Of a logit, or of its size where that is above 1: rounding stays far below, that of CUDA's fp32 with its 10 bits of TF32 too;
+ * the one wrong kernel that was met was off by 0.07.
+ */
+const TOLERANCE = { fp32: 0.02, fp16: 0.1, int8: 0.15, int4: 0.15 } as const
 /** As long as calibration: what else a driver depends on is not all seen. */
 const KEPT_MS = 30 * 86_400_000
 const FOLDER = 'agreement'
