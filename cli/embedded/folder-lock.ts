@@ -37,11 +37,11 @@ export async function withFolderLock<T>(file: string, work: () => Promise<T>): P
  *   undefined where others held it for `patienceMs`
  */
 export async function takeLock(file: string, patienceMs: number): Promise<number | undefined> {
-  const until = Date.now() + patienceMs
+  const until = performance.now() + patienceMs
   const fd = openSync(file, 'a+', 0o600)
   try {
     while (!isGranted(fd, file)) {
-      if (Date.now() >= until) {
+      if (performance.now() >= until) {
         closeSync(fd)
         return undefined
       }

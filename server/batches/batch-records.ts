@@ -101,8 +101,8 @@ export class BatchRecords {
     await this.#redis.hsetnx(this.#keys.batch(id), 'cancelled', now)
   }
 
-  /** Batches that have not ended, the oldest first. */
-  async open(limit: number): Promise<{ owner: string; id: string }[]> {
+  /** Batches that have not ended, the oldest first. @param limit 0: all of them */
+  async open(limit = 0): Promise<{ owner: string; id: string }[]> {
     const members = await this.#redis.zrange(this.#keys.openBatches, 0, String(limit - 1))
     return members.map((member) => {
       const [owner = '', id = ''] = member.split(' ')
@@ -117,7 +117,7 @@ export class BatchRecords {
 
   /** Whether a file is the input of a batch that has not ended. */
   async uses(owner: string, fileId: string): Promise<boolean> {
-    for (const batch of await this.open(1000)) {
+    for (const batch of await this.open()) {
       if (batch.owner !== owner) continue
       if ((await this.read(batch.id))?.record.inputFileId === fileId) return true
     }

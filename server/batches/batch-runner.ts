@@ -25,7 +25,8 @@ import { type BatchRecord, type BatchRecords, batchObject, isEnded } from './bat
 
 const LOOK_MS = 1000
 const BEAT_MS = 500
-const LOOKED_AT = 1000
+/** Many: those of one owner are not to hide another's. */
+const LOOKED_AT = 20_000
 /** Its run failed for a reason that may pass: another try after so long. */
 const AGAIN_MS = 5000
 

@@ -117,6 +117,27 @@ it('of two workers that change a fleet at once one is refused', async () => {
   expect(lost).toMatchObject({ code: 'invalid_configuration', message: /another worker has just changed it/ })
 })
 
+it('Redis forgets everything: who was there and who comes then are answered, and find one another', async () => {
+  await stage().worker(three)
+  const before = stage().client()
+  for (const id of perShard) await before.rerank(request(id))
+  const prefixes = `${stage().prefix.slice(0, -1).replace('{', '\\{')}*`
+  await stage().redis.unlink(await stage().redis.keys(prefixes))
+  const after = stage().client()
+  const clients = [before, after]
+  const asked = clients.flatMap((client, i) => {
+    return perShard.map((id) => client.rerank({ ...request(`${id}-${i}`), query: 'new' }))
+  })
+  for (const result of await Promise.all(asked)) expect(result.results).toHaveLength(3)
+  await until('the worker has said its number again', async () => (await said()) === String(SHARDS))
+  for (const [i, client] of clients.entries()) {
+    for (const id of perShard) await client.submit({ ...request(`${id}-later-${i}`) })
+    for (const id of perShard) {
+      expect((await clients[1 - i]!.result(`${id}-later-${i}`)).results).toHaveLength(3)
+    }
+  }
+})
+
 it('a mark that somebody left in a shard, of another number, keeps nobody out', async () => {
   await stage().worker(three)
   const client = stage().client()
