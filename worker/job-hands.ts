@@ -33,6 +33,7 @@ const ELSEWHERE_TRIES = 40
 const MOST_PASSED_ON = 10_000
 /** A job that is for others and that nobody puts forward comes back by itself, by the clock of whoever looks. */
 const FORGOTTEN_MS = 5000
+const PUT_FORWARD_TRIES = 6
 /** A Redis that refuses this worker (a password that was changed, a right that was taken) is waited for so long. */
 const REFUSAL_MS = 60_000
 /** Codes of it: they say nothing of the request. */
@@ -226,10 +227,17 @@ export class JobHands {
    */
   async #leaveToOthers(job: Job<RerankJob>, held: HeldJob, ms: number): Promise<never> {
     await job.moveToDelayed(this.#parts.now() + ms + FORGOTTEN_MS, held.token)
-    // Somebody else may have done so, or have it in hand.
-    setTimeout(() => void job.promote().catch(() => undefined), ms).unref()
+    this.#putForward(job, ms)
     await this.#giveBack(held)
     throw new DelayedError()
+  }
+
+  /** Tried again where Redis takes no writes just now; else somebody has done so, or has the job in hand. */
+  #putForward(job: Job<RerankJob>, ms: number, triesLeft = PUT_FORWARD_TRIES): void {
+    const failed = (error: unknown) => {
+      if (passes(error) && triesLeft > 1) this.#putForward(job, 2 * ms, triesLeft - 1)
+    }
+    setTimeout(() => void job.promote().catch(failed), ms).unref()
   }
 
   /** Answers with the error, unless another try can help. */
