@@ -41,7 +41,7 @@ async function startRedis(port: number): Promise<() => Promise<void>> {
 it('says 503 on every route while Redis is away, and goes on when it is back', async () => {
   const port = await freePort()
   const stop = await startRedis(port)
-  const api = await Api.start(stage(), { redis: `redis://127.0.0.1:${port}`, auth: 'open', commandTimeoutMs: 1000 })
+  const api = await Api.start(stage(), { redis: `redis://127.0.0.1:${port}`, auth: 'open', commandTimeoutMs: 5000 })
   expect((await api.get('/v1/rerank/jobs')).status).toBe(200)
   await stop()
   await until('it is not ready', async () => (await api.get('/readyz')).status === 503)
