@@ -51,7 +51,7 @@ TRAINED = {
     'filter': 'To be near all-MiniLM-L6-v2\'s embeddings of {texts:,} texts, and to find alike what {teachers} found alike.',
 }
 WHAT = {
-    'model_int8.onnx': 'int8, one scale a token, so that a score does not depend on the rest of its batch; the default on a CPU; complete in itself',
+    'model_int8.onnx': 'int8 in steps that are part of the model, so that a score does not depend on the rest of its batch; the default on a CPU; complete in itself',
     'model.onnx': 'fp32 arithmetic, weights stored as fp16: the master that all else is made from; word embeddings are read from `model_int8.onnx`',
     'model_fp16.onnx': 'fp16 arithmetic for GPUs; weights are read from the two above',
 }

@@ -3,9 +3,10 @@
 By hand, because an exporter would give four times the nodes and no say in how int8 is computed.
 
 fp32: weights are stored as fp16 with a Cast that ONNX Runtime folds when it loads, so this file is also the master that all
-else is made from. fp16: the same weights without the Cast. int8: one scale a token (row), so a pair's score cannot depend on
-its neighbours or on padding; what makes that accurate is in `Graph.linear`.
+else is made from. fp16: the same weights without the Cast. int8: steps of activations are part of the model, so a pair's score
+cannot depend on its neighbours or on padding; what makes that accurate is in `int8.py`.
 """
+import base64
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +17,15 @@ from quantize import by_column
 
 OPSET = [helper.make_opsetid('', 17), helper.make_opsetid('com.microsoft', 1)]
 CONTRIB = {'MatMulIntegerToFloat', 'MultiHeadAttention', 'SkipLayerNormalization', 'BiasGelu', 'Gelu'}
-GELU_LEAST = 0.17  # no value of GELU is below minus this
 SHARED_BYTES = 4096  # smaller weights are not worth a reference
 ALIGNED_BYTES = 64
 
 
 @dataclass
 class Int8:
-    """How linear layers are computed in int8; names are those of the weights, as `layers.0.qkv`."""
-    smooth: bool = True  # whether channels are evened out where the state says how (`name.smooth`)
-    shifted: tuple = ('down',)  # kinds whose input is never below -GELU_LEAST: all 8 bits for what is above
+    """How linear layers are computed in int8; names are those of the products, as `layers.0.up`."""
     wide: tuple = ()  # names that stay in fp32
+    rounding: object = None  # (name, weight) -> weight in int8, scale of each column, what the bias takes back; by_column without
 
 
 class Graph:
@@ -36,6 +35,7 @@ class Graph:
         self.state = {k: v.detach().cpu().numpy() if hasattr(v, 'detach') else v for k, v in state.items()}
         self.dtype, self.int8 = dtype, int8 or Int8()
         self.nodes, self.weights, self.made = [], {}, {}
+        self.notes = {}  # what the master must know and no node reads
 
     def op(self, kind, *inputs, out=None, outputs=1, **attributes):
         names = [out or f'{kind.lower()}_{len(self.nodes)}'] if outputs == 1 else [f'{kind.lower()}_{len(self.nodes)}_{i}' for i in range(outputs)]
@@ -68,48 +68,58 @@ class Graph:
         return self.made[key]
 
     def linear(self, x, name):
-        """x times a weight, and the name of the bias, which the next operator adds.
-
-        In int8 three things keep rows accurate: `smooth` evens out the channels, since a few large ones would set the scale
-        of the whole row; GELU's output is shifted to use the bits that negative values would; and weights have one scale a column.
-        """
+        """x times a weight, and the name of the bias, which the next operator adds."""
+        half = self.dtype == 'fp16'
         w = self.state[name + '.weight'].T.astype(np.float16)
-        if self.dtype != 'int8' or name in self.int8.wide:
-            half = self.dtype == 'fp16'
-            return self.op('MatMul', x, self.weight(name + '.weight.T', w, half)), self.weight(name + '.bias', half=half)
-        w, smooth = w.astype(np.float32), self.state.get(name + '.smooth') if self.int8.smooth else None
-        shift = GELU_LEAST if name.rsplit('.', 1)[-1] in self.int8.shifted else 0
-        if smooth is not None:
-            self.weights[name + '.smooth'] = smooth
-            x, shift = self.op('Mul', x, name + '.smooth'), 0
-            w = w / smooth[:, None]
-        w, columns = by_column(w)
-        self.weights[name + '.q'], self.weights[name + '.scale'] = w, columns
-        q, scale = self.by_row(x, shift)
-        y = self.op('MatMulIntegerToFloat', q, name + '.q', self.constant(1), name + '.scale', self.constant(0 if shift else 128, np.uint8))
-        bias = self.state[name + '.bias'] - shift * columns * w.astype(np.float32).sum(0)
-        return self.op('Mul', y, scale), self.weight(name + '.bias.shifted' if shift else name + '.bias', bias)
+        return self.op('MatMul', x, self.weight(name + '.weight.T', w, half)), self.weight(name + '.bias', half=half)
 
-    def by_row(self, x, shift):
-        key = ('row', x)
+    def product(self, x, name, w, bias=None, zero=128, kinds=None):
+        """x in steps times w, [inputs, columns], and bias, through bytes; `kinds` are bytes that follow x's, for the last rows of w.
+
+        Weights have one scale a column. How they were rounded (`rounding.py`) is part of the state, or found now.
+        """
+        if name in self.int8.wide:
+            return self.wide_product(x, name, w, bias, kinds)
+        self.weights[name + '.q'], self.weights[name + '.scale'], moved = self.rounded(name, w)
+        biases = [] if bias is None else ['', self.weight(name + '.bias.whole', bias + moved)]
+        return self.op('MatMulIntegerToFloat', self.in_bytes(x, zero, kinds), name + '.q', self.constant(1), name + '.scale', self.constant(zero, np.uint8), *biases)
+
+    def in_bytes(self, x, zero, kinds):
+        key = ('bytes', x, kinds)
         if key not in self.made:
-            if shift:
-                x = self.op('Add', x, self.constant(shift))
-            largest = self.op('ReduceMax', x if shift else self.op('Abs', x), axes=[-1], keepdims=1)
-            scale = self.op('Add', self.op('Mul', largest, self.constant(1 / (255 if shift else 127))), self.constant(1e-9))
-            even = self.op('Mul', x, self.op('Reciprocal', scale))
-            self.made[key] = self.op('QuantizeLinear', even, self.constant(1), self.constant(0 if shift else 128, np.uint8)), scale
+            q = self.op('QuantizeLinear', x, self.constant(1), self.constant(zero, np.uint8)) if kinds is None else self.in_bytes(x, zero, None)
+            self.made[key] = q if kinds is None else self.op('Concat', q, kinds, axis=-1)
         return self.made[key]
 
-    def unit(self, x):
+    def rounded(self, name, w):
+        """The weight in int8, its scales, and what rounding takes from the product on average: an addition to the bias."""
+        if name + '.q' not in self.state:
+            q, scale = by_column(w)
+            found = self.int8.rounding(name, w) if self.int8.rounding else (q, scale, np.zeros_like(scale))
+            self.state.update(zip((name + '.q', name + '.scale', name + '.moved'), found))
+        self.notes[name + '.moved'] = self.state[name + '.moved']
+        return [self.state[f'{name}.{part}'] for part in ('q', 'scale', 'moved')]
+
+    def wide_product(self, x, name, w, bias, kinds):
+        """The same in fp32, to see what int8 costs."""
+        if kinds is not None:
+            x = self.op('Concat', x, self.op('Sub', self.op('Cast', kinds, to=TensorProto.FLOAT), self.constant(128)), axis=-1)
+        self.weights[name + '.wide'] = w.astype(np.float32)
+        y = self.op('MatMul', x, name + '.wide')
+        return y if bias is None else self.op('Add', y, self.weight(name + '.bias.whole', bias))
+
+    def inverse_length(self, x):
         square = self.op('ReduceSumSquare', x, axes=[-1], keepdims=1)
-        return self.op('Div', x, self.op('Sqrt', self.op('Add', square, self.constant(1e-9))))
+        return self.op('Reciprocal', self.op('Sqrt', self.op('Add', square, self.constant(1e-9))))
+
+    def unit(self, x):
+        return self.op('Mul', x, self.inverse_length(x))
 
     def first(self, x, axis):
         return self.op('Gather', x, self.axes(0), axis=axis)
 
-    def norm(self, x, name):
-        return self.op('LayerNormalization', x, self.weight(name + '.weight'), self.weight(name + '.bias'), axis=-1, epsilon=1e-12)
+    def norm(self, x, name, out=None):
+        return self.op('LayerNormalization', x, self.weight(name + '.weight'), self.weight(name + '.bias'), out=out, axis=-1, epsilon=1e-12)
 
     def save(self, path, inputs, outputs, shared=None):
         """Writes the graph; weights that `shared`, the files beside it, hold already are referred to there."""
@@ -119,6 +129,7 @@ class Graph:
         tensors = [(shared.tensor(n, self.weights[n]) if shared else None) or numpy_helper.from_array(self.weights[n], n) for n in order]
         graph = helper.make_graph(self.nodes, 'rankmill', [value(*i) for i in inputs], [value(*o) for o in outputs], tensors)
         model = helper.make_model(graph, opset_imports=OPSET, ir_version=8, producer_name='rankmill')
+        helper.set_model_props(model, {name: base64.b64encode(value.astype('<f4').tobytes()).decode() for name, value in self.notes.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(aligned(model))
         if shared:

@@ -5,6 +5,7 @@
 
 No training, no texts and no downloads: numpy and onnx are enough.
 """
+import base64
 import json
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def write_graphs(folder, state, kind, layers, exits=()):
 
 
 def read_state(folder):
-    """The state that write_graphs was given, from the fp32 files, and the measured sizes of channels from the int8 one."""
+    """The state that write_graphs was given, from the fp32 files, and steps and rounding from the int8 ones."""
     state = {}
     for file in sorted((folder / 'onnx').glob('*.onnx')):
         is_int8 = file.stem.endswith('_int8')
@@ -59,9 +60,11 @@ def read_state(folder):
             continue
         model = onnx.load(file, load_external_data=False)
         external_data_helper.load_external_data_for_model(model, str(file.parent))
+        for entry in model.metadata_props if is_int8 else ():
+            state[entry.key] = np.frombuffer(base64.b64decode(entry.value), '<f4')
         for tensor in model.graph.initializer:
             name, value = tensor.name, numpy_helper.to_array(tensor)
-            if name.startswith('constant_') or (is_int8 and not name.endswith('.smooth')):
+            if name.startswith('constant_') or (is_int8 and (name == 'words.scale' or not name.endswith(('.q', '.scale')))):
                 continue
             name = name.removesuffix('.half')
             if name in ('words', 'words.scale'):
@@ -77,12 +80,17 @@ def read_state(folder):
     return state
 
 
-def rebuild(folder, into):
-    manifest = json.loads((folder / 'rankmill.json').read_text())
-    state = read_state(folder)
+def kept_shape(folder):
+    """(kind, layers, exits, state) of a model's folder."""
+    manifest, state = json.loads((folder / 'rankmill.json').read_text()), read_state(folder)
     layers = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('layers.'))
     exits = [e['layer'] for e in manifest.get('exits', [])] or ([layers] if manifest['kind'] == 'cross-encoder' else [])
-    write_graphs(into, state, manifest['kind'], layers, exits)
+    return manifest['kind'], layers, exits, state
+
+
+def rebuild(folder, into):
+    kind, layers, exits, state = kept_shape(folder)
+    write_graphs(into, state, kind, layers, exits)
 
 
 def main():

@@ -85,14 +85,12 @@ def main():
         scratch = Path(scratch)
         write_cross_encoder(scratch / 'whole.onnx', state, exits)
         fp32 = folded(scratch / 'whole.onnx', scratch / 'fp32.onnx')
-        ours = lambda scheme: lambda path: write_cross_encoder(path, state, exits, 'int8', int8=scheme)
+        ours = lambda scheme: lambda path: write_cross_encoder(path, state, exits, 'int8', scheme=scheme)
         schemes = {
             'fp32': lambda path: path.write_bytes(fp32.read_bytes()),
             'ONNX Runtime dynamic, per-channel weights': lambda path: dynamic(fp32, path),
-            'one scale a row': ours(Int8(smooth=False, shifted=())),
-            '+ GELU shifted': ours(Int8(smooth=False)),
-            '+ channels evened (ships)': ours(Int8()),
-            '+ last down projection in fp32': ours(Int8(wide=(f'layers.{layers - 1}.down',))),
+            'ours (ships)': ours(Int8()),
+            '+ down projections in fp32': ours(Int8(wide=tuple(f'layers.{i}.down' for i in range(layers)))),
             '+ first layer in fp32': ours(Int8(wide=tuple(f'layers.0.{k}' for k in ('qkv', 'out', 'up', 'down')))),
         }
         reference = None

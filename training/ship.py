@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from cards import write_card
-from encode import LONGEST, Texts, load_lists, texts_of
+from encode import load_lists
 from filter import trained_bi_encoder
-from int8 import measure
-from master import DTYPES, stage_file, write_graphs
+from master import DTYPES, rounded, stage_file, write_graphs
 from model import HEAD, HEADS, INNER, CrossEncoder, go_back
-from settings import CACHE, DEVICE, MODELS, SEED, TAUGHT_BY, base_folder
+from settings import CACHE, DEVICE, MODELS, TAUGHT_BY, base_folder
+from steps import measure
 from train import begun_with
 
-VERSION = '0.6.0'
+VERSION = '0.6.1'
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
@@ -53,11 +53,11 @@ def write_sentence_transformers(folder):
 
 
 def finish(model, exits):
-    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; measures channels; gives the state.
+    """Shifts each head's bias, so that a score of 0 lies halfway between a query's own passage and the other candidates; gives the state.
 
     The losses see differences within a list only, so where the scores lie is left to chance; a sigmoid needs them around 0.
     """
-    lists, train, held = load_lists()
+    lists, _, held = load_lists()
     model.eval().to(DEVICE)
     batch = lambda rows, candidates, seed: lists.pairs(rows, lists.draw(rows, candidates, random.Random(seed))[0], 160)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def finish(model, exits):
             shift = (ranked[:, 0].mean() + ranked[:, 1:].mean()) / 2
             model.heads[k].linear.bias -= shift
             print(f'exit {exits[k]}: own {ranked[:, 0].mean():.2f}, others {ranked[:, 1:].mean():.2f}, shifted by {-shift:.2f}')
-    return {**model.state_dict(), **measure(model, [batch(train[a:a + 3], 6, a) for a in range(0, 36, 3)])}
+    return model.state_dict()
 
 
 def figures_of(trained, unit):
@@ -81,10 +81,7 @@ def trained_state(checkpoint, back):
     inner, heads = trained.get('inner', INNER), trained.get('heads', HEADS)
     if 'sources' in trained:
         model = trained_bi_encoder(checkpoint)[0].to(DEVICE)
-        triples = json.loads((CACHE / 'data/pairs.json').read_text())
-        passages = Texts([passage for *_, passage in random.Random(SEED).sample(triples, 160)], LONGEST)
-        smooth = measure(model, [texts_of(passages, torch.arange(a, a + 16, device=DEVICE), 160) for a in range(0, 160, 16)])
-        return 'bi-encoder', {**model.state_dict(), **smooth}, len(trained['sources']), inner, heads, [], figures_of(trained, 'texts')
+        return 'bi-encoder', model.state_dict(), len(trained['sources']), inner, heads, [], figures_of(trained, 'texts')
     layers, exits = trained['layers'], list(trained['exits'])
     model = CrossEncoder(layers, tuple(exits), inner, heads)
     model.load_state_dict(trained['average'])
@@ -117,10 +114,11 @@ def main():
     folder = options.folder or MODELS / f'rankmill-{options.name}'
     kind, state, layers, inner, heads, exits, training = trained_state(options.checkpoint or CACHE / f'{options.name}.pt', options.back)
     shutil.rmtree(folder / 'onnx', ignore_errors=True)
-    write_graphs(folder, state, kind, layers, exits)
     # The tokeniser without the padding and truncation that sentence-transformers saves in it: loaders set their own.
     tokenizer = json.loads((base_folder() / 'tokenizer.json').read_text())
     write_json(folder / 'tokenizer.json', {**tokenizer, 'padding': None, 'truncation': None})
+    pairs = json.loads((CACHE / 'data/pairs.json').read_text())
+    write_graphs(folder, {**state, **measure(folder, rounded(state), kind, layers, exits, pairs)}, kind, layers, exits)
     write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
     write_json(folder / 'special_tokens_map.json', {k: v for k, v in TOKENIZER_CONFIG.items() if k.endswith('_token')})
     write_json(folder / 'config.json', config_of(kind, layers, inner, heads))
