@@ -143,7 +143,7 @@ export class FailedJobs {
       queued++
     }
     const missing = before.parts - done.length - queued
-    if (missing === 0) await life.queued({ id, generation, shared: '' })
+    if (missing === 0) await life.queued([{ id, generation, shared: '' }])
     return { queued, missing: Math.max(0, missing) }
   }
 
