@@ -72,7 +72,7 @@ const QUEUED_FOR_HELD = 3
 const SMALLEST_WINDOW = 32
 const FOLLOW_MS = 2000
 /** Answers that come within so long are written together: each write asks who holds the output, which costs like a request. */
-const GATHER_MS = 10
+const GATHER_MS = 5
 /** Changes of a corpus in a row that one request follows. */
 const CORPUS_TRIES = 3
 /** A request that could not be sent says so each half a second. */
