@@ -83,7 +83,7 @@ const DEADLINE_GRACE_MS = 250
 const LOST_TRIES = 3
 /** A wait is asked after so long whether anybody serves the request. */
 const UNSERVED_LOOK_MS = 3000
-/** Requests that are forgotten together: bounds what is under way on the connection. */
+/** Requests that are forgotten together, in one script: nobody else is served by Redis meanwhile. */
 const FORGET_CHUNK = 64
 /** How often a request follows a fleet that has other shards than a moment ago. */
 const FOLLOW_TRIES = 3
@@ -290,21 +290,23 @@ export class RerankClient {
    * @returns how many were removed
    */
   async forget(ids: readonly string[]): Promise<number> {
+    const { shards, parts } = await this.#connect()
     let forgotten = 0
-    for (let i = 0; i < ids.length; i += FORGET_CHUNK) {
-      const chunk = ids.slice(i, i + FORGET_CHUNK)
-      const found = await reaching(() =>
-        Promise.all(
-          chunk.map(async (id) => {
-            const { life, queues } = await this.#at(id)
-            const request = await life.forget(id)
-            // The only job of one that was done is gone already.
-            if (request && (request.failed || request.place.parts > 1)) await queues.remove(id, request.place)
-            return request
-          }),
-        ),
-      )
-      forgotten += found.filter((request) => request !== undefined).length
+    for (const [index, { life, queues }] of parts.entries()) {
+      const own = parts.length === 1 ? ids : ids.filter((id) => shards.of(id).index === index)
+      for (let first = 0; first < own.length; first += FORGET_CHUNK) {
+        const found = await reaching(async () => {
+          const requests = await life.forget(own.slice(first, first + FORGET_CHUNK))
+          await Promise.all(
+            requests.map(async (request) => {
+              // The only job of one that was done is gone already.
+              if (request && (request.failed || request.place.parts > 1)) await queues.remove(request.id, request.place)
+            }),
+          )
+          return requests
+        })
+        forgotten += found.filter((request) => request !== undefined).length
+      }
     }
     return forgotten
   }

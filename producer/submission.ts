@@ -13,7 +13,7 @@ import { describePool, encodedModel, firstModel, poolSuffix } from '../shared/pr
 import { bytesOf, type RerankRequest } from '../shared/protocol/request.js'
 import { otherSize } from '../shared/redis/fleet-size.js'
 import type { PoolQueues } from '../shared/redis/pool-queues.js'
-import type { Interest, NewNote, Opened, RequestLife } from '../shared/redis/request-life.js'
+import type { EndingRef, Interest, NewNote, Opened, RequestLife } from '../shared/redis/request-life.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
 import { partOf, partsOf } from './split.js'
 
@@ -49,6 +49,8 @@ export class Submission {
   readonly #options: Options
   readonly #model: string | null
   readonly #shards: number
+  /** Not noted yet. */
+  readonly #queued: EndingRef[] = []
 
   /**
    * @param model of requests that name none; null: the fleet's default
@@ -119,9 +121,15 @@ export class Submission {
       throw error
     }
     // Nobody has to wait for this: where it is lost, the next one to submit the request adds jobs that are there already.
-    const { generation } = noted.opened
-    this.#life.queued({ id: request.id, generation, shared: note.shares ?? '' }).catch(() => undefined)
+    this.#queuedSoon({ id: request.id, generation: noted.opened.generation, shared: note.shares ?? '' })
     return { id: request.id, life: noted.opened.life }
+  }
+
+  /** Notes that a request is queued, together with all whose jobs came into the queue in the same turn of the event loop. */
+  #queuedSoon(request: EndingRef): void {
+    this.#queued.push(request)
+    if (this.#queued.length > 1) return
+    process.nextTick(() => void this.#life.queued(this.#queued.splice(0)).catch(() => undefined))
   }
 
   /** Queues again what Redis has lost of a request whose jobs were all queued. */

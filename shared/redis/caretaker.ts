@@ -269,7 +269,7 @@ export class Caretaker {
   /** Safe to repeat: whoever began it may have died in the middle. */
   async #move(id: string, from: Place, to: Place & { readonly shared: string }): Promise<void> {
     await this.#queues.move(id, from, to)
-    await this.#life.queued({ id, generation: to.generation, shared: to.shared })
+    await this.#life.queued([{ id, generation: to.generation, shared: to.shared }])
   }
 
   #isUnservedTooLong(pool: string, ageMs: number): boolean {
@@ -291,7 +291,7 @@ export class Caretaker {
     const again = open.filter((_, i) => states[i] === 'completed')
     if (isUnderWay(request, states)) {
       // Its producer died after the last job, or before it could say so.
-      if (!request.queued) await this.#life.queued(request)
+      if (!request.queued) await this.#life.queued([request])
     } else if (states.includes('failed')) {
       return this.#found(id, request, 'worker_lost', 'its job failed, and whoever saw it died before saying so')
     } else if (states.includes('absent') && (!isScored || again.length === 0)) {

@@ -153,7 +153,7 @@ export class FailedJobs {
       again.push(job.id)
     }
     const missing = before.parts - done.length - again.length
-    if (missing <= 0) await life.queued({ id, generation, shared: '' })
+    if (missing <= 0) await life.queued([{ id, generation, shared: '' }])
     // Only now: should this process die before, they are what is tried again.
     for (const job of again) await queue.remove(job)
     return { queued: again.length, missing: Math.max(0, missing) }

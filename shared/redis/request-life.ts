@@ -237,9 +237,12 @@ export class RequestLife {
     return (await this.#redis.rankmillPartFrom(same(shares), request(id), id, life)) === 1
   }
 
-  /** All jobs of a generation are in the queue: whoever submits it again has nothing to add. */
-  async queued({ id, generation, shared }: EndingRef): Promise<void> {
-    await this.#redis.rankmillQueued(this.#keys.request(id), this.#keys.same(shared), generation, id)
+  /** All jobs of each one's generation are in the queue: whoever submits it again has nothing to add. */
+  async queued(requests: readonly EndingRef[]): Promise<void> {
+    const { request, same } = this.#keys
+    const keys = requests.flatMap(({ id, shared }) => [request(id), same(shared)])
+    const args = requests.flatMap(({ id, generation }) => [generation, id])
+    await this.#redis.rankmillQueued(keys.length, ...keys, ...args)
   }
 
   /** Takes a note back whose jobs could not be queued. @returns false where somebody else relies on it */
@@ -385,14 +388,19 @@ export class RequestLife {
     })
   }
 
-  /** Removes what Redis holds of an answered request. @returns undefined where it is unknown or not answered */
-  async forget(id: string): Promise<{ readonly place: Place; readonly failed: boolean } | undefined> {
+  /** Removes what Redis holds of answered requests, in one step. @returns undefined for each that is unknown or not answered */
+  async forget(
+    ids: readonly string[],
+  ): Promise<({ readonly id: string; readonly place: Place; readonly failed: boolean } | undefined)[]> {
     const { request, result, parts } = this.#keys
-    const reply = (await this.#redis.rankmillForget(request(id), result(id), parts(id))) as string[]
-    const [generation, pool = '', lane, count, head] = reply
-    if (generation === undefined) return undefined
-    const place = { generation: Number(generation), pool, lane: lane as Lane, parts: Number(count) }
-    return { place, failed: ERROR_HEAD.startsWith(head ?? '') }
+    const keys = ids.flatMap((id) => [request(id), result(id), parts(id)])
+    const replies = (await this.#redis.rankmillForget(keys.length, ...keys)) as string[][]
+    return ids.map((id, i) => {
+      const [generation, pool = '', lane, count, head] = replies[i] ?? []
+      if (generation === undefined) return undefined
+      const place = { generation: Number(generation), pool, lane: lane as Lane, parts: Number(count) }
+      return { id, place, failed: ERROR_HEAD.startsWith(head ?? '') }
+    })
   }
 
   /**

@@ -166,12 +166,15 @@ if note[1] == ARGV[2] and note[2] ~= note[3] then return 0 end
 return redis.call('DEL', KEYS[1])
 `
 
-/** All jobs of a generation are in the queue. KEYS: request, same; ARGV: generation, id */
+/** All jobs of a generation are in the queue, of each of some requests. KEYS: request and same of each; ARGV: generation and id of each */
 const QUEUED = `
-if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'queued', ARGV[1])
-redis.call('HDEL', KEYS[1], 'movedFrom')
-if redis.call('HGET', KEYS[2], 'id') == ARGV[2] then redis.call('HSET', KEYS[2], 'queued', '1') end
+for i = 1, #KEYS, 2 do
+  if redis.call('HGET', KEYS[i], 'generation') == ARGV[i] then
+    redis.call('HSET', KEYS[i], 'queued', ARGV[i])
+    redis.call('HDEL', KEYS[i], 'movedFrom')
+    if redis.call('HGET', KEYS[i + 1], 'id') == ARGV[i + 1] then redis.call('HSET', KEYS[i + 1], 'queued', '1') end
+  end
+end
 return 1
 `
 
@@ -343,13 +346,20 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 return {'written', string.format('%.0f', now - note[10])}
 `
 
-/** Removes an answered request. KEYS: request, result, parts */
+/** Removes those of some requests that are answered. KEYS: request, result and parts of each */
 const FORGET = `
-if redis.call('EXISTS', KEYS[2]) == 0 then return {} end
-local note = redis.call('HMGET', KEYS[1], 'generation', 'pool', 'lane', 'parts')
-local head = redis.call('GETRANGE', KEYS[2], 0, 8)
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-return {note[1] or '', note[2] or '', note[3] or '', note[4] or '0', head}
+local forgotten = {}
+for i = 1, #KEYS, 3 do
+  local entry = {}
+  local head = redis.call('GETRANGE', KEYS[i + 1], 0, 8)
+  if head ~= '' then
+    local note = redis.call('HMGET', KEYS[i], 'generation', 'pool', 'lane', 'parts')
+    redis.call('DEL', KEYS[i], KEYS[i + 1], KEYS[i + 2])
+    entry = {note[1] or '', note[2] or '', note[3] or '', note[4] or '0', head}
+  end
+  forgotten[#forgotten + 1] = entry
+end
+return forgotten
 `
 
 /**
@@ -437,10 +447,11 @@ end
 return redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
 `
 
+/** Those of any number of requests are told the number of their keys with each call. */
 export const REQUEST_SCRIPTS = {
   rankmillNote: { numberOfKeys: 8, lua: NOTE },
   rankmillPartFrom: { numberOfKeys: 2, lua: PART_FROM },
-  rankmillQueued: { numberOfKeys: 2, lua: QUEUED },
+  rankmillQueued: { lua: QUEUED },
   rankmillWithdraw: { numberOfKeys: 4, lua: WITHDRAW },
   rankmillResolve: { numberOfKeys: 5, lua: RESOLVE },
   rankmillTake: { numberOfKeys: 5, lua: TAKE },
@@ -448,7 +459,7 @@ export const REQUEST_SCRIPTS = {
   rankmillRebase: { numberOfKeys: 2, lua: REBASE },
   rankmillWritePart: { numberOfKeys: 4, lua: WRITE_PART },
   rankmillAnswer: { numberOfKeys: 8, lua: ANSWER },
-  rankmillForget: { numberOfKeys: 3, lua: FORGET },
+  rankmillForget: { lua: FORGET },
   rankmillRetry: { numberOfKeys: 6, lua: RETRY },
   rankmillAdopt: { numberOfKeys: 1, lua: ADOPT },
   rankmillLose: { numberOfKeys: 1, lua: LOSE },

@@ -189,7 +189,7 @@ it('a note whose jobs one producer could not queue goes with it, unless another 
     await life.withdraw('r', generation, null)
     expect(await life.read('r')).toMatchObject({ generation })
     await life.answer({ id: 'r', generation, shared: '' }, errorEnd({ code: 'cancelled', message: '' }, generation))
-    await life.forget('r')
+    await life.forget(['r'])
     await life.note({ ...note, interest })
     await life.withdraw('r', (await life.read('r'))!.generation, null)
     expect(await life.read('r')).toBeUndefined()

@@ -78,7 +78,7 @@ class World {
         if (!('opened' in noted) || step === 'submit without jobs') return
         const { generation } = noted.opened
         for (let part = 0; part < noted.opened.parts; part++) this.queue.push({ generation, part })
-        return life.queued({ id: this.id, generation, shared: '' })
+        return life.queued([{ id: this.id, generation, shared: '' }])
       }
       case 'take': {
         const next = this.queue.shift()
@@ -186,7 +186,7 @@ async function check(steps: readonly Step[]): Promise<void> {
   const answer = JSON.parse((await stage.redis.get(keys.result(world.id))) ?? 'null')
   expect(JSON.stringify(answer)).toBe(world.answers.get(note.generation)?.[0])
   if (answer.result) expect(answer.result.parts.map((part: string) => part[0])).toEqual(['0', '1'])
-  await life.forget(world.id)
+  await life.forget([world.id])
   // A worker's hand is emptied when its job ends, which here is another's business.
   await stage.redis.del(keys.held('worker'))
   expect((await stage.keys(`*${world.id}*`)).sort()).toEqual([])

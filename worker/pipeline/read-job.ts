@@ -22,6 +22,8 @@ const CHOICES: ReadonlySet<string> = new Set([
 ])
 
 const time = z.number()
+/** Without a look at each of what it holds. */
+const list = z.custom<unknown[]>(Array.isArray, 'must be a list')
 const keep = z.union([z.number(), z.literal('auto')])
 /** Defaults stand for fields that the first producers did not send. */
 const schema = z.looseObject({
@@ -37,13 +39,13 @@ const schema = z.looseObject({
   traceParent: z.string().optional(),
   // Their texts were checked by the producer; a job has hundreds.
   documents: z.union([
-    z.array(z.unknown()),
+    list,
     z.looseObject({
       corpus: z.string(),
-      ids: z.array(z.unknown()),
+      ids: list,
       version: z.string().nullable().default(null),
       missing: z.enum(['error', 'skip']).default('error'),
-      scores: z.array(z.unknown()).nullable().default(null),
+      scores: list.nullable().default(null),
     }),
   ]),
   model: z.string().nullable().default(''),
