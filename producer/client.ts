@@ -290,10 +290,10 @@ export class RerankClient {
    * @returns how many were removed
    */
   async forget(ids: readonly string[]): Promise<number> {
-    const { shards, parts } = await this.#connect()
+    const parts = await this.#parts()
     let forgotten = 0
     for (const [index, { life, queues }] of parts.entries()) {
-      const own = parts.length === 1 ? ids : ids.filter((id) => shards.of(id).index === index)
+      const own = parts.length === 1 ? ids : ids.filter((id) => shardOf(id, parts.length) === index)
       for (let first = 0; first < own.length; first += FORGET_CHUNK) {
         const found = await reaching(async () => {
           const requests = await life.forget(own.slice(first, first + FORGET_CHUNK))
