@@ -370,7 +370,7 @@ describe('a run', () => {
 
   it('with too many errors stops, and says so', async () => {
     await stage().worker()
-    await writeFile(input, 'bad\n'.repeat(100))
+    await writeFile(input, '{}\n'.repeat(100))
     await expect(runBatch(stage(), { maxErrors: 9 })).rejects.toMatchObject({ code: 'too_many_errors' })
     await runBatch(stage(), { maxErrors: 100 })
     expect(await outputLines()).toHaveLength(100)
