@@ -102,8 +102,9 @@ async function measure(
   let [measuredMs, startMs, stopped] = [0, 0, false]
   // Counted from the first start on, which has to be waited for however long it takes.
   let endsAt = Number.POSITIVE_INFINITY
+  let isOver = false
   for (const sessions of counts) {
-    if (best && performance.now() + startMs > endsAt) {
+    if (best && (isOver || performance.now() + startMs > endsAt)) {
       stopped = true
       break
     }
@@ -120,7 +121,8 @@ async function measure(
       if (climbing && measuredMs > usefulMs) break
       const leftMs = endsAt - performance.now()
       // A larger call takes at most as much longer as it is larger.
-      if (leftMs <= 0 || (last && (last.ms * budget) / last.budget > leftMs)) {
+      isOver = leftMs <= 0
+      if (isOver || (last && (last.ms * budget) / last.budget > leftMs)) {
         stopped = true
         break
       }
@@ -133,6 +135,8 @@ async function measure(
       // Where smaller calls went well, a failure is one of size: memory, or a limit of the device.
       if (rate === 'too large') break
       if (rate === undefined) {
+        // By the clock it may not be quite: timers end up to a millisecond early.
+        isOver = true
         stopped = true
         break
       }
