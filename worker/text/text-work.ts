@@ -2,7 +2,7 @@
 import { openBound } from '../model/bound-files.js'
 import type { SavedKind } from '../model/sentence-transformers.js'
 import { ChatPrompt } from '../tokenize/chat-prompt.js'
-import { type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
+import { type EncodedList, type EncodedPair, PairEncoder } from '../tokenize/pair-encoder.js'
 import { PromptEncoder } from '../tokenize/prompt-encoder.js'
 import type { Tokenizer } from '../tokenize/tokenizer.js'
 import { snippetOf } from './snippet.js'
@@ -109,7 +109,9 @@ function remembered<V>(known: Map<string, Promise<V>>, key: string, make: () => 
 function encodePairs({ query, instruction, passages, mode, limit, windows }: PairsTask, desk: Desk): PairsOutput {
   const encoder = desk.encoder(instruction)
   const most = limit ?? undefined
-  if (mode === 'truncate') return onePairEach(passages.map((passage) => encoder.encode(query, passage, most)))
+  if (mode === 'truncate' && encoder instanceof PairEncoder) {
+    return oneEach(encoder.encodeEach(query, passages, most))
+  }
   const encoded = passages.map((passage): Encoded => {
     if (mode === 'windows') {
       const { pairs, spans, truncated } = encoder.encodeWindows(query, passage, windows, most)
@@ -139,26 +141,11 @@ function encodePairs({ query, instruction, passages, mode, limit, windows }: Pai
 }
 
 /** What nearly all tasks come to, without what only windows and snippets need. */
-function onePairEach(pairs: readonly EncodedPair[]): PairsOutput {
-  const count = pairs.length
-  const [secondStarts, prefixes] = [new Int32Array(count), new Int32Array(count)]
-  const flags = new Uint8Array(count)
-  let hasPrefixes = false
-  for (let i = 0; i < count; i++) {
-    const pair = pairs[i]
-    if (!pair) continue
-    secondStarts[i] = pair.secondStart
-    flags[i] = pair.truncated ? TRUNCATED : 0
-    if (pair.prefix === undefined) continue
-    prefixes[i] = pair.prefix
-    hasPrefixes = true
-  }
+function oneEach({ truncated, ...pairs }: EncodedList): PairsOutput {
   return {
-    ...joined(pairs.map(({ ids }) => ids)),
-    secondStarts,
-    ...(hasPrefixes ? { prefixes } : {}),
-    counts: new Int32Array(count).fill(1),
-    flags,
+    ...pairs,
+    counts: new Int32Array(truncated.length).fill(1),
+    flags: truncated.map((cut) => (cut ? TRUNCATED : 0)),
     spans: new Int32Array(0),
   }
 }

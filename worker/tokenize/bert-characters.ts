@@ -90,6 +90,8 @@ export function bertNormaliser(options: BertNormalizerOptions): (text: string) =
 export class BertCharacters {
   /** Kinds by code point, 0 while unknown. */
   private readonly kinds = new Uint8Array(0x110000)
+  /** What a code unit is in a word where that is one unit, itself or another; 0 while unknown, and for all others. */
+  readonly plain = new Uint16Array(0x10000)
   private readonly replacements = new Map<number, string>()
   private readonly options: BertNormalizerOptions | null
 
@@ -110,7 +112,15 @@ export class BertCharacters {
   private learn(codePoint: number): number {
     const kind = this.classify(codePoint)
     this.kinds[codePoint] = kind
+    if (codePoint < 0x10000) this.plain[codePoint] = this.plainOf(codePoint, kind)
     return kind
+  }
+
+  private plainOf(codePoint: number, kind: number): number {
+    if (kind === KEEP) return codePoint
+    const replacement = kind === REPLACE ? this.replacement(codePoint) : ''
+    const unit = replacement.length === 1 ? replacement.charCodeAt(0) : 0
+    return splitKind(unit) === KEEP ? unit : 0
   }
 
   private classify(codePoint: number): number {

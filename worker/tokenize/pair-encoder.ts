@@ -26,6 +26,25 @@ export interface WindowRule {
   readonly overlap: number
 }
 
+/** Pairs of one query, one behind the other. */
+export interface EncodedList {
+  /** Of all pairs. */
+  readonly ids: Int32Array
+  /** Of each pair: its tokens, and where its second type begins. */
+  readonly lengths: Int32Array
+  readonly secondStarts: Int32Array
+  /** 1: tokens of the query or of this passage were left out. */
+  readonly truncated: Uint8Array
+}
+
+/** What a pair is made of, before it is. */
+interface PairPlan {
+  readonly second: Int32Array
+  readonly firstLength: number
+  readonly secondLength: number
+  readonly truncated: boolean
+}
+
 export interface EncodedWindows {
   /** One pair a window, in the passage's order. */
   readonly pairs: readonly EncodedPair[]
@@ -66,6 +85,8 @@ export class PairEncoder {
   private readonly tokenizer: Tokenizer
   private readonly truncation: Truncation
   private readonly queryPrompt: string
+  /** Special tokens of a pair. */
+  private readonly special: number
   /** Tokens for both segments together. */
   private readonly budget: number
   private readonly cache: LRUCache<string, EncodedText> | null
@@ -73,16 +94,16 @@ export class PairEncoder {
   /** Throws invalid_configuration when maxTokens leaves no room beside the special tokens. */
   constructor(tokenizer: Tokenizer, options: PairEncoderOptions) {
     const { before, between, after } = tokenizer.template
-    const special = before.length + between.length + after.length
+    this.special = before.length + between.length + after.length
     this.tokenizer = tokenizer
     this.maxTokens = options.maxTokens
     this.truncation = options.truncation
     this.queryPrompt = options.queryPrompt ?? ''
-    this.budget = options.maxTokens - special
+    this.budget = options.maxTokens - this.special
     if (!Number.isInteger(options.maxTokens) || this.budget < 1) {
       throw new RankmillError(
         'invalid_configuration',
-        `maxTokens must be a whole number over ${special}, the special tokens of a pair; got ${options.maxTokens}`,
+        `maxTokens must be a whole number over ${this.special}, the special tokens of a pair; got ${options.maxTokens}`,
         { param: 'maxTokens' },
       )
     }
@@ -105,12 +126,36 @@ export class PairEncoder {
   encode(asked: string, passage: string, maxTokensPerDocument?: number): EncodedPair {
     const query = this.queryPrompt + asked
     const first = this.tokens(query)
-    const second = this.tokens(passage)
-    const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
-    const [firstLength, secondLength] = this.lengths(query, passage, first, second, limit)
-    const truncated =
-      !first.complete || !second.complete || firstLength < first.ids.length || secondLength < second.ids.length
-    return this.assemble(first.ids, firstLength, second.ids, secondLength, truncated)
+    const { second, firstLength, secondLength, truncated } = this.plan(query, passage, first, maxTokensPerDocument)
+    return this.assemble(first.ids, firstLength, second, secondLength, truncated)
+  }
+
+  /**
+   * The same of each of some passages, into one array: no pair is an object of its own on its way to another thread.
+   *
+   * @throws RankmillError as `encode` does
+   */
+  encodeEach(asked: string, passages: readonly string[], maxTokensPerDocument?: number): EncodedList {
+    const query = this.queryPrompt + asked
+    const first = this.tokens(query)
+    const plans = passages.map((passage) => this.plan(query, passage, first, maxTokensPerDocument))
+    const lengths = new Int32Array(plans.length)
+    const secondStarts = new Int32Array(plans.length)
+    const truncated = new Uint8Array(plans.length)
+    let total = 0
+    for (const [i, plan] of plans.entries()) {
+      const length = this.special + plan.firstLength + plan.secondLength
+      lengths[i] = length
+      truncated[i] = plan.truncated ? 1 : 0
+      total += length
+    }
+    const ids = new Int32Array(total)
+    let at = 0
+    for (const [i, { second, firstLength, secondLength }] of plans.entries()) {
+      secondStarts[i] = this.write(ids, at, first.ids, firstLength, second, secondLength)
+      at += lengths[i] ?? 0
+    }
+    return { ids, lengths, secondStarts, truncated }
   }
 
   /**
@@ -220,6 +265,15 @@ export class PairEncoder {
     }
   }
 
+  private plan(query: string, passage: string, first: EncodedText, maxTokensPerDocument?: number): PairPlan {
+    const second = this.tokens(passage)
+    const limit = Math.max(0, Math.floor(maxTokensPerDocument ?? Number.POSITIVE_INFINITY))
+    const [firstLength, secondLength] = this.lengths(query, passage, first, second, limit)
+    const truncated =
+      !first.complete || !second.complete || firstLength < first.ids.length || secondLength < second.ids.length
+    return { second: second.ids, firstLength, secondLength, truncated }
+  }
+
   private assemble(
     first: Int32Array,
     firstLength: number,
@@ -227,23 +281,34 @@ export class PairEncoder {
     secondLength: number,
     truncated: boolean,
   ): EncodedPair {
+    const ids = new Int32Array(this.special + firstLength + secondLength)
+    const secondStart = this.write(ids, 0, first, firstLength, second, secondLength)
+    return { ids, secondStart, truncated }
+  }
+
+  /** Puts a pair where it begins. @returns where its second type begins, counted in the pair */
+  private write(
+    ids: Int32Array,
+    from: number,
+    first: Int32Array,
+    firstLength: number,
+    second: Int32Array,
+    secondLength: number,
+  ): number {
     const { before, between, after, typeIds } = this.tokenizer.template
     const firstAt = before.length
     const betweenAt = firstAt + firstLength
     const secondAt = betweenAt + between.length
     const afterAt = secondAt + secondLength
-    const ids = new Int32Array(afterAt + after.length)
-    ids.set(before)
-    ids.set(firstLength === first.length ? first : first.subarray(0, firstLength), firstAt)
-    ids.set(between, betweenAt)
-    ids.set(secondLength === second.length ? second : second.subarray(0, secondLength), secondAt)
-    ids.set(after, afterAt)
-    let secondStart = ids.length
-    if (typeIds.before === 1) secondStart = 0
-    else if (typeIds.first === 1) secondStart = firstAt
-    else if (typeIds.between === 1) secondStart = betweenAt
-    else if (typeIds.second === 1) secondStart = secondAt
-    else if (typeIds.after === 1) secondStart = afterAt
-    return { ids, secondStart, truncated }
+    ids.set(before, from)
+    ids.set(firstLength === first.length ? first : first.subarray(0, firstLength), from + firstAt)
+    ids.set(between, from + betweenAt)
+    ids.set(secondLength === second.length ? second : second.subarray(0, secondLength), from + secondAt)
+    ids.set(after, from + afterAt)
+    if (typeIds.before === 1) return 0
+    if (typeIds.first === 1) return firstAt
+    if (typeIds.between === 1) return betweenAt
+    if (typeIds.second === 1) return secondAt
+    return typeIds.after === 1 ? afterAt : afterAt + after.length
   }
 }

@@ -121,12 +121,12 @@ export class UnigramEncoder implements PieceEncoder, PieceModel {
       const charEnd = at + (unit >= 0xd800 && unit < 0xdc00 ? 2 : 1)
       const score = best[at - base] ?? 0
       let single = false
-      let node = 0
+      let node = trie.root
       for (let next = at; next < end; ) {
         node = trie.child(node, text.charCodeAt(next))
         if (node < 0) break
         next += 1
-        const id = trie.ids[node] ?? -1
+        const id = trie.id(node)
         if (id < 0) continue
         if (next === charEnd) single = true
         const candidate = (scores[id] ?? 0) + score
