@@ -34,6 +34,7 @@ export const PEERS: readonly Peer[] = [
   { name: 'st-onnx', precision: 'fp32', environment: 'st-onnx' },
   { name: 'st-onnx-qint8', precision: 'int8', environment: 'st-onnx' },
   { name: 'st-openvino', precision: 'bf16 or fp32', environment: 'st-openvino' },
+  { name: 'st-openvino-fp32', precision: 'fp32', environment: 'st-openvino' },
   { name: 'st-openvino-qint8', precision: 'int8', environment: 'st-openvino' },
   { name: 'flashrank', precision: 'fp32', environment: 'flashrank' },
   { name: 'fastembed', precision: 'fp32', environment: 'fastembed' },

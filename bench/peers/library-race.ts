@@ -35,20 +35,25 @@ export async function raceLibraries(
   { threads, rounds, collections, requests }: LibraryRaceOptions,
 ): Promise<void> {
   const entrants: Entrant[] = []
+  // One that does not run here, or ends, does not stop the others.
+  const unlessEnded = async <T>({ name }: Peer, step: () => Promise<T>): Promise<T | undefined> => {
+    return await step().catch((error: Error) => {
+      console.log(`# ${name}: ${error.message}`)
+      return undefined
+    })
+  }
   for (const peer of peers) {
-    // One that does not run here does not stop the others.
-    const runner = await Runner.start(peer, await workshop.command(peer, threads)).catch((error: Error) =>
-      console.log(`# ${peer.name}: ${error.message}`),
-    )
-    if (!runner) continue
+    const runner = await unlessEnded(peer, async () => Runner.start(peer, await workshop.command(peer, threads)))
     // The first takes memory and compiles.
-    await runner.ask(lists)
-    entrants.push({ runner, rounds: [] })
+    if (runner && (await unlessEnded(peer, () => runner.ask(lists)))) entrants.push({ runner, rounds: [] })
   }
   for (let round = 0; round < rounds; round++)
     // Turn about, so that a drift of the machine's speed meets all.
-    for (const { runner, rounds: own } of round % 2 === 0 ? entrants : [...entrants].reverse())
-      own.push(await runner.score(lists))
+    for (const entrant of round % 2 === 0 ? [...entrants] : [...entrants].reverse()) {
+      const scored = await unlessEnded(entrant.runner.peer, () => entrant.runner.score(lists))
+      if (scored) entrant.rounds.push(scored)
+      else entrants.splice(entrants.indexOf(entrant), 1)
+    }
 
   const pairs = lists.reduce((sum, { documents }) => sum + documents.length, 0)
   const rateOf = ({ rounds: own }: Entrant) => median(own.map(({ seconds }) => pairs / seconds))

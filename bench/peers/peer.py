@@ -97,6 +97,10 @@ PEERS = {
     'st-onnx': lambda: sentence_transformers('onnx', **onnx_settings('model.onnx')),
     'st-onnx-qint8': lambda: sentence_transformers('onnx', **onnx_settings('model_qint8.onnx')),
     'st-openvino': lambda: sentence_transformers('openvino', file_name='openvino_model.xml', ov_config={'INFERENCE_NUM_THREADS': threads}),
+    # It computes in bf16 where the processor can, unless it is told not to.
+    'st-openvino-fp32': lambda: sentence_transformers(
+        'openvino', file_name='openvino_model.xml', ov_config={'INFERENCE_NUM_THREADS': threads, 'INFERENCE_PRECISION_HINT': 'f32'}
+    ),
     'st-openvino-qint8': lambda: sentence_transformers('openvino', file_name='openvino_model_qint8_quantized.xml', ov_config={'INFERENCE_NUM_THREADS': threads}),
     'flashrank': flashrank,
     'fastembed': fastembed,

@@ -9,8 +9,8 @@ export interface QueueCost {
   readonly perCandidate: number
 }
 
-export const REDIS_COST: QueueCost = { perRequest: 270e-6, perCandidate: 2.2e-6 }
-export const PRODUCER_COST: QueueCost = { perRequest: 330e-6, perCandidate: 4.5e-6 }
+export const REDIS_COST: QueueCost = { perRequest: 225e-6, perCandidate: 2.6e-6 }
+export const PRODUCER_COST: QueueCost = { perRequest: 440e-6, perCandidate: 3.7e-6 }
 
 /** What Redis keeps of an answered request until `resultTtlMs` is over, and of each of its results. */
 export const RESULT_BYTES = { perRequest: 700, perDocument: 45 }
