@@ -3,9 +3,8 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises'
 import type { CorpusInfo } from '../shared/corpus/corpora.js'
 import { requestPin } from '../shared/corpus/corpus-name.js'
-import type { CorpusShelves } from '../shared/corpus/corpus-shelves.js'
 import { type ErrorBody, RankmillError } from '../shared/errors.js'
-import { closeAll, follow } from '../shared/lifecycle.js'
+import { follow } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { afterMs } from '../shared/long-timer.js'
 import { envOf, type Options, type OptionsInput, resolveOptions } from '../shared/options.js'
@@ -22,15 +21,13 @@ import {
 import type { RerankResult } from '../shared/protocol/result.js'
 import { shardOf } from '../shared/protocol/shards.js'
 import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
-import { connectProducer, reaching } from '../shared/redis/connection.js'
-import { isOtherSize } from '../shared/redis/fleet-size.js'
+import { reaching } from '../shared/redis/connection.js'
 import { errorEnd, type RequestLife } from '../shared/redis/request-life.js'
-import { Shards } from '../shared/redis/shards.js'
 import type { WorkerRegistry } from '../shared/redis/worker-registry.js'
 import { findUpNote } from '../shared/up-note.js'
 import { CorpusWriter, type PutOptions } from './corpora/corpus-writer.js'
 import { checkPassage, type Passage } from './corpora/passage-lines.js'
-import { ProducerShard } from './producer-shard.js'
+import { ProducerFleet } from './producer-fleet.js'
 import { inWindow } from './stream.js'
 import type { SubmitOptions, Submitted } from './submission.js'
 
@@ -85,17 +82,6 @@ const LOST_TRIES = 3
 const UNSERVED_LOOK_MS = 3000
 /** Requests that are forgotten together, in one script: nobody else is served by Redis meanwhile. */
 const FORGET_CHUNK = 64
-/** How often a request follows a fleet that has other shards than a moment ago. */
-const FOLLOW_TRIES = 3
-
-interface Connected {
-  readonly shards: Shards
-  /** Of the shards that there were when they were made. */
-  parts: readonly ProducerShard[]
-  /** Of those before: who waits at one of them goes on. */
-  readonly former: ProducerShard[]
-}
-
 /**
  * Sends rerank requests to workers through Redis and brings back their answers. Connects at the first call; two
  * connections a shard (commands, answers) serve any number of requests. Options: docs/configuration.md.
@@ -104,9 +90,8 @@ export class RerankClient {
   readonly #options: Options
   readonly #schema: RequestSchema
   readonly #log: Logger
-  readonly #model: string | null
   readonly #closing = new AbortController()
-  #connected: Promise<Connected> | undefined
+  readonly #connections: ProducerFleet
 
   /** @param options `model`: of requests that name none, instead of the fleet's default */
   constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
@@ -114,7 +99,7 @@ export class RerankClient {
     this.#schema = requestSchema(this.options)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
     const model = options.model ?? process.env[envOf('model')]
-    this.#model = model ? firstModel(model) : null
+    this.#connections = new ProducerFleet(this.options, model ? firstModel(model) : null, this.#log)
   }
 
   /** As they were resolved. Not a field of its own: the URL of Redis may hold a password, and clients get logged. */
@@ -170,12 +155,12 @@ export class RerankClient {
    */
   async result(id: string, wait: WaitOptions = {}): Promise<RerankResult> {
     checkTimeout(wait)
-    const part = await this.#at(id)
+    const part = await this.#fleet.at(id)
     const { redis, answers, keys } = part
     const answer = await reaching(() => answers.read(id))
     if (answer) return unpack(answer)
     if ((await reaching(() => redis.exists(keys.request(id)))) === 0) {
-      if (await this.#isElsewhere(id, part)) return this.result(id, wait)
+      if (await this.#fleet.isElsewhere(id, part)) return this.result(id, wait)
       throw unknownRequest(id)
     }
     return this.#result(id, wait, null)
@@ -183,11 +168,11 @@ export class RerankClient {
 
   /** @throws RankmillError `not_found` */
   async status(id: string): Promise<RequestStatus> {
-    const part = await this.#at(id)
+    const part = await this.#fleet.at(id)
     const { answers, life, registry } = part
     const [outcome, note] = await reaching(() => Promise.all([answers.outcome(id), life.read(id)]))
     if (note === undefined) {
-      if (await this.#isElsewhere(id, part)) return this.status(id)
+      if (await this.#fleet.isElsewhere(id, part)) return this.status(id)
       throw unknownRequest(id)
     }
     const { submittedAt, deadlineAt, pairs, pool, parts, waitingJobs } = note
@@ -256,7 +241,7 @@ export class RerankClient {
     passages: AsyncIterable<Passage> | Iterable<Passage>,
     options: PutOptions = {},
   ): Promise<CorpusInfo> {
-    const corpora = await this.#corpora()
+    const corpora = await this.#fleet.corporaNow()
     const checked = this.#checkedPassages(passages)
     const { redis, keys } = corpora.placeOf(name)
     return reaching(() => new CorpusWriter(redis, keys).put(name, checked, options))
@@ -273,13 +258,13 @@ export class RerankClient {
    * @throws RankmillError `unknown_corpus`, or `corpus_changed` where that version is not kept any more
    */
   async pinCorpus(name: string, holder: string, ttlMs: number, version?: string): Promise<string> {
-    const corpora = await this.#corpora()
+    const corpora = await this.#fleet.corporaNow()
     return reaching(() => corpora.pin(name, holder, ttlMs, version))
   }
 
   /** Ends a pin; nothing happens where there is none. */
   async releaseCorpus(name: string, holder: string): Promise<void> {
-    const corpora = await this.#corpora()
+    const corpora = await this.#fleet.corporaNow()
     await reaching(() => corpora.release(name, holder))
   }
 
@@ -290,7 +275,7 @@ export class RerankClient {
    * @returns how many were removed
    */
   async forget(ids: readonly string[]): Promise<number> {
-    const parts = await this.#parts()
+    const parts = await this.#fleet.parts()
     let forgotten = 0
     for (const [index, { life, queues }] of parts.entries()) {
       const own = parts.length === 1 ? ids : ids.filter((id) => shardOf(id, parts.length) === index)
@@ -317,7 +302,7 @@ export class RerankClient {
    */
   async workers(): Promise<WorkerInfo[]> {
     const told = await Promise.allSettled(
-      (await this.#parts()).map(({ registry }) => reaching(() => registry.workers())),
+      (await this.#fleet.parts()).map(({ registry }) => reaching(() => registry.workers())),
     )
     const heard = told.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
     const [failed] = told.flatMap((one) => (one.status === 'rejected' ? [one] : []))
@@ -328,12 +313,7 @@ export class RerankClient {
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
   async close(): Promise<void> {
     this.#closing.abort(new RankmillError('closed', 'the client was closed while it waited'))
-    const connected = await this.#connected?.catch(() => undefined)
-    this.#connected = undefined
-    if (!connected) return
-    const { shards, parts, former } = connected
-    const closing = [...parts, ...former].flatMap((part) => part.closing)
-    await closeAll([...closing, { name: 'redis', close: () => shards.close() }])
+    await this.#connections.close()
   }
 
   async *#checkedPassages(passages: AsyncIterable<Passage> | Iterable<Passage>) {
@@ -348,20 +328,12 @@ export class RerankClient {
     return parseRequest(input, this.#schema, randomUUID)
   }
 
-  async #submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
-    for (let tries = 1; ; tries++) {
-      const { submission } = await this.#at(request.id)
-      try {
-        return await reaching(() => submission.submit(request, how))
-      } catch (error) {
-        if (!isOtherSize(error) || tries === FOLLOW_TRIES) throw error
-        await (await this.#connect()).shards.follow()
-      }
-    }
+  #submit(request: RerankRequest, how: SubmitOptions): Promise<Submitted> {
+    return this.#fleet.following(request.id, ({ submission }) => reaching(() => submission.submit(request, how)))
   }
 
   async #result(id: string, wait: WaitOptions, deadlineMs: number | null): Promise<RerankResult> {
-    const { answers, life, registry } = await this.#at(id)
+    const { answers, life, registry } = await this.#fleet.at(id)
     const limitMs =
       wait.timeoutMs ?? (deadlineMs === null ? this.options.waitTimeoutMs : deadlineMs + DEADLINE_GRACE_MS)
     const late = () =>
@@ -398,12 +370,12 @@ export class RerankClient {
    *   else wants it
    */
   async #end(id: string, code: 'cancelled' | 'deadline_exceeded', givenUp?: number): Promise<boolean> {
-    const part = await this.#at(id)
+    const part = await this.#fleet.at(id)
     const { redis, life, queues, keys } = part
-    const { corpora } = (await this.#connect()).shards
+    const corpora = await this.#fleet.corpora()
     const note = await reaching(() => life.read(id))
     if (note === undefined) {
-      if (await this.#isElsewhere(id, part)) return this.#end(id, code, givenUp)
+      if (await this.#fleet.isElsewhere(id, part)) return this.#end(id, code, givenUp)
       throw unknownRequest(id)
     }
     if (givenUp !== undefined && givenUp !== note.life) return false
@@ -435,64 +407,17 @@ export class RerankClient {
     }
   }
 
-  #connect(): Promise<Connected> {
+  /** The fleet, as long as the client is open. */
+  get #fleet(): ProducerFleet {
     this.#closing.signal.throwIfAborted()
-    this.#connected ??= this.#open()
-    // A client that could not connect tries again at the next call.
-    this.#connected.catch(() => {
-      this.#connected = undefined
-    })
-    return this.#connected
+    return this.#connections
   }
 
-  async #open(): Promise<Connected> {
-    const shards = await Shards.open(this.options, connectProducer, 'producer')
-    return { shards, parts: this.#partsOf(shards), former: [] }
-  }
-
-  #partsOf({ all, corpora }: Shards): ProducerShard[] {
-    return all.map((shard) => new ProducerShard(shard, corpora, this.options, this.#model, this.#log))
-  }
-
-  /** One for each shard. */
-  async #parts(): Promise<readonly ProducerShard[]> {
-    const connected = await this.#connect()
-    if (connected.parts.length !== connected.shards.all.length) {
-      connected.former.push(...connected.parts)
-      connected.parts = this.#partsOf(connected.shards)
-    }
-    return connected.parts
-  }
-
-  /** Where a request is. */
-  async #at(id: string): Promise<ProducerShard> {
-    const parts = await this.#parts()
-    return parts[shardOf(id, parts.length)] as ProducerShard
-  }
-
-  /** Whether a request that was not found may be in another shard, since the fleet has others by now. */
-  async #isElsewhere(id: string, looked: ProducerShard): Promise<boolean> {
-    const { shards } = await this.#connect()
-    await shards.follow()
-    return (await this.#at(id)) !== looked
-  }
-
-  /** Nothing of a corpus tells that it is not where others look for it: that is asked before. */
-  async #corpora(): Promise<CorpusShelves> {
-    const { shards } = await this.#connect()
-    await shards.follow()
-    return shards.corpora
-  }
-
-  /** A request whose id is its client's to choose goes where others of the same content go, to be one with them. */
+  /** A request whose id is its client's to choose goes where others of the same content go. */
   async #besideItsLike(request: RerankRequest): Promise<{ request: RerankRequest; fingerprint?: string }> {
-    const { shards } = await this.#connect()
-    if (shards.all.length === 1) return { request }
-    const fingerprint = fingerprintOf(request)
-    const wanted = shards.of(fingerprint)
-    let { id } = request
-    while (shards.of(id) !== wanted) id = randomUUID()
-    return { request: { ...request, id }, fingerprint }
+    const beside = await this.#fleet.idBeside(() => fingerprintOf(request), randomUUID)
+    if (!beside) return { request }
+    return { request: { ...request, id: beside.id }, fingerprint: beside.fingerprint }
   }
 }
 
