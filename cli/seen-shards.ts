@@ -1,5 +1,6 @@
 /** A fleet's shards for one who only looks: those that answer, and what keeps the others from it. */
 import type { Redis } from 'ioredis'
+import type { AwayShard } from '../monitoring/queue-collector.js'
 import { RankmillError } from '../shared/errors.js'
 import type { Options } from '../shared/options.js'
 import { keysOf } from '../shared/protocol/keys.js'
@@ -8,12 +9,6 @@ import { connectProducer, reaching } from '../shared/redis/connection.js'
 import { otherSize } from '../shared/redis/fleet-size.js'
 import { parseRedisUrl } from '../shared/redis/redis-url.js'
 import type { Shard } from '../shared/redis/shards.js'
-
-export interface AwayShard {
-  readonly index: number
-  readonly prefix: string
-  readonly error: RankmillError
-}
 
 export interface SeenShards {
   readonly shards: readonly Shard[]

@@ -4,9 +4,11 @@
  */
 import type { Redis } from 'ioredis'
 import { Counter, Gauge, type Registry } from 'prom-client'
+import { RankmillError } from '../shared/errors.js'
 import { LANES, type Lane, queueName } from '../shared/protocol/lanes.js'
 import { needsOf, serves } from '../shared/protocol/pool.js'
 import { mergeWorkers, type WorkerInfo } from '../shared/protocol/worker-info.js'
+import { reaching } from '../shared/redis/connection.js'
 import type { Shard } from '../shared/redis/shards.js'
 import { WorkerRegistry } from '../shared/redis/worker-registry.js'
 
@@ -37,24 +39,44 @@ export interface ShardState {
   readonly workers: readonly WorkerInfo[]
 }
 
-/** A fleet as it stands: its queues, those of the same name in all shards added up. */
+/** One that does not answer. */
+export interface AwayShard {
+  readonly index: number
+  readonly prefix: string
+  readonly error: RankmillError
+}
+
+/** A fleet as it stands: its queues, those of the same name in all shards that answer added up. */
 export interface FleetState {
   readonly queues: readonly QueueState[]
   readonly workers: readonly WorkerInfo[]
   readonly shards: readonly ShardState[]
+  /** What is in these is in none of the numbers. */
+  readonly away: readonly AwayShard[]
 }
 
+/** @throws RankmillError of Redis where no shard answers */
 export async function fleetState(shards: readonly Shard[]): Promise<FleetState> {
-  const seen = await Promise.all(
-    shards.map(async (shard): Promise<ShardState> => {
-      const workers = await new WorkerRegistry(shard.redis, shard.keys).workers()
-      return { shard, workers, queues: await queueStates(shard, workers) }
-    }),
+  const told = await Promise.allSettled(
+    shards.map((shard) =>
+      reaching(async (): Promise<ShardState> => {
+        const workers = await new WorkerRegistry(shard.redis, shard.keys).workers()
+        return { shard, workers, queues: await queueStates(shard, workers) }
+      }),
+    ),
   )
+  const seen = told.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
+  const away = told.flatMap((one, i) => {
+    const shard = shards[i]
+    if (one.status === 'fulfilled' || !shard) return []
+    return [{ index: shard.index, prefix: shard.keys.prefix, error: RankmillError.from(one.reason) }]
+  })
+  if (seen.length === 0 && away[0]) throw away[0].error
   return {
     queues: addedUp(seen.flatMap(({ queues }) => queues)),
     workers: mergeWorkers(seen.map(({ workers }) => workers)),
     shards: seen,
+    away,
   }
 }
 

@@ -8,7 +8,7 @@ import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { OPTIONS, type Options } from '../shared/options.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
-import { connectProducer, connectWorker, reaching } from '../shared/redis/connection.js'
+import { connectProducer, connectWorker } from '../shared/redis/connection.js'
 import { FailedJobs } from '../shared/redis/failed-jobs.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
@@ -145,7 +145,7 @@ export class ApiServer {
       corpusRoutes(app, { corpora, client, options })
       webhookRoutes(app, webhooks)
       systemRoutes(app, sources, calls, models)
-      pageRoutes(app, () => reaching(() => fleetState(shards.all)), calls.times)
+      pageRoutes(app, () => fleetState(shards.all), calls.times)
       const failed = closing('failed jobs', new FailedJobs(shards), (it) => within(it.close(), CLOSE_MS))
       failedRoutes(app, failed, options)
       const lanes = async (shard: Shard) => {
@@ -156,8 +156,13 @@ export class ApiServer {
           prefix: shard.index === 0 ? '' : `shard-${shard.index}.`,
         }))
       }
-      const all = async () => (await Promise.all(shards.all.map(lanes))).flat()
-      await queueBoard(app, async () => [...(await all()), { queue: webhooks.queue, prefix: '' }])
+      // Those of a shard that does not answer are not there; the webhooks' lies beside the first one's.
+      const all = async () => {
+        const [first, ...others] = await Promise.all(shards.all.map((shard) => lanes(shard).catch(() => undefined)))
+        const own = first ? [...first, { queue: webhooks.queue, prefix: '' }] : []
+        return [...others.flatMap((found) => found ?? []), ...own]
+      }
+      await queueBoard(app, all)
       const url = await listen(app, options, parts.portOrNext ?? false)
       log.info({ url, auth: authentication.isOpen ? 'open' : 'keys' }, 'listening')
       return new ApiServer(url, steps, log)

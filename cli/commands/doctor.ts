@@ -5,7 +5,7 @@ import { Command } from 'commander'
 import { fleetState } from '../../monitoring/queue-collector.js'
 import { RankmillError } from '../../shared/errors.js'
 import type { Options } from '../../shared/options.js'
-import { checkServer, infoField, reaching, withoutPassword } from '../../shared/redis/connection.js'
+import { checkServer, infoField, withoutPassword } from '../../shared/redis/connection.js'
 import type { Shard } from '../../shared/redis/shards.js'
 import { showsGpu, tryDevice } from '../../worker/inference/device.js'
 import { listShapes } from '../../worker/inference/kept-shape.js'
@@ -78,11 +78,11 @@ async function checkRedis(options: Options): Promise<Finding[]> {
   }
   try {
     const servers = await Promise.all(seen.shards.map((shard) => checkShard(options.redis, shard)))
-    const { queues, workers, shards } = await reaching(() => fleetState(seen.shards))
+    const { queues, workers, shards, away } = await fleetState(seen.shards)
     const left = workers.length === 0 ? [] : shards.filter((one) => one.workers.length < workers.length)
     return [
       ...servers.flat(),
-      ...seen.away.map(({ index, prefix, error }): Finding => {
+      ...[...seen.away, ...away].map(({ index, prefix, error }): Finding => {
         const detail = `shard ${index} (${prefix}): ${error.message}`
         return { what: 'Redis', state: 'fault', detail, fix: error.advice }
       }),

@@ -7,7 +7,7 @@ import { RankmillError } from '../../shared/errors.js'
 import { makeLogger } from '../../shared/logger.js'
 import type { OptionName, Options } from '../../shared/options.js'
 import { firstModel, plainPool } from '../../shared/protocol/pool.js'
-import { connectProducer, reaching } from '../../shared/redis/connection.js'
+import { connectProducer } from '../../shared/redis/connection.js'
 import { Shards } from '../../shared/redis/shards.js'
 import { chooseDevice } from '../../worker/inference/device.js'
 import { type KeptShape, listShapes } from '../../worker/inference/kept-shape.js'
@@ -140,7 +140,9 @@ async function queueOf(options: Options): Promise<Queue> {
   if (!shards) return undefined
   try {
     const pool = plainPool(firstModel(options.model))
-    const { queues } = await reaching(() => fleetState(shards.all))
+    const { queues, away } = await fleetState(shards.all)
+    // A plan for a part of what waits would be wrong.
+    if (away[0]) throw away[0].error
     const lanes = queues.filter((lane) => lane.pool === pool)
     const queuedJobs = lanes.reduce((sum, { jobs }) => sum + jobs.waiting + jobs.prioritized + jobs.delayed, 0)
     return { queuedJobs, liveWorkers: lanes[0]?.workers ?? 0 }

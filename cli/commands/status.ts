@@ -1,14 +1,13 @@
 /** `rankmill status`: queues by what serves them, and the workers, as they stand. */
 import { Command } from 'commander'
-import { fleetState, type QueueState, type ShardState } from '../../monitoring/queue-collector.js'
+import { type AwayShard, fleetState, type QueueState, type ShardState } from '../../monitoring/queue-collector.js'
 import type { OptionName } from '../../shared/options.js'
 import { describePool } from '../../shared/protocol/pool.js'
 import type { WorkerInfo } from '../../shared/protocol/worker-info.js'
-import { reaching } from '../../shared/redis/connection.js'
 import { duration } from '../batch-view.js'
 import { EXIT, note } from '../exit.js'
 import { addOptions, optionsOf } from '../options.js'
-import { type AwayShard, seeShards } from '../seen-shards.js'
+import { seeShards } from '../seen-shards.js'
 import { plainTable } from '../table.js'
 
 const FLAGS: readonly OptionName[] = ['redis', 'prefix', 'queue', 'shards', 'logLevel', 'commandTimeoutMs']
@@ -25,19 +24,20 @@ async function run(command: Command): Promise<void> {
   const options = optionsOf(command)
   const seen = await seeShards(options)
   try {
-    const { queues, workers, shards } = await reaching(() => fleetState(seen.shards))
-    if (seen.away.length > 0) process.exitCode = EXIT.redis
-    const areSeveral = shards.length + seen.away.length > 1
+    const { queues, workers, shards, away: lost } = await fleetState(seen.shards)
+    const away = [...seen.away, ...lost]
+    if (away.length > 0) process.exitCode = EXIT.redis
+    const areSeveral = shards.length + away.length > 1
     if (command.opts<{ json?: true }>().json) {
-      const objects = [...shards.map(shardObject), ...seen.away.map(awayObject)].sort((a, b) => a.shard - b.shard)
+      const objects = [...shards.map(shardObject), ...away.map(awayObject)].sort((a, b) => a.shard - b.shard)
       const split = areSeveral ? { shards: objects } : {}
       process.stdout.write(`${JSON.stringify({ queues: queues.map(finite), workers, ...split })}\n`)
       return
     }
     process.stdout.write(`${queueTable(queues)}\n\n${workerTable(workers)}\n`)
-    if (areSeveral) process.stdout.write(`\n${shardTable(shards, seen.away)}\n`)
+    if (areSeveral) process.stdout.write(`\n${shardTable(shards, away)}\n`)
     for (const line of unservedLines(queues)) note(line)
-    for (const { index, prefix, error } of seen.away) {
+    for (const { index, prefix, error } of away) {
       note(`rankmill: ${error.code}: shard ${index} (${prefix}) is not in these numbers: ${error.message}`)
     }
   } finally {

@@ -217,14 +217,16 @@ async function live() {
   if (document.hidden) return
   try {
     const status = await call('GET', '/v1/status')
-    const { queues, workers } = status
+    const { queues, workers, shards_away: away } = status
     showPace(status)
     const dead = queues.reduce((sum, { failed }) => sum + failed, 0)
     at('failed-part').hidden = dead === 0 && at('failed-said').textContent === ''
     if (!at('failed-part').hidden && !isBusy('failed-rows')) show('failed-rows', (await call('GET', '/v1/failed?limit=20')).data.map(failedRow))
     show('queues', queues.map(queueRow))
     show('workers', workers.map(workerRow))
-    at('live-said').textContent = workers.length === 0 ? 'No worker is alive: requests wait until one comes.' : ''
+    const missing = away.map(({ shard, error }) => `Shard ${shard} does not answer, and is in no number here: ${error.message}`)
+    const idle = workers.length === 0 ? ['No worker is alive: requests wait until one comes.'] : []
+    at('live-said').textContent = [...missing, ...idle].join(' ')
     at('state').textContent = `${workers.length} worker(s)`
   } catch (error) {
     at('live-said').textContent = error.message

@@ -33,7 +33,7 @@ export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState
       },
     },
     async () => {
-      const { queues, workers } = await fleet()
+      const { queues, workers, away } = await fleet()
       const { perSecond, p50, p95 } = times.pace()
       return {
         object: 'status',
@@ -46,6 +46,8 @@ export function pageRoutes(app: FastifyInstance, fleet: () => Promise<FleetState
           started_at: Math.floor(startedAt / 1000),
           jobs_per_second: jobsPerSecond,
         })),
+        // What is in these is in no number above.
+        shards_away: away.map(({ index, error }) => ({ shard: index, error: error.toBody() })),
       }
     },
   )

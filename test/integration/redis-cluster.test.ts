@@ -10,6 +10,7 @@ import { keysOf } from '../../shared/protocol/keys.js'
 import { shardOf, shardPrefixes } from '../../shared/protocol/shards.js'
 import { connectProducer } from '../../shared/redis/connection.js'
 import { untilPasses } from '../../shared/redis/until-passes.js'
+import { Api } from './api.js'
 import { runCommand } from './command.js'
 import { OwnCluster } from './own-cluster.js'
 import { kill, type OwnRedis, useOwnRedis } from './own-redis.js'
@@ -223,7 +224,14 @@ describe('a fleet of three shards on three primaries', () => {
     const client = stage().client(spread)
     for (let i = 0; i < 6; i++) await client.rerank({ id: `r${i}`, query: 'cats', documents: DOCUMENTS })
     const prefixes = shardPrefixes(stage().prefix, 3)
+    const api = await Api.start(stage(), { ...spread, commandTimeoutMs: 2000 })
+    expect((await api.get('/v1/status')).body.shards_away).toEqual([])
     await kill((await cluster.ownerOf(prefixes[gone] ?? '')).process)
+
+    const shown = (await api.get('/v1/status')).body
+    expect(shown.shards_away).toMatchObject([{ shard: gone, error: { code: 'redis_unavailable' } }])
+    expect([shown.workers.length, shown.queues.length]).toEqual([1, expect.any(Number)])
+    expect((await api.get('/queues/api/queues')).status).toBe(200)
 
     const named = { RANKMILL_REDIS: cluster.url, RANKMILL_PREFIX: stage().prefix, RANKMILL_COMMAND_TIMEOUT_MS: '2000' }
     const environment = { ...named, RANKMILL_SHARDS: '3' }
