@@ -72,6 +72,20 @@ describe.each(tokenisers)('$name', ({ tokenizer }) => {
   )
 })
 
+it.each(['rankmill-small', 'wordpiece-cased'])(
+  'WordPiece of %s reads words alike wherever in a text they are',
+  async (name) => {
+    const tokenizer = await loadTokenizer(name === 'wordpiece-cased' ? folderOf(name) : path.resolve('models', name))
+    const words = ['𝔸retry👩‍👧', 'naïve', '検索', 'ﬁlter', 'İ', 'x'.repeat(101), '𝒳'.repeat(101), '𝒳'.repeat(51)]
+    const { ids: known } = tokenizer.encode(words.join(' '), 10_000)
+    // Texts are read in chunks of 4,096 code units: each place of each word is once where one ends.
+    for (let filler = 3600; filler <= 4100; filler++) {
+      const { ids } = tokenizer.encode(`${'a'.repeat(100)} ${' '.repeat(filler - 101)}${words.join(' ')}`, 10_000)
+      expect(ids.slice(ids.length - known.length)).toEqual(known)
+    }
+  },
+)
+
 describe('loadTokenizer', () => {
   const config = '{"pad_token":"[PAD]"}'
   const changed = async (changes: Record<string, unknown>, settings = config) => {
