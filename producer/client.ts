@@ -91,7 +91,7 @@ export class RerankClient {
   readonly #schema: RequestSchema
   readonly #log: Logger
   readonly #closing = new AbortController()
-  readonly #connections: ProducerFleet
+  readonly #fleet: ProducerFleet
 
   /** @param options `model`: of requests that name none, instead of the fleet's default */
   constructor(options: OptionsInput = {}, parts: { log?: Logger } = {}) {
@@ -99,7 +99,7 @@ export class RerankClient {
     this.#schema = requestSchema(this.options)
     this.#log = parts.log ?? makeLogger(this.options.logLevel, 'rankmill-client')
     const model = options.model ?? process.env[envOf('model')]
-    this.#connections = new ProducerFleet(this.options, model ? firstModel(model) : null, this.#log)
+    this.#fleet = new ProducerFleet(this.options, model ? firstModel(model) : null, this.#log, this.#closing.signal)
   }
 
   /** As they were resolved. Not a field of its own: the URL of Redis may hold a password, and clients get logged. */
@@ -313,7 +313,7 @@ export class RerankClient {
   /** Ends every wait with `closed` and frees the connections; submitted requests go on without their caller. */
   async close(): Promise<void> {
     this.#closing.abort(new RankmillError('closed', 'the client was closed while it waited'))
-    await this.#connections.close()
+    await this.#fleet.close()
   }
 
   async *#checkedPassages(passages: AsyncIterable<Passage> | Iterable<Passage>) {
@@ -405,12 +405,6 @@ export class RerankClient {
         }
       }
     }
-  }
-
-  /** The fleet, as long as the client is open. */
-  get #fleet(): ProducerFleet {
-    this.#closing.signal.throwIfAborted()
-    return this.#connections
   }
 
   /** A request whose id is its client's to choose goes where others of the same content go. */

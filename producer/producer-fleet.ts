@@ -27,13 +27,18 @@ export class ProducerFleet {
   readonly #options: Options
   readonly #model: string | null
   readonly #log: Logger
+  readonly #closing: AbortSignal
   #connected: Promise<Connected> | undefined
 
-  /** @param model of requests that name none; null: the fleet's default */
-  constructor(options: Options, model: string | null, log: Logger) {
+  /**
+   * @param model of requests that name none; null: the fleet's default
+   * @param closing nothing is connected any more once it is aborted: its reason is thrown instead
+   */
+  constructor(options: Options, model: string | null, log: Logger, closing: AbortSignal) {
     this.#options = options
     this.#model = model
     this.#log = log
+    this.#closing = closing
   }
 
   /** One for each shard. */
@@ -113,6 +118,7 @@ export class ProducerFleet {
   }
 
   #connect(): Promise<Connected> {
+    this.#closing.throwIfAborted()
     this.#connected ??= this.#open()
     // One that could not connect tries again at the next call.
     this.#connected.catch(() => {
