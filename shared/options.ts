@@ -639,6 +639,20 @@ export const OPTIONS = {
     value: '<ms>',
     help: 'how long a receiver of a webhook may take to answer',
   }),
+  maxDeadLetters: define({
+    group: 'server',
+    schema: int(1, 1_000_000),
+    default: 10_000,
+    value: '<n>',
+    help: 'webhooks that nobody took and that are kept to be sent again, of all keys together; the oldest go first',
+  }),
+  deadLetterTtlMs: define({
+    group: 'server',
+    schema: int(60_000, 365 * DAY),
+    default: 30 * DAY,
+    value: '<ms>',
+    help: 'how long such a webhook is kept',
+  }),
   webhookAllow: define({
     group: 'server',
     schema: optionalText(),

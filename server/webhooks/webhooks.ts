@@ -46,7 +46,6 @@ interface WebhookJob extends WebhookEvent {
 
 const DAY_S = 86_400
 const DELIVERED_KEPT = { age: DAY_S, count: 10_000 }
-const DEAD_KEPT = { age: 30 * DAY_S, count: 10_000 }
 const AT_ONCE = 64
 /** Of those to one receiver: one that never answers must not hold up what is for others. */
 const AT_ONCE_TO_ONE = 16
@@ -106,16 +105,17 @@ export class Webhooks {
 
   /** Queues an event; one of the same type about the same subject is queued once. */
   async send(event: WebhookEvent): Promise<void> {
+    const { webhookAttempts, webhookBackoffMs, maxDeadLetters, deadLetterTtlMs } = this.#parts.options
     const id = `msg_${createHash('sha256').update(`${event.type} ${event.owner} ${event.subject}`).digest('hex').slice(0, 32)}`
     await this.queue.add(
       'webhook',
       { ...event, id, timestamp: new Date().toISOString() },
       {
         jobId: id,
-        attempts: this.#parts.options.webhookAttempts,
-        backoff: { type: 'exponential', delay: this.#parts.options.webhookBackoffMs, jitter: 0.5 },
+        attempts: webhookAttempts,
+        backoff: { type: 'exponential', delay: webhookBackoffMs, jitter: 0.5 },
         removeOnComplete: DELIVERED_KEPT,
-        removeOnFail: DEAD_KEPT,
+        removeOnFail: { age: Math.ceil(deadLetterTtlMs / 1000), count: maxDeadLetters },
         stackTraceLimit: 0,
       },
     )
@@ -123,7 +123,7 @@ export class Webhooks {
 
   /** Events of a caller that nobody took, the newest first. */
   async dead({ owner }: Caller, limit: number): Promise<DeadLetter[]> {
-    const failed = await this.queue.getFailed(0, DEAD_KEPT.count)
+    const failed = await this.queue.getFailed(0, this.#parts.options.maxDeadLetters)
     return failed
       .filter((job) => job.data.owner === owner)
       .slice(0, limit)
