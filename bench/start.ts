@@ -100,7 +100,7 @@ async function start(model: string, cacheDir: string): Promise<Started> {
   const client = new RerankClient({ redis: redis.url, prefix, waitTimeoutMs: WAIT_MS, logLevel: 'error' })
   let worker: ChildProcess | undefined
   try {
-    const id = await client.submit({ query: QUERY, documents: [PASSAGE] })
+    const id = await client.submit({ query: QUERY, documents: [PASSAGE], model })
     const flags = { model, redis: redis.url, prefix, 'cache-dir': cacheDir, 'metrics-port': '0', 'log-level': 'error' }
     const given = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value])
     const startedAt = performance.now()
@@ -119,7 +119,7 @@ async function start(model: string, cacheDir: string): Promise<Started> {
     const { cpuSeconds } = treeUse(pid)
     const first = treeMemory(pid)
     const documents = Array.from({ length: PAIRS }, (_, i) => `${i} ${LONG}`)
-    const { usage } = await client.rerank({ query: QUERY, documents })
+    const { usage } = await client.rerank({ query: QUERY, documents, model })
     const after = treeMemory(pid)
     const [kept] = await listShapes(cacheDir)
     const { sessions = 0, threadsPerSession = 0, batchTokens = 0 } = kept?.shape ?? {}
