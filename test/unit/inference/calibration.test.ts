@@ -83,3 +83,10 @@ test('a CPU is bounded as well', async () => {
   const { said } = await choose(() => new Promise(() => undefined), 200, 'cpu')
   expect(said.map(([message]) => message)).toEqual([stopped])
 })
+
+test('on a CPU larger calls are tried until two bring nothing: what the largest take would be kept', async () => {
+  const { shape, count } = await choose(paced(0.02), 10_000, 'cpu')
+  expect(shape.batchTokens).toBeLessThanOrEqual(512)
+  expect(count.largest).toBeGreaterThan(1024)
+  expect(count.largest).toBeLessThanOrEqual(2048)
+})
