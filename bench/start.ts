@@ -3,7 +3,7 @@
  * that waited for it, with a cache folder that is empty (the batch shape is measured) and again (it is known), by the clock
  * and in processor time of its whole process tree; then its memory, and that after 100 pairs of 180 tokens. Linux only.
  *
- *   npm run bench:start [-- models, divided by commas] [rounds]
+ *   npm run bench:start [-- models, divided by commas] [rounds] [flags of the worker]
  *
  * Files lie in the page cache from the first start on. Pages that the worker shares with other Node processes, this one too,
  * are shared out in PSS: it is a little less than what the worker would have alone.
@@ -41,14 +41,14 @@ interface Started {
   readonly shape: string
 }
 
-const [models = 'rankmill-nano,rankmill-small', rounds = '5'] = process.argv.slice(2)
+const [models = 'rankmill-nano,rankmill-small', rounds = '5', ...more] = process.argv.slice(2)
 const redis = await findOrStartRedis({
   dataDir: '.rankmill/bench-redis',
   log: () => undefined,
   env: { PATH: process.env['PATH'] },
 })
 let starts = 0
-printConditions("a worker's start and memory", { rounds, redis: redis.url })
+printConditions("a worker's start and memory", { rounds, flags: more.join(' ') || 'none' })
 const cells = [
   'model',
   'dtype',
@@ -104,7 +104,7 @@ async function start(model: string, cacheDir: string): Promise<Started> {
     const flags = { model, redis: redis.url, prefix, 'cache-dir': cacheDir, 'metrics-port': '0', 'log-level': 'error' }
     const given = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value])
     const startedAt = performance.now()
-    worker = spawn(process.execPath, [MAIN, 'worker', ...given], { stdio: ['ignore', 'ignore', 'pipe'] })
+    worker = spawn(process.execPath, [MAIN, 'worker', ...given, ...more], { stdio: ['ignore', 'ignore', 'pipe'] })
     let said = ''
     worker.stderr?.on('data', (text) => {
       said += text

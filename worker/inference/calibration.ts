@@ -116,7 +116,7 @@ async function measure(
     endsAt = Math.min(endsAt, performance.now() + calibrateMs)
     let climbing: { rate: number; budget: number } | undefined
     let last: { budget: number; ms: number } | undefined
-    let [worse, larger] = [0, 0]
+    let worse = 0
     // More threads a call want larger calls: what was too small before need not be tried again.
     for (const budget of budgets.filter((tokens) => tokens >= (best?.budget ?? 0))) {
       if (climbing && measuredMs > usefulMs) break
@@ -149,8 +149,8 @@ async function measure(
       }
       // One bad measurement may be somebody else's work.
       if (rate < climbing.rate / TIE && ++worse === 2) break
-      // A session keeps the memory of its largest call: where larger ones bring nothing twice, the largest are not tried.
-      if (device === 'cpu' && budget > usual.batchTokens && ++larger === 2) break
+      // A session keeps the memory of its largest call: beyond the usual ones each has to pay.
+      if (device === 'cpu' && budget > usual.batchTokens) break
     }
     // Nothing to go by: the smallest calls at least end soonest.
     if (!best) climbing ??= { rate: 0, budget: budgets[0] ?? 0 }
