@@ -1,4 +1,4 @@
-/** What a process and all that it started have used, from /proc; Linux only. */
+/** What a process and all that it started have used and hold, from /proc; Linux only. */
 import { readdirSync, readFileSync } from 'node:fs'
 
 /** `getconf CLK_TCK` of every Linux that Node runs on. */
@@ -11,7 +11,38 @@ export interface TreeUse {
   readonly peakBytes: number
 }
 
+/** Bytes of all processes together. */
+export interface TreeMemory {
+  /** Pages that several hold counted once, among all processes of the machine that hold them. */
+  readonly pss: number
+  /** Such pages counted for each that holds them. */
+  readonly rss: number
+  /** Without such pages. */
+  readonly private: number
+}
+
 export function treeUse(root: number): TreeUse {
+  let [ticks, peakBytes] = [0, 0]
+  for (const pid of pidsOf(root)) {
+    const stat = statOf(pid)
+    if (!stat) continue
+    for (const field of stat.slice(11, 15)) ticks += Number(field)
+    peakBytes += 1024 * Number(/VmHWM:\s+(\d+)/.exec(read(`/proc/${pid}/status`))?.[1] ?? 0)
+  }
+  return { cpuSeconds: ticks / TICKS_PER_SECOND, peakBytes }
+}
+
+export function treeMemory(root: number): TreeMemory {
+  const maps = pidsOf(root).map((pid) => read(`/proc/${pid}/smaps_rollup`))
+  const sum = (...names: string[]) =>
+    maps
+      .flatMap((text) => names.map((name) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0)))
+      .reduce((a, b) => a + b * 1024, 0)
+  return { pss: sum('Pss'), rss: sum('Rss'), private: sum('Private_Clean', 'Private_Dirty') }
+}
+
+/** The process and all below it. */
+function pidsOf(root: number): number[] {
   const parents = new Map<number, number>()
   for (const name of readdirSync('/proc')) {
     const pid = Number(name)
@@ -19,15 +50,7 @@ export function treeUse(root: number): TreeUse {
     if (stat) parents.set(pid, Number(stat[1]))
   }
   const within = (pid: number): boolean => pid === root || (parents.has(pid) && within(parents.get(pid) ?? 0))
-  let [ticks, peakBytes] = [0, 0]
-  for (const pid of parents.keys()) {
-    if (!within(pid)) continue
-    const stat = statOf(pid)
-    if (!stat) continue
-    for (const field of stat.slice(11, 15)) ticks += Number(field)
-    peakBytes += 1024 * Number(/VmHWM:\s+(\d+)/.exec(read(`/proc/${pid}/status`))?.[1] ?? 0)
-  }
-  return { cpuSeconds: ticks / TICKS_PER_SECOND, peakBytes }
+  return [...parents.keys()].filter(within)
 }
 
 /** Fields of /proc/PID/stat from the state on; the name before them may hold anything. */

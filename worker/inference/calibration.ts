@@ -66,7 +66,7 @@ export async function chooseShape(
   const busy = device === 'cpu' && (await isBusy())
   // On a busy machine small calls look good by chance, and cost the most: less than usual is not tried.
   const worthTrying = budgets.filter((tokens) => !busy || tokens >= usual.batchTokens)
-  const { rate, stopped, ...chosen } = await measure(model, options, fixed, counts, worthTrying, start)
+  const { rate, stopped, ...chosen } = await measure(model, options, fixed, counts, worthTrying, usual, start)
   const { sessions, batchTokens } = chosen.shape
   const ms = Math.round(performance.now() - startedAt)
   if (stopped) {
@@ -93,6 +93,7 @@ async function measure(
   fixed: FixedShape,
   counts: readonly number[],
   budgets: readonly number[],
+  usual: BatchShape,
   start: StartSessions,
 ): Promise<Measured> {
   const { device, calibrateMs = CALIBRATE_MS } = options
@@ -142,9 +143,14 @@ async function measure(
       }
       last = { budget, ms: performance.now() - began }
       measuredMs += last.ms
-      if (!climbing || rate > climbing.rate * TIE) climbing = { rate, budget }
+      if (!climbing || rate > climbing.rate * TIE) {
+        climbing = { rate, budget }
+        continue
+      }
       // One bad measurement may be somebody else's work.
-      else if (rate < climbing.rate / TIE && ++worse === 2) break
+      if (rate < climbing.rate / TIE && ++worse === 2) break
+      // A session keeps the memory of its largest call: beyond the usual ones each has to pay.
+      if (device === 'cpu' && budget > usual.batchTokens) break
     }
     // Nothing to go by: the smallest calls at least end soonest.
     if (!best) climbing ??= { rate: 0, budget: budgets[0] ?? 0 }

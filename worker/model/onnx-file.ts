@@ -70,7 +70,14 @@ interface Field extends Span {
   readonly value: number
 }
 
-/** Reads through one window of the file that moves on, however large the parts between are. */
+/** Of a varint, and of what stands before a field's payload: two of them, or one and eight bytes. */
+const VARINT_BYTES = 10
+const HEAD_BYTES = 2 * VARINT_BYTES
+
+/**
+ * Reads through one window of the file that moves on, however large the parts between are. What is in the window is read without
+ * waiting: a graph has tens of thousands of fields, and a worker's start waits for them.
+ */
 class FieldReader {
   readonly #file: FileHandle
   readonly #size: number
@@ -86,16 +93,17 @@ class FieldReader {
   async *fields({ start, end }: Span): AsyncGenerator<Field> {
     let at = start
     while (at < end) {
-      const tag = await this.#varint(at)
+      if (!this.#holds(at, HEAD_BYTES)) await this.#move(at)
+      const tag = this.#varint(at)
       const number = Math.floor(tag.value / 8)
       const wire = tag.value % 8
       at = tag.end
       let field: Field
       if (wire === 0) {
-        const { value, end: next } = await this.#varint(at)
+        const { value, end: next } = this.#varint(at)
         field = { number, wire, value, start: at, end: next }
       } else if (wire === 2) {
-        const { value, end: first } = await this.#varint(at)
+        const { value, end: first } = this.#varint(at)
         field = { number, wire, value, start: first, end: first + value }
       } else if (wire === 1 || wire === 5) {
         field = { number, wire, value: 0, start: at, end: at + (wire === 1 ? 8 : 4) }
@@ -109,9 +117,13 @@ class FieldReader {
     }
   }
 
-  async text(span: Span): Promise<string> {
-    const buffer = Buffer.alloc(span.end - span.start)
-    await this.#file.read(buffer, 0, buffer.length, span.start)
+  async text({ start, end }: Span): Promise<string> {
+    if (end - start <= this.#window.length) {
+      if (!this.#holds(start, end - start)) await this.#move(start)
+      return this.#window.toString('utf8', start - this.#at, end - this.#at)
+    }
+    const buffer = Buffer.alloc(end - start)
+    await this.#file.read(buffer, 0, buffer.length, start)
     return buffer.toString('utf8')
   }
 
@@ -120,34 +132,43 @@ class FieldReader {
     if (field.wire === 0) return [field.value]
     const values: number[] = []
     for (let at = field.start; at < field.end; ) {
-      const { value, end } = await this.#varint(at)
+      if (!this.#holds(at, VARINT_BYTES)) await this.#move(at)
+      const { value, end } = this.#varint(at)
       values.push(value)
       at = end
     }
     return values
   }
 
-  async #varint(start: number): Promise<{ value: number; end: number }> {
+  /** Whether so many bytes are in the window, as far as the file has them. */
+  #holds(start: number, bytes: number): boolean {
+    return start >= this.#at && Math.min(start + bytes, this.#size) <= this.#at + this.#length
+  }
+
+  async #move(start: number): Promise<void> {
+    this.#at = start
+    this.#length = 0
+    const wanted = Math.min(this.#window.length, this.#size - start)
+    while (this.#length < wanted) {
+      const at = start + this.#length
+      const { bytesRead } = await this.#file.read(this.#window, this.#length, wanted - this.#length, at)
+      if (bytesRead === 0) throw new Error(this.#cutOff(at + 1))
+      this.#length += bytesRead
+    }
+  }
+
+  /** Of the window, which holds it. */
+  #varint(start: number): { value: number; end: number } {
     let value = 0
     let scale = 1
-    for (let at = start; at < start + 10; at++) {
-      const byte = await this.#byte(at)
+    for (let at = start; at < start + VARINT_BYTES; at++) {
+      const byte = this.#window[at - this.#at] ?? 0
+      if (at >= this.#size) throw new Error(this.#cutOff(at + 1))
       value += (byte & 0x7f) * scale
       scale *= 128
       if (byte < 0x80) return { value, end: at + 1 }
     }
     throw new Error('this is not an ONNX model')
-  }
-
-  async #byte(at: number): Promise<number> {
-    if (at < this.#at || at >= this.#at + this.#length) {
-      const { bytesRead } = await this.#file.read(this.#window, 0, this.#window.length, at)
-      this.#at = at
-      this.#length = bytesRead
-    }
-    const byte = this.#window[at - this.#at]
-    if (byte === undefined || at >= this.#size) throw new Error(this.#cutOff(at + 1))
-    return byte
   }
 
   #cutOff(needed: number): string {

@@ -83,3 +83,13 @@ test('a CPU is bounded as well', async () => {
   const { said } = await choose(() => new Promise(() => undefined), 200, 'cpu')
   expect(said.map(([message]) => message)).toEqual([stopped])
 })
+
+test('on a CPU larger calls are tried as long as they pay: the memory of the largest is kept', async () => {
+  const { shape, count } = await choose(paced(0.02), 10_000, 'cpu')
+  expect(shape.batchTokens).toBeLessThanOrEqual(512)
+  expect(count.largest).toBeGreaterThan(512)
+  expect(count.largest).toBeLessThanOrEqual(1024)
+  // As long for many as for one.
+  const growing = await choose(async (batch) => paced(20 / (batch.size * batch.length))(batch), 10_000, 'cpu')
+  expect(growing.shape.batchTokens).toBe(4096)
+})
