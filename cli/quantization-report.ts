@@ -119,7 +119,7 @@ export function schemeLines({ steps, why, fixed = 0, first = 0, linears, tried }
     : ''
   if (steps === 'row') return [`int8 with one step a token: ${why ?? 'fixed steps are further from fp32'}${found}`]
   const cut =
-    first > 0 ? `; ${first} layers compute a pair's first tokens alone, which is all that is read of them` : ''
+    first > 0 ? `; ${first} of the last layer's compute a pair's first tokens alone: no others are read` : ''
   return [`int8 with fixed steps in ${fixed} of ${linears} linear layers${cut}${found}`]
 }
 
