@@ -118,8 +118,7 @@ export function schemeLines({ steps, why, fixed = 0, first = 0, linears, tried }
     ? `; on texts held out fixed steps have rank correlation ${figures(tried.fixed)} with fp32, one step a token ${figures(tried.row)}`
     : ''
   if (steps === 'row') return [`int8 with one step a token: ${why ?? 'fixed steps are further from fp32'}${found}`]
-  const cut =
-    first > 0 ? `; ${first} of the last layer's compute a pair's first tokens alone: no others are read` : ''
+  const cut = first > 0 ? `; ${first} of the last layer's compute a pair's first tokens alone: no others are read` : ''
   return [`int8 with fixed steps in ${fixed} of ${linears} linear layers${cut}${found}`]
 }
 
