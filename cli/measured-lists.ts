@@ -15,6 +15,8 @@ export interface ListFlags {
 
 export interface MeasuredLists {
   readonly lists: readonly TuningQuery[]
+  /** Lists of the same data beside these. */
+  readonly others: readonly TuningQuery[]
   /** For reports. */
   readonly name: string
   readonly areOwn: boolean
@@ -34,8 +36,13 @@ export function addListFlags(command: Command): Command {
 
 /** To be called before anything is written: what cannot be read should not be found out at the end. @throws as `readLists` */
 export async function measuredLists({ data, sample, depth }: ListFlags, options: Options): Promise<MeasuredLists> {
-  if (data === undefined) return { lists: builtInSample(), name: 'a small built-in sample', areOwn: false }
-  return { lists: await readLists(data, sample, depth, options), name: data, areOwn: true }
+  if (data === undefined) return { lists: builtInSample(), others: [], name: 'a small built-in sample', areOwn: false }
+  const all = await readLists(data, 2 * sample, depth, options)
+  // Every second, where there are so many: data may go by subject.
+  const step = all.length < 2 * sample ? 1 : 2
+  const lists = all.filter((_, i) => i % step === 0).slice(0, sample)
+  const taken = new Set(lists)
+  return { lists, others: all.filter((list) => !taken.has(list)), name: data, areOwn: true }
 }
 
 /** Options for the engines that measure: how they found their batch shapes is not asked for. */

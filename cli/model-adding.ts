@@ -33,9 +33,11 @@ import {
 import { checkModel } from '../worker/model/model-check.js'
 import { type QuantizedDtype, quantizeModel } from '../worker/model/model-quantization.js'
 import { ListScorer } from '../worker/offline/list-scorer.js'
+import { idsOf } from '../worker/offline/text-ids.js'
 import { takeLock } from './embedded/folder-lock.js'
 import type { MeasuredLists } from './measured-lists.js'
-import { measureQuantization } from './quantization-report.js'
+import { measuringTexts } from './measuring-texts.js'
+import { measureQuantization, schemeLines } from './quantization-report.js'
 
 export interface AddOptions {
   /** A number format to make beside fp32. */
@@ -249,7 +251,10 @@ async function addDtype(target: string, dtype: QuantizedDtype, given: AddOptions
   }
   const python = await pythonFor('quantize-requirements.txt', given, options)
   say(`quantising to ${dtype}`)
-  const model = await quantizeModel(target, { dtype, out: undefined, force: true, python, signal })
+  const texts = async (folder: string) => idsOf(folder, await measuringTexts(sample), options)
+  const { threads } = options
+  const model = await quantizeModel(target, { dtype, out: undefined, force: true, python, threads, texts, signal })
+  for (const line of schemeLines(model)) say(line)
   const { formats, agreement } = await measureQuantization(model, dtype, sample.lists, sample.name, options, signal)
   const [fp32, other] = formats
   const measured: Measured = {

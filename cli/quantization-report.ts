@@ -25,6 +25,8 @@ export interface QuantizationReport {
   readonly path: string
   readonly linears: number
   readonly tables: number
+  /** int8: how activations are counted, and what that was found by. */
+  readonly int8?: Pick<QuantizedModel, 'steps' | 'why' | 'fixed' | 'first' | 'tried'>
   readonly data: { readonly name: string; readonly lists: number; readonly pairs: number }
   /** fp32, then the new format. */
   readonly formats: readonly [Side, Side]
@@ -80,6 +82,8 @@ async function measure(
     })
   }
   const pairs = lists.reduce((sum, { documents }) => sum + documents.length, 0)
+  const { dtype } = other.model
+  const { steps, why, fixed, first, tried } = model
   const sideOf = async (scorer: ListScorer, bytes: number): Promise<Side> => {
     const [{ query, documents } = { query: '', documents: [] }] = lists
     const moved = await scorer.moved(query, spreadByLength(documents.map(({ text }) => text)))
@@ -90,6 +94,7 @@ async function measure(
     path: model.path,
     linears: model.linears,
     tables: model.tables,
+    ...(dtype === 'int8' ? { int8: { steps, why, fixed, first, tried } } : {}),
     data: { name, lists: lists.length, pairs },
     formats: [await sideOf(fp32, model.sourceBytes), await sideOf(other, model.bytes)],
     agreement: agreementOf(scored),
@@ -104,6 +109,21 @@ function spreadByLength(texts: readonly string[]): string[] {
     { length: count },
     (_, i) => sorted[Math.round((i * (sorted.length - 1)) / Math.max(1, count - 1))] ?? '',
   )
+}
+
+/** What int8's steps are and why, in words; nothing of other formats. */
+export function schemeLines({ steps, why, fixed = 0, first = 0, linears, tried }: QuantizedModel): string[] {
+  if (steps === undefined) return []
+  const found = tried
+    ? `; on texts held out fixed steps have rank correlation ${figures(tried.fixed)} with fp32, one step a token ${figures(tried.row)}`
+    : ''
+  if (steps === 'row') return [`int8 with one step a token: ${why ?? 'fixed steps are further from fp32'}${found}`]
+  const cut = first > 0 ? `; ${first} of the last layer's compute a pair's first tokens alone: no others are read` : ''
+  return [`int8 with fixed steps in ${fixed} of ${linears} linear layers${cut}${found}`]
+}
+
+function figures({ rankCorrelation, noise }: { rankCorrelation: number; noise: number }): string {
+  return `${rankCorrelation.toFixed(4)} (noise ${noise.toFixed(3)})`
 }
 
 export function quantizationTable({ formats, agreement, data }: QuantizationReport): string {

@@ -10,7 +10,7 @@ each (MatMulNBits), but for layers with a single row a pair, such as poolers, wh
 another order than several, and a score would depend, if only in its last digits, on how many pairs are in the batch. fp16: weights and arithmetic. In int8 and int4 the large embedding tables are int8 with one scale a row;
 heads, normalisations and attention stay in fp32.
 
-No texts are needed. A line of JSON on standard output says what was done; what cannot be done ends with 3, a missing package
+Without --texts nothing but the graph is needed; with them int8 has fixed steps where these are as near to fp32 (fixed_steps.py). A line of JSON on standard output says what was done; what cannot be done ends with 3, a missing package
 with 4, each with one line on standard error.
 """
 import argparse
@@ -18,6 +18,7 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 
 try:
     import numpy as np
@@ -126,6 +127,9 @@ class Graph:
 
     def channels(self, name):
         """How large each channel of a layer normalisation's output usually gets; None for other values."""
+        cut = self.maker(name, 'Slice')
+        if cut is not None and cut.name.startswith('quantize_first'):
+            name = cut.input[0]
         norm = self.maker(name, 'LayerNormalization')
         if norm is not None and len(norm.input) > 2:
             gain, offset = self.matrix(norm.input[1], 1), self.matrix(norm.input[2], 1)
@@ -200,6 +204,10 @@ class RowInt8:
 
     def takes(self, node):
         return True
+
+    def others(self, node):
+        """What takes the place of a node that is no linear layer; None: the node itself."""
+        return None
 
     def nodes(self, node, w):
         g = self.g
@@ -277,6 +285,9 @@ class BlockInt4:
     def takes(self, node):
         return self.axes.get(node.input[0]) != 2
 
+    def others(self, node):
+        return None
+
     def nodes(self, node, w):
         g, name = self.g, node.input[1]
         packed, scales = in_blocks(w)
@@ -292,9 +303,12 @@ def integers(model, layers, table_values=TABLE_VALUES):
     for node in g.graph.node:
         w = linear(g, node)
         table = g.matrix(node.input[0]) if node.op_type == 'Gather' and all(a.i == 0 for a in node.attribute if a.name == 'axis') else None
+        instead = rewriter.others(node)
         if w is not None and rewriter.takes(node):
             nodes += rewriter.nodes(node, w)
             linears += 1
+        elif instead is not None:
+            nodes += instead
         elif table is not None and table.size >= table_values:
             nodes += rows_of_table(g, node, table)
             tables += 1
@@ -407,18 +421,45 @@ def save(model, target):
     onnx.save(model, target, save_as_external_data=True, location=target.name + '_data', size_threshold=4096)
 
 
+def in_steps(read, options):
+    """int8 with measured steps: (model, what was done); without a model where that cannot be, which `why` tells."""
+    if options.texts is None:
+        return None, {'steps': 'row', 'why': 'no texts were given to measure steps on'}
+    try:
+        from calibration import Texts
+        from fixed_steps import in_fixed_steps
+    except ImportError as missing:
+        return None, {'steps': 'row', 'why': f'{sys.executable} has no {missing.name}'}
+    with tempfile.TemporaryDirectory(dir=options.target.parent) as scratch:
+        try:
+            return in_fixed_steps(read(), Texts.read(options.texts), pathlib.Path(scratch), options.threads)
+        # Whatever it is: one step a row needs nothing of what can fail here.
+        except Exception as fault:
+            line = (str(fault).strip().splitlines() or [''])[0]
+            return None, {'steps': 'row', 'why': line if isinstance(fault, Unsuitable) else f'{type(fault).__name__}: {line}'}
+
+
 def main():
     parser = argparse.ArgumentParser(description='Write a model in another number format.')
     parser.add_argument('source', type=pathlib.Path, help='the fp32 ONNX file')
     parser.add_argument('target', type=pathlib.Path, help='the file to write')
     parser.add_argument('--dtype', choices=('int8', 'int4', 'fp16'), required=True)
     parser.add_argument('--head', help='of a causal model: the ids of "no" and "yes", as 1,2; only these two are left of its head')
+    parser.add_argument('--texts', type=pathlib.Path, help='int8: texts to measure steps on, and others to compare, as token ids (calibration.py)')
+    parser.add_argument('--threads', type=int, default=0, help='to run the graph on texts with; 0: as many as there are cores')
     options = parser.parse_args()
-    try:
+
+    def read():
         model = load(options.source)
         if options.head:
             cut_head(model, [int(token) for token in options.head.split(',')])
-        done = quantize(model, options.dtype)
+        return model
+
+    try:
+        model, done = in_steps(read, options) if options.dtype == 'int8' else (None, {})
+        if model is None:
+            model = read()
+            done = {**quantize(model, options.dtype), **done}
         save(model, options.target)
     except (Unsuitable, OSError) as fault:
         sys.exit(print(f'{options.source}: {fault}', file=sys.stderr) or 3)
@@ -427,4 +468,6 @@ def main():
 
 
 if __name__ == '__main__':
+    # What imports this module should get this one, not a second.
+    sys.modules['quantize'] = sys.modules['__main__']
     main()

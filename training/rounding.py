@@ -9,6 +9,7 @@ import numpy as np
 RIDGE = 0.01  # of the mean square of a channel: how little the rows say of channels that hardly vary together
 KEPT = 1  # the same, for how much the weights keep to what they were
 SHRINKS = np.linspace(1, 0.65, 8, dtype=np.float32)  # of a column's scale: the largest weight may lose for the others' sake
+TOGETHER = 64  # channels whose errors are passed on to the rest at once
 MOST, MOST_OF_TWO = 127, 128  # as in quantize.by_column
 
 
@@ -35,11 +36,16 @@ def one_after_another(w, square, scale):
     order = np.argsort(-np.diag(square), kind='stable')
     follows = np.linalg.cholesky(np.linalg.inv(square[np.ix_(order, order)])).T.astype(np.float32)
     left, q = w[order].astype(np.float32), np.zeros(w.shape, np.float32)
-    for i, channel in enumerate(order):
-        # A neighbour that is not rounded yet stands at zero and limits nothing.
-        q[channel] = np.clip(np.round(left[i] / scale), *limits(q[channel ^ 1]))
-        lost = (left[i] - q[channel] * scale) / follows[i, i]
-        left[i + 1:] -= follows[i, i + 1:, None] * lost
+    for start in range(0, len(order), TOGETHER):
+        end = min(start + TOGETHER, len(order))
+        lost = np.zeros((end - start, w.shape[1]), np.float32)
+        for i in range(start, end):
+            channel = order[i]
+            # A neighbour that is not rounded yet stands at zero and limits nothing.
+            q[channel] = np.clip(np.round(left[i] / scale), *limits(q[channel ^ 1]))
+            lost[i - start] = (left[i] - q[channel] * scale) / follows[i, i]
+            left[i + 1:end] -= follows[i, i + 1:end, None] * lost[i - start]
+        left[end:] -= follows[start:end, end:].T @ lost
     return q
 
 

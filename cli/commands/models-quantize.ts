@@ -2,11 +2,13 @@
 import { Command, Option } from 'commander'
 import type { OptionName } from '../../shared/options.js'
 import { QUANTIZED_DTYPES, type QuantizedDtype, quantizeModel } from '../../worker/model/model-quantization.js'
+import { idsOf } from '../../worker/offline/text-ids.js'
 import { note } from '../exit.js'
 import { interruptible } from '../interruption.js'
 import { addListFlags, type ListFlags, measuredLists, measuringOptions } from '../measured-lists.js'
+import { measuringTexts } from '../measuring-texts.js'
 import { addOptions, optionsOf } from '../options.js'
-import { measureQuantization, quantizationTable } from '../quantization-report.js'
+import { measureQuantization, quantizationTable, schemeLines } from '../quantization-report.js'
 
 interface QuantizeFlags extends ListFlags {
   dtype: QuantizedDtype
@@ -59,13 +61,16 @@ async function quantizeUntil(signal: AbortSignal, path: string, command: Command
   const flags = command.opts<QuantizeFlags>()
   const { dtype, head, out, force, json } = flags
   const options = measuringOptions(optionsOf(command))
-  const { lists, name, areOwn } = await measuredLists(flags, options)
+  const measured = await measuredLists(flags, options)
+  const { lists, name, areOwn } = measured
   note(`rankmill: quantising ${path} to ${dtype}`)
-  const { python } = options
-  const model = await quantizeModel(path, { dtype, head, out, force: force === true, python, signal })
+  const { python, threads } = options
+  const texts = async (folder: string) => idsOf(folder, await measuringTexts(measured), options)
+  const model = await quantizeModel(path, { dtype, head, out, force: force === true, python, threads, texts, signal })
   note(
     `rankmill: wrote ${model.path}: ${counted(model.linears, 'linear layer')}, ${counted(model.tables, 'embedding table')}`,
   )
+  for (const line of schemeLines(model)) note(`rankmill: ${line}`)
   const report = await measureQuantization(model, dtype, lists, name, options, signal)
   const asJson = json === true || !process.stdout.isTTY
   process.stdout.write(asJson ? `${JSON.stringify(report)}\n` : quantizationTable(report))

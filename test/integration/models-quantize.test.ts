@@ -11,12 +11,16 @@ import { runCommand, type Said } from './command.js'
 const PYTHON = process.env.RANKMILL_PYTHON || 'python3'
 const withPython = test.skipIf(!hasPackages())
 
-function hasPackages(): boolean {
+const withRuntime = test.skipIf(!hasPackages('onnxruntime'))
+
+function hasPackages(...more: string[]): boolean {
   try {
-    execFileSync(PYTHON, ['-c', 'import numpy, onnx'], { stdio: 'pipe' })
+    execFileSync(PYTHON, ['-c', `import ${['numpy', 'onnx', ...more].join(', ')}`], { stdio: 'pipe' })
     return true
   } catch {
-    process.stderr.write(`skipped: ${PYTHON} has no numpy and onnx (name one that has with RANKMILL_PYTHON)\n`)
+    process.stderr.write(
+      `skipped: ${PYTHON} lacks one of ${['numpy', 'onnx', ...more].join(', ')} (name one that has with RANKMILL_PYTHON)\n`,
+    )
     return false
   }
 }
@@ -82,6 +86,41 @@ withPython.each(['int8', 'int4', 'fp16'])('%s: written, sound, and compared with
   const checked = await runCommand(['models', 'check', folder], folder, {})
   expect(checked.code).toBe(0)
   expect(checked.stdout).toMatch(`onnx/model_${dtype}.onnx`)
+})
+
+withRuntime('int8: what its steps are was found by comparing on texts held out, and is said', async () => {
+  const folder = await copyOf('one-logit')
+  const said = await quantize(folder, '--dtype', 'int8', '--force', '--json')
+  expect(said).toMatchObject({ code: 0 })
+  const { int8, linears, formats } = JSON.parse(said.stdout)
+  expect(int8).toMatchObject({ steps: expect.stringMatching(/^(fixed|row)$/), tried: { fixed: {}, row: {} } })
+  const { fixed, row } = int8.tried
+  if (int8.steps === 'fixed') {
+    expect(int8.fixed).toBeLessThanOrEqual(linears)
+    expect(fixed.rankCorrelation >= 0.998 || fixed.noise <= row.noise).toBe(true)
+    expect(said.stderr).toMatch(/int8 with fixed steps in \d+ of \d+ linear layers.*on texts held out/)
+  } else {
+    expect(fixed.noise).toBeGreaterThan(row.noise)
+    expect(said.stderr).toMatch(/int8 with one step a token: fixed steps are further from fp32.*on texts held out/)
+  }
+  expect(fixed.moved).toBeLessThan(1e-4)
+  expect(formats[1]).toMatchObject({ batchInvariant: true })
+  expect(await readdir(folder)).not.toContainEqual(expect.stringMatching(/texts|^\.quantize/))
+})
+
+withPython('int8 without onnxruntime for Python: one step a token, and the reason', async () => {
+  const folder = await copyOf('one-logit')
+  const bare = await temporaryFolder()
+  await writeFile(join(bare, 'onnxruntime.py'), 'raise ModuleNotFoundError("none", name="onnxruntime")\n')
+  const cwd = await temporaryFolder()
+  const said = await runCommand(['models', 'quantize', folder, '--dtype', 'int8', '--force', '--json'], cwd, {
+    RANKMILL_CALIBRATE: 'false',
+    RANKMILL_LOG_LEVEL: 'error',
+    PYTHONPATH: bare,
+  })
+  expect(said).toMatchObject({ code: 0 })
+  expect(JSON.parse(said.stdout).int8).toMatchObject({ steps: 'row', why: expect.stringMatching(/no onnxruntime/) })
+  expect(said.stderr).toMatch(/int8 with one step a token: .*no onnxruntime/)
 })
 
 withPython('the formats are those of the fixtures, which onnxruntime in Python was compared with', async () => {

@@ -26,10 +26,33 @@ export interface QuantizationOptions {
   readonly head?: 'whole' | 'yes-no'
   /** Replace what is there. */
   readonly force: boolean
-  /** The interpreter, with numpy and onnx. */
+  /** The interpreter, with numpy, onnx and, for steps that are measured, onnxruntime. */
   readonly python: string
+  /** int8: what steps are measured on, of the model in this folder; without them every token has a step of its own. */
+  readonly texts?: (folder: string) => Promise<TextIds | undefined>
+  /** To run the graph on texts with; 0: all there are. */
+  readonly threads?: number
   readonly signal: AbortSignal
 }
+
+/** A pair's token ids, and the index of the passage's first. */
+type PairIds = readonly [ids: readonly number[], secondStart: number]
+
+/** Texts as training/calibration.py reads them. */
+export interface TextIds {
+  readonly pad: number
+  readonly measured: readonly PairIds[]
+  readonly held_out: readonly (readonly PairIds[])[]
+}
+
+const triedScheme = z.object({
+  /** Mean over the lists that are held out. */
+  rankCorrelation: z.number(),
+  /** What scores are off by, as a share of how they vary within their list. */
+  noise: z.number(),
+  /** How far padding moves a logit. */
+  moved: z.number(),
+})
 
 const scriptOutput = z.object({
   /** Linear layers, and embedding tables, that were rewritten. */
@@ -37,6 +60,15 @@ const scriptOutput = z.object({
   tables: z.int(),
   /** Of the ONNX file, weights beside it included. */
   bytes: z.int(),
+  /** int8: whether activations have steps that were measured, or one for each token. */
+  steps: z.enum(['fixed', 'row']).optional(),
+  /** Why not measured ones, where that was not found by comparing. */
+  why: z.string().optional(),
+  /** Linear layers without a step a token, or with one for GELU's rows alone. */
+  fixed: z.int().optional(),
+  /** Linear layers that compute the first tokens alone. */
+  first: z.int().optional(),
+  tried: z.object({ fixed: triedScheme, row: triedScheme }).optional(),
 })
 
 export interface QuantizedModel extends z.output<typeof scriptOutput> {
@@ -83,7 +115,8 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
   try {
     await copySideFiles(folder, staging)
     await mkdir(join(staging, 'onnx'))
-    const done = await runScript(join(folder, fp32), join(staging, name), answers, options)
+    const texts = await keepTexts(folder, staging, options)
+    const done = await runScript(join(folder, fp32), join(staging, name), answers, texts, options)
     await refuseBroken(staging, manifest?.label)
     if (out !== folder) await placeSideFiles(staging, out, options.force)
     const written = (await readdir(join(staging, 'onnx'))).sort((a, b) => b.length - a.length)
@@ -97,6 +130,20 @@ export async function quantizeModel(path: string, options: QuantizationOptions):
   } finally {
     await rm(staging, { recursive: true, force: true })
   }
+}
+
+/** In a folder of its own, which is not put in place. */
+async function keepTexts(
+  folder: string,
+  staging: string,
+  { dtype, texts }: QuantizationOptions,
+): Promise<string | undefined> {
+  const ids = dtype === 'int8' ? await texts?.(folder) : undefined
+  if (ids === undefined) return undefined
+  const file = join(staging, 'texts', 'texts.json')
+  await mkdir(dirname(file))
+  await writeFile(file, JSON.stringify(ids))
+  return file
 }
 
 /** The tokens that a causal model answers with. */
@@ -185,9 +232,12 @@ async function runScript(
   source: string,
   target: string,
   answers: readonly [no: number, yes: number] | undefined,
-  { dtype, python, signal }: QuantizationOptions,
+  texts: string | undefined,
+  { dtype, python, signal, threads = 0 }: QuantizationOptions,
 ): Promise<z.output<typeof scriptOutput>> {
-  const args = [SCRIPT, source, target, '--dtype', dtype, ...(answers ? ['--head', answers.join(',')] : [])]
+  const head = answers ? ['--head', answers.join(',')] : []
+  const measured = texts === undefined ? [] : ['--texts', texts, '--threads', String(threads)]
+  const args = [SCRIPT, source, target, '--dtype', dtype, ...head, ...measured]
   try {
     const { stdout } = await promisify(execFile)(python, args, { signal, windowsHide: true })
     return scriptOutput.parse(JSON.parse(stdout))
