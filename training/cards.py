@@ -69,6 +69,15 @@ def files_table(folder):
     return '\n'.join(lines)
 
 
+def notes_of(row, found, most):
+    """What a figure of fewer queries than others, or of another version than the one that ships, has to say."""
+    manifest = MODELS / row.split(' ')[0] / 'rankmill.json'
+    ships = json.loads(manifest.read_text())['version'] if manifest.exists() else None
+    notes = [] if found['queries'] == most else [f'of {found["queries"]}']
+    notes += [] if found.get('version') == ships else [found['version']]
+    return f' ({", ".join(notes)})' if notes else ''
+
+
 def quality_table(results, name):
     """Rows of this model, and what it is compared with."""
     quality = results.get('quality', {})
@@ -85,7 +94,7 @@ def quality_table(results, name):
         cells = []
         for c in collections:
             found, most = quality[c].get(row), max(v['queries'] for v in quality[c].values())
-            cells.append('' if found is None else f'{found["ndcg@10"]:.3f}' + ('' if found['queries'] == most else f' (of {found["queries"]})'))
+            cells.append('' if found is None else f'{found["ndcg@10"]:.3f}' + notes_of(row, found, most))
         lines.append(f'| {row} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -147,7 +156,7 @@ BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used
 how far the layers went back (training/README.md) were checked on them; `heldout` are queries of the training domains that the training of rankmill-small {trained} left out; the versions
 that it went on from, and the other models, may have seen some (`npm run bench:quality`; all measures in
 [training/results.json](../../training/results.json)). A row with `+` adds the first stage's score, both z-scored over the list, with
-the weight in `rankmill.json`.
+the weight in `rankmill.json`. A version in brackets is the one that a figure was measured with, where it is not this one.
 
 {quality_table(results, name)}
 

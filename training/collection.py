@@ -45,13 +45,18 @@ def measures(ranking, judged):
     return gain(grades) / ideal if ideal else 0, 1 / (hits[0] + 1) if hits and hits[0] < 10 else 0, precision
 
 
-def figures(collection, scores):
-    """Means over the queries; ties stay in the first stage's order."""
+def measured(collection, scores):
+    """Measures of each query, [queries, measures]; ties stay in the first stage's order."""
     rows = []
     for query, run in collection.run.items():
         order = sorted(range(len(run)), key=lambda i: (-scores[query][i], i))
         rows.append(measures([run[i][0] for i in order], collection.judged[query]))
-    return dict(zip(('ndcg@10', 'mrr@10', 'map'), (round(float(m), 4) for m in np.mean(rows, 0))))
+    return np.array(rows)
+
+
+def figures(collection, scores):
+    """Means over the queries."""
+    return dict(zip(('ndcg@10', 'mrr@10', 'map'), (round(float(m), 4) for m in measured(collection, scores).mean(0))))
 
 
 def write_held_out():

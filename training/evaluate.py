@@ -164,6 +164,12 @@ def without_weight(row):
     return re.sub(r' \+ \d\.\d\d ', ' + ', row)
 
 
+def version_of(row):
+    """Of the model that a row is of, so that a card can say which version a figure was measured with."""
+    manifest = MODELS / row.split(' ')[0] / 'rankmill.json'
+    return {'version': json.loads(manifest.read_text())['version']} if manifest.exists() else {}
+
+
 def models_of(options):
     models = []
     for name in options.models:
@@ -220,7 +226,7 @@ def main():
     path = HERE / 'results.json'
 
     def note(collection, row, scores):
-        found = {'queries': len(collection.run), **figures(collection, scores)}
+        found = {'queries': len(collection.run), **version_of(row), **figures(collection, scores)}
         # Read again each time: another evaluation may have written in between.
         results = json.loads(path.read_text()) if path.exists() else {}
         rows = results.setdefault('quality', {}).setdefault(collection.name, {})
@@ -229,7 +235,7 @@ def main():
             del rows[old]
         rows[row] = found
         path.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-        print(f'{collection.name:16} {row:44}', *(f'{k} {v:.4f}' if k != 'queries' else f'({v})' for k, v in found.items()), flush=True)
+        print(f'{collection.name:16} {row:44}', *(f'{k} {v:.4f}' if isinstance(v, float) else f'({k} {v})' for k, v in found.items()), flush=True)
 
     models, weights = models_of(options), {}
     if options.no_held_out:

@@ -2,6 +2,7 @@
 models compare with those of the model; writes both to rankmill.json.
 
     python margins.py [--model small] [--smaller nano] [--dtype int8] [--queries N]
+    python margins.py --check FOLDER…    writes nothing: by confidence, what the margins in rankmill.json keep and spare on judged queries
 
 Reads the scores of all stages over the lists of .cache/heldout-weights, which no model was trained on and no figure is taken from
 (evaluate.py makes them, and keeps the scores). For each exit but the last:
@@ -16,6 +17,7 @@ calibrations of a smaller model: the line that brings its logits nearest to the 
 import argparse
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -63,24 +65,53 @@ def learn(lists):
     return found
 
 
+def left(exits, scores, k, confidence):
+    """Which candidates of a list are still there at each exit, [exits, candidates], for the first `k`."""
+    still = [np.ones(scores.shape[1], bool)]
+    for exit, early in zip(exits[:-1], scores):
+        estimates = exit['calibration']['scale'] * early + exit['calibration']['offset']
+        there = estimates[still[-1]]
+        # As the worker has it: nobody leaves while all of them are wanted.
+        behind_kth = np.sort(there)[-k] if len(there) > k else -np.inf
+        still.append(still[-1] & (estimates + exit['margins'][confidence] >= behind_kth))
+    return np.array(still)
+
+
+def check(exits, lists, k=10):
+    for confidence in exits[0]['margins']:
+        if all(confidence in exit['margins'] for exit in exits[:-1]):
+            still = [left(exits, scores, k, confidence) for scores in lists]
+            kept = np.mean([s[-1][np.argsort(-scores[-1], kind='stable')[:k]].mean() for s, scores in zip(still, lists)])
+            print(f'  confidence {confidence}: {kept:.4f} of the first {k} kept, went on after each exit',
+                  *(f'{np.concatenate([s[i] for s in still]).mean():.3f}' for i in range(1, len(exits))))
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument('--model', default='small')
     options.add_argument('--smaller', nargs='*', default=['nano'])
     options.add_argument('--dtype', default='int8')
     options.add_argument('--queries', type=int, help='at most so many, evenly taken')
+    options.add_argument('--check', nargs='+', type=Path, help='BEIR-style folders')
     options = options.parse_args()
     from collection import HALVES, Collection
     from evaluate import CrossEncoder, scores_of
     from settings import CACHE, MODELS
-    collection = Collection(CACHE / HALVES[0], options.queries)
 
-    def read(name):
+    def read(name, collection):
         folder = MODELS / f'rankmill-{name}'
         model = CrossEncoder(folder, options.dtype, 512)
         return folder / 'rankmill.json', list(scores_of(collection, model, 512).values())
 
-    file, lists = read(options.model)
+    if options.check:
+        for folder in options.check:
+            collection = Collection(folder, options.queries)
+            file, lists = read(options.model, collection)
+            print(f'{collection.name}, {len(lists)} queries')
+            check(json.loads(file.read_text())['exits'], lists)
+        return
+    collection = Collection(CACHE / HALVES[0], options.queries)
+    file, lists = read(options.model, collection)
     if len(lists[0]) < 2:
         raise SystemExit(f'{file.parent} has no exits')
     manifest = json.loads(file.read_text())
@@ -89,7 +120,7 @@ def main():
         print(f'layer {exit["layer"]}', learned)
     file.write_text(json.dumps(manifest, indent=2) + '\n')
     for name in options.smaller:
-        other, theirs = read(name)
+        other, theirs = read(name, collection)
         scale, offset = calibration([s[-1] for s in theirs], [s[-1] for s in lists])
         smaller = json.loads(other.read_text())
         smaller['calibrations'] = {manifest['name']: {'scale': round(scale, 4), 'offset': round(offset, 4)}}
