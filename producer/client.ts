@@ -82,6 +82,7 @@ const LOST_TRIES = 3
 const UNSERVED_LOOK_MS = 3000
 /** Requests that are forgotten together, in one script: nobody else is served by Redis meanwhile. */
 const FORGET_CHUNK = 64
+
 /**
  * Sends rerank requests to workers through Redis and brings back their answers. Connects at the first call; two
  * connections a shard (commands, answers) serve any number of requests. Options: docs/configuration.md.

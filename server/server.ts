@@ -8,7 +8,7 @@ import { closeAll, within } from '../shared/lifecycle.js'
 import { type Logger, makeLogger } from '../shared/logger.js'
 import { OPTIONS, type Options } from '../shared/options.js'
 import { serverKeysOf } from '../shared/protocol/server-keys.js'
-import { connectProducer, connectWorker } from '../shared/redis/connection.js'
+import { connectProducer, connectWorker, reaching } from '../shared/redis/connection.js'
 import { FailedJobs } from '../shared/redis/failed-jobs.js'
 import { PoolQueues } from '../shared/redis/pool-queues.js'
 import { ServerScripts } from '../shared/redis/server-scripts.js'
@@ -158,9 +158,11 @@ export class ApiServer {
       }
       // Those of a shard that does not answer are not there; the webhooks' lies beside the first one's.
       const all = async () => {
-        const [first, ...others] = await Promise.all(shards.all.map((shard) => lanes(shard).catch(() => undefined)))
-        const own = first ? [...first, { queue: webhooks.queue, prefix: '' }] : []
-        return [...others.flatMap((found) => found ?? []), ...own]
+        const told = await Promise.allSettled(shards.all.map((shard) => reaching(() => lanes(shard))))
+        const found = told.map((one) => (one.status === 'fulfilled' ? one.value : undefined))
+        const [failed] = told.flatMap((one) => (one.status === 'rejected' ? [one] : []))
+        if (failed && found.every((one) => one === undefined)) throw failed.reason
+        return [...found.flatMap((one) => one ?? []), ...(found[0] ? [{ queue: webhooks.queue, prefix: '' }] : [])]
       }
       await queueBoard(app, all)
       const url = await listen(app, options, parts.portOrNext ?? false)

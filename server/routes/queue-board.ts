@@ -29,6 +29,8 @@ export async function queueBoard(app: FastifyInstance, queues: () => Promise<rea
     async (scope) => {
       scope.addHook('onRoute', (route) => {
         route.config = { ...route.config, scope: 'admin' }
+        // The board's own says 500 of everything.
+        route.errorHandler = app.errorHandler
         route.schema = { ...route.schema, hide: true } as never
       })
       scope.addHook('preHandler', look)

@@ -46,6 +46,8 @@ interface WebhookJob extends WebhookEvent {
 
 const DAY_S = 86_400
 const DELIVERED_KEPT = { age: DAY_S, count: 10_000 }
+/** Dead letters that are read together. */
+const DEAD_PAGE = 500
 const AT_ONCE = 64
 /** Of those to one receiver: one that never answers must not hold up what is for others. */
 const AT_ONCE_TO_ONE = 16
@@ -123,18 +125,21 @@ export class Webhooks {
 
   /** Events of a caller that nobody took, the newest first. */
   async dead({ owner }: Caller, limit: number): Promise<DeadLetter[]> {
-    const failed = await this.queue.getFailed(0, this.#parts.options.maxDeadLetters)
-    return failed
-      .filter((job) => job.data.owner === owner)
-      .slice(0, limit)
-      .map((job) => ({
-        id: job.data.id,
-        type: job.data.type,
-        url: job.data.url,
-        attempts: job.attemptsMade,
-        reason: job.failedReason,
-        createdAt: job.timestamp,
-      }))
+    const { maxDeadLetters } = this.#parts.options
+    // By id: while pages are read, new ones push the others on.
+    const own = new Map<string, DeadLetter>()
+    for (let from = 0; from < maxDeadLetters && own.size < limit; from += DEAD_PAGE) {
+      const page = await this.queue.getFailed(from, from + DEAD_PAGE - 1)
+      for (const job of page) {
+        // One that was sent again meanwhile is gone.
+        if (job?.data.owner !== owner || own.size === limit) continue
+        const { attemptsMade, failedReason, timestamp } = job
+        const { id, type, url } = job.data
+        own.set(id, { id, type, url, attempts: attemptsMade, reason: failedReason, createdAt: timestamp })
+      }
+      if (page.length < DEAD_PAGE) break
+    }
+    return [...own.values()]
   }
 
   /** Tries a dead letter again. @throws RankmillError `not_found` */

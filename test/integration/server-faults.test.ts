@@ -52,6 +52,9 @@ it('says 503 on every route while Redis is away, and goes on when it is back', a
     ['GET', '/v1/files', undefined],
     ['GET', '/v1/batches', undefined],
     ['GET', '/v1/corpora', undefined],
+    ['GET', '/v1/status', undefined],
+    ['GET', '/v1/webhooks/failed', undefined],
+    ['GET', '/queues/api/queues', undefined],
   ] as const) {
     const answer = await api.call(method, path, body)
     expect([path, answer.status, answer.body.error?.code]).toEqual([path, 503, 'redis_unavailable'])

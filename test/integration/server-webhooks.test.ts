@@ -67,6 +67,22 @@ it('that never answer are given up, tried later and later, dead in the end, and 
   expect((await api.post(`/v1/webhooks/failed/${letter.id}/retry`)).status).toBe(404)
 })
 
+it('that are dead are kept as many as is said, the newest', async () => {
+  const { url, taken } = await receiver(() => false)
+  await stage().worker()
+  const once = { webhookTimeoutMs: 100, webhookAttempts: 1, maxDeadLetters: 2 }
+  const api = await Api.start(stage(), { ...OPEN, ...once })
+  const metrics = async () => (await (await fetch(`${api.url}/metrics`)).text()) as string
+  const failed = async () =>
+    Number(/^rankmill_webhook_deliveries_total\{outcome="failed"\} (\d+)/m.exec(await metrics())?.[1])
+  for (let i = 1; i <= 4; i++) {
+    await api.post('/v1/rerank/jobs', { ...REQUEST, query: `job ${i}`, webhook: url })
+    await until('it is dead', async () => (await failed()) === i)
+  }
+  const ids = (await deadOf(api)).map(({ id }: { id: string }) => id)
+  expect(ids).toEqual([taken[3]?.id, taken[2]?.id])
+})
+
 it('for others are not held up by a receiver that never answers', async () => {
   const hangs = await receiver(() => false)
   const good = await receiver()

@@ -17,8 +17,9 @@ export class VocabularyTrie {
   private readonly cells: Int32Array
 
   constructor(tokens: Iterable<readonly [string, number]>, totalUnits: number) {
+    // Tokens share their beginnings, so there are fewer nodes than code units; a fifth is free even if they share none.
     let size = 1024
-    while (size < totalUnits * 2) size *= 2
+    while (size < totalUnits * 1.25) size *= 2
     this.mask = size - 1
     this.root = size
     this.cells = new Int32Array((size + 1) << CELL_SHIFT).fill(FREE)

@@ -60,6 +60,26 @@ describe('PairEncoder', () => {
     )
   })
 
+  it.each(['longest_first', 'only_second'] as const)('gives a list what it gives each pair (%s)', (truncation) => {
+    const encoder = new PairEncoder(tokenizer, { maxTokens: 24, truncation, cacheTokens: 500 })
+    const limit = fc.option(fc.nat(30), { nil: undefined })
+    fc.assert(
+      fc.property(
+        fc.constantFrom('a job', 'retry', ''),
+        fc.array(text, { maxLength: 5 }),
+        limit,
+        (query, passages, most) => {
+          const pairs = passages.map((passage) => encoder.encode(query, passage, most))
+          const { ids, lengths, secondStarts, truncated } = encoder.encodeEach(query, passages, most)
+          expect([...ids]).toEqual(pairs.flatMap((pair) => [...pair.ids]))
+          expect([...lengths]).toEqual(pairs.map((pair) => pair.ids.length))
+          expect([...secondStarts]).toEqual(pairs.map(({ secondStart }) => secondStart))
+          expect([...truncated]).toEqual(pairs.map((pair) => Number(pair.truncated)))
+        },
+      ),
+    )
+  })
+
   it('tokenises each distinct text once', () => {
     const seen: string[] = []
     const counting: Tokenizer = {
