@@ -37,7 +37,7 @@ import { idsOf } from '../worker/offline/text-ids.js'
 import { takeLock } from './embedded/folder-lock.js'
 import type { MeasuredLists } from './measured-lists.js'
 import { measuringTexts } from './measuring-texts.js'
-import { measureQuantization, schemeLines } from './quantization-report.js'
+import { MEASURING, measureQuantization, schemeLines } from './quantization-report.js'
 
 export interface AddOptions {
   /** A number format to make beside fp32. */
@@ -250,7 +250,7 @@ async function addDtype(target: string, dtype: QuantizedDtype, given: AddOptions
     return
   }
   const python = await pythonFor('quantize-requirements.txt', given, options)
-  say(`quantising to ${dtype}`)
+  say(`quantising to ${dtype}${dtype === 'int8' ? MEASURING : ''}`)
   const texts = async (folder: string) => idsOf(folder, await measuringTexts(sample), options)
   const { threads } = options
   const model = await quantizeModel(target, { dtype, out: undefined, force: true, python, threads, texts, signal })

@@ -111,6 +111,10 @@ function spreadByLength(texts: readonly string[]): string[] {
   )
 }
 
+/** Of int8, before it: nothing is said while it lasts. */
+export const MEASURING =
+  ': steps are measured on texts, which takes a minute or two for a small encoder, and longer the larger it is'
+
 /** What int8's steps are and why, in words; nothing of other formats. */
 export function schemeLines({ steps, why, fixed = 0, first = 0, linears, tried }: QuantizedModel): string[] {
   if (steps === undefined) return []

@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -38,6 +39,8 @@ BLOCK = 32  # weights that share a scale in int4
 SMALL_VALUES = 1 << 10  # more are never the axes or the shape of something
 SHRINKS = np.linspace(1, 0.7, 13, dtype=np.float32)  # of an int4 block's scale: the largest weight may lose for the others' sake
 ONE_FILE_BYTES = 1_900_000_000  # protobuf ends at 2 GiB; larger models get a file for their weights
+# Memory that measuring steps takes: rows and what runs graphs, and copies of the weights (a BERT of base size: 4.8 GB with .44 of weights).
+MEASURING_BYTES, MEASURING_TIMES = 1_500_000_000, 8
 FP16_MOST, FP16_LEAST = 65504.0, 6e-8
 
 
@@ -421,10 +424,31 @@ def save(model, target):
     onnx.save(model, target, save_as_external_data=True, location=target.name + '_data', size_threshold=4096)
 
 
+def free_bytes():
+    """What this process may still take: of the machine, its container and its own limit. None where nothing tells."""
+    found = []
+    for file, pattern, unit in (('/proc/meminfo', r'MemAvailable:\s+(\d+)', 1024), ('/sys/fs/cgroup/memory.max', r'(\d+)', 1)):
+        try:
+            found += [int(m) * unit for m in re.findall(pattern, pathlib.Path(file).read_text())]
+        except OSError:
+            pass  # not this system
+    try:
+        import resource
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        found += [most] if most != resource.RLIM_INFINITY else []
+    except ImportError:
+        pass
+    return min(found, default=None)
+
+
 def in_steps(read, options):
     """int8 with measured steps: (model, what was done); without a model where that cannot be, which `why` tells."""
     if options.texts is None:
         return None, {'steps': 'row', 'why': 'no texts were given to measure steps on'}
+    model = read()
+    needed, free = MEASURING_BYTES + MEASURING_TIMES * sum(len(t.raw_data) for t in model.graph.initializer), free_bytes()
+    if free is not None and needed > free:
+        return None, {'steps': 'row', 'why': f'to measure steps takes some {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are free'}
     try:
         from calibration import Texts
         from fixed_steps import in_fixed_steps
@@ -432,7 +456,7 @@ def in_steps(read, options):
         return None, {'steps': 'row', 'why': f'{sys.executable} has no {missing.name}'}
     with tempfile.TemporaryDirectory(dir=options.target.parent) as scratch:
         try:
-            return in_fixed_steps(read(), Texts.read(options.texts), pathlib.Path(scratch), options.threads)
+            return in_fixed_steps(model, Texts.read(options.texts), pathlib.Path(scratch), options.threads)
         # Whatever it is: one step a row needs nothing of what can fail here.
         except Exception as fault:
             line = (str(fault).strip().splitlines() or [''])[0]

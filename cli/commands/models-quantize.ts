@@ -8,7 +8,7 @@ import { interruptible } from '../interruption.js'
 import { addListFlags, type ListFlags, measuredLists, measuringOptions } from '../measured-lists.js'
 import { measuringTexts } from '../measuring-texts.js'
 import { addOptions, optionsOf } from '../options.js'
-import { measureQuantization, quantizationTable, schemeLines } from '../quantization-report.js'
+import { MEASURING, measureQuantization, quantizationTable, schemeLines } from '../quantization-report.js'
 
 interface QuantizeFlags extends ListFlags {
   dtype: QuantizedDtype
@@ -63,7 +63,7 @@ async function quantizeUntil(signal: AbortSignal, path: string, command: Command
   const options = measuringOptions(optionsOf(command))
   const measured = await measuredLists(flags, options)
   const { lists, name, areOwn } = measured
-  note(`rankmill: quantising ${path} to ${dtype}`)
+  note(`rankmill: quantising ${path} to ${dtype}${dtype === 'int8' ? MEASURING : ''}`)
   const { python, threads } = options
   const texts = async (folder: string) => idsOf(folder, await measuringTexts(measured), options)
   const model = await quantizeModel(path, { dtype, head, out, force: force === true, python, threads, texts, signal })

@@ -123,6 +123,19 @@ withPython('int8 without onnxruntime for Python: one step a token, and the reaso
   expect(said.stderr).toMatch(/int8 with one step a token: .*no onnxruntime/)
 })
 
+withPython(
+  'int8 where memory would not do to measure steps: one step a token, and how much it would take',
+  async () => {
+    const folder = await copyOf('one-logit')
+    const little = join(await temporaryFolder(), 'python')
+    await writeFile(little, `#!/bin/sh\nulimit -v 1400000\nexec "${PYTHON}" "$@"\n`, { mode: 0o755 })
+    const said = await quantize(folder, '--dtype', 'int8', '--force', '--json', '--python', little)
+    expect(said).toMatchObject({ code: 0 })
+    const why = expect.stringMatching(/takes some 1\.5 GB of memory, and 1\.4 are free/)
+    expect(JSON.parse(said.stdout).int8).toMatchObject({ steps: 'row', why })
+  },
+)
+
 withPython('the formats are those of the fixtures, which onnxruntime in Python was compared with', async () => {
   const folder = await copyOf('one-logit')
   await quantize(folder, '--dtype', 'fp16', '--out', join(folder, 'half'))
