@@ -1,6 +1,6 @@
 /** Reads the golden texts and pairs, and lays out the tokenisers they were made with. */
 import { createHash } from 'node:crypto'
-import { mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { gunzipSync } from 'node:zlib'
@@ -45,14 +45,18 @@ export async function loadChanged(folder: string, changes: Record<string, unknow
   if (Object.keys(changes).length === 0) return loadTokenizer(path.resolve(folder))
   const definition = JSON.parse(await readFile(path.resolve(folder, 'tokenizer.json'), 'utf8')) as object
   const config = await readFile(path.resolve(folder, 'tokenizer_config.json'), 'utf8')
-  return loadTokenizer(await writeFolder({ ...definition, ...changes }, config))
+  return loadWritten({ ...definition, ...changes }, config)
 }
 
-/** A new folder with the two files of a tokeniser. */
-export async function writeFolder(definition: unknown, config: string): Promise<string> {
+/** The tokeniser of these two files, from a folder that is gone afterwards. */
+export async function loadWritten(definition: unknown, config: string): Promise<Tokenizer> {
   const folder = await mkdtemp(path.join(tmpdir(), 'rankmill-tokenizer-'))
-  const text = typeof definition === 'string' ? definition : JSON.stringify(definition)
-  await writeFile(path.join(folder, 'tokenizer.json'), text)
-  await writeFile(path.join(folder, 'tokenizer_config.json'), config)
-  return folder
+  try {
+    const text = typeof definition === 'string' ? definition : JSON.stringify(definition)
+    await writeFile(path.join(folder, 'tokenizer.json'), text)
+    await writeFile(path.join(folder, 'tokenizer_config.json'), config)
+    return await loadTokenizer(folder)
+  } finally {
+    await rm(folder, { recursive: true })
+  }
 }

@@ -3,7 +3,7 @@ import path from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { loadTokenizer } from '../../../worker/tokenize/tokenizer.js'
-import { writeFolder } from './golden-pairs.js'
+import { loadWritten } from './golden-pairs.js'
 
 const names = ['wordpiece-cased', 'unigram', 'bpe']
 const folderOf = (name: string) => path.resolve('test/golden/tokenize', name)
@@ -90,14 +90,14 @@ describe('loadTokenizer', () => {
   const config = '{"pad_token":"[PAD]"}'
   const changed = async (changes: Record<string, unknown>, settings = config) => {
     const definition = JSON.parse(await readFile(path.join(folderOf('bpe'), 'tokenizer.json'), 'utf8')) as object
-    return loadTokenizer(await writeFolder({ ...definition, ...changes }, settings))
+    return loadWritten({ ...definition, ...changes }, settings)
   }
 
   it.each([
     ['a missing folder', () => loadTokenizer('/nonexistent'), /tokenizer\.json cannot be read/],
-    ['a truncated file', async () => loadTokenizer(await writeFolder('{"model": {', config)), /is not JSON/],
+    ['a truncated file', () => loadWritten('{"model": {', config), /is not JSON/],
     ['a damaged config', () => changed({}, '{'), /tokenizer_config\.json: the file is damaged/],
-    ['an array', async () => loadTokenizer(await writeFolder([], config)), /tokenizer/],
+    ['an array', () => loadWritten([], config), /tokenizer/],
     ['no model', () => changed({ model: undefined }), /model/],
     ['an unknown model', () => changed({ model: { type: 'Sentences' } }), /Sentences/],
     ['an empty vocabulary', () => changed({ model: { type: 'BPE', vocab: {}, merges: [] } }), /vocab/],
