@@ -123,8 +123,6 @@ def went_on(training, who='It'):
 
 def write_card(folder):
     manifest = json.loads((folder / 'rankmill.json').read_text())
-    # The last version that was trained: 0.6.1 has its weights.
-    trained = '0.6.0'
     path = HERE / 'results.json'
     results = json.loads(path.read_text()) if path.exists() else {}
     name = manifest['name'].removeprefix('rankmill-')
@@ -153,8 +151,8 @@ base_model: sentence-transformers/all-MiniLM-L6-v2
 ## Quality
 
 BM25's first 100, reordered; no query or judgement of Cranfield or CACM was used in training, though the choice of teachers and
-how far the layers went back (training/README.md) were checked on them; `heldout` are queries of the training domains that the training of rankmill-small {trained} left out; the versions
-that it went on from, and the other models, may have seen some (`npm run bench:quality`; all measures in
+how far the layers went back (training/README.md) were checked on them; `heldout` are queries of the training domains about passages that no list of
+the trainings has (`collection.py`; the versions that rankmill-small went on from may have seen some, and rankmill-filter learned their embeddings) (`npm run bench:quality`; all measures in
 [training/results.json](../../training/results.json)). A row with `+` adds the first stage's score, both z-scored over the list, with
 the weight in `rankmill.json`. A version in brackets is the one that a figure was measured with, where it is not this one.
 

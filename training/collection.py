@@ -2,14 +2,17 @@
 
     python collection.py    writes .cache/heldout-weights and .cache/heldout (for the fusion's weights, and for figures)
 """
+import itertools
 import json
 import math
+import random
 
 import numpy as np
 
-from settings import CACHE
+from settings import CACHE, SEED
 
 DEPTH = 100
+HELD_OUT = 400  # queries
 HALVES = ('heldout-weights', 'heldout')
 
 
@@ -59,33 +62,48 @@ def figures(collection, scores):
     return dict(zip(('ndcg@10', 'mrr@10', 'map'), (round(float(m), 4) for m in measured(collection, scores).mean(0))))
 
 
+def spare_pairs(count):
+    """(query, passage) of pairs whose passages are in no list, each source's share of them about the same: no cross-encoder has seen them."""
+    rng, end = random.Random(SEED), 60
+    # A passage that is asked for by a sentence of its own has lost that sentence: one of its ends is still there.
+    known = {part for _, passage in json.loads((CACHE / 'data/passages.json').read_text()) for part in (passage[:end], passage[-end:])}
+    by_source = {}
+    for source, query, passage in json.loads((CACHE / 'data/pairs.json').read_text()):
+        if len(passage) > 200 and passage[:end] not in known and passage[-end:] not in known:
+            by_source.setdefault(source, []).append((query, passage))
+    for pairs in by_source.values():
+        rng.shuffle(pairs)
+    turns = itertools.zip_longest(*by_source.values())
+    return list(itertools.islice((pair for turn in turns for pair in turn if pair), count))
+
+
 def write_held_out():
-    """Queries of the lists that training left out, in two halves; the relevant passage is the query's own."""
+    """Queries that no list is of, in two halves; the relevant passage is the query's own, among those of the lists and of one another."""
     import bm25s
     import Stemmer
 
-    from encode import split
     if all((CACHE / half / 'bm25.trec').exists() for half in HALVES):
         return
-    passages = [passage for _, passage in json.loads((CACHE / 'data/passages.json').read_text())]
-    lists = [(source, query, own) for source, query, own, *_ in json.loads((CACHE / 'data/lists.json').read_text())]
-    held = [lists[i] for i in split([own for *_, own in lists])[1]]
+    passages, held = [passage for _, passage in json.loads((CACHE / 'data/passages.json').read_text())], []
+    for query, passage in spare_pairs(HELD_OUT):
+        held.append((query, len(passages)))
+        passages.append(passage)
     stemmer, index = Stemmer.Stemmer('english'), bm25s.BM25(k1=.9, b=.4)
     words = lambda texts, **how: bm25s.tokenize(texts, stemmer=stemmer, stopwords='en', show_progress=False, **how)
     index.index(words(passages), show_progress=False)
-    found, scores = index.retrieve(words([query for _, query, _ in held], return_ids=False), k=DEPTH, show_progress=False)
+    found, scores = index.retrieve(words([query for query, _ in held], return_ids=False), k=DEPTH, show_progress=False)
     for h, half in enumerate(HALVES):
         folder = CACHE / half
         folder.mkdir(exist_ok=True)
         # A query whose own passage is not among the candidates says nothing.
-        rows = [i for i in range(h, len(held), 2) if held[i][2] in found[i]]
+        rows = [i for i in range(h, len(held), 2) if held[i][1] in found[i]]
         wanted = sorted({int(j) for i in rows for j in found[i]})
         with open(folder / 'corpus.jsonl', 'w') as file:
             file.writelines(json.dumps({'_id': f'd{j}', 'title': '', 'text': passages[j]}) + '\n' for j in wanted)
         with open(folder / 'queries.jsonl', 'w') as file:
-            file.writelines(json.dumps({'_id': f'q{i}', 'text': held[i][1]}) + '\n' for i in rows)
+            file.writelines(json.dumps({'_id': f'q{i}', 'text': held[i][0]}) + '\n' for i in rows)
         with open(folder / 'qrels.tsv', 'w') as file:
-            file.writelines(['query-id\tcorpus-id\tscore\n', *(f'q{i}\td{held[i][2]}\t1\n' for i in rows)])
+            file.writelines(['query-id\tcorpus-id\tscore\n', *(f'q{i}\td{held[i][1]}\t1\n' for i in rows)])
         with open(folder / 'bm25.trec', 'w') as file:
             file.writelines(f'q{i} Q0 d{j} {rank} {score:.5f} bm25\n' for i in rows
                             for rank, (j, score) in enumerate(zip(found[i], scores[i]), 1) if score > 0)

@@ -6,6 +6,7 @@
 No training, no texts and no downloads: numpy and onnx are enough.
 """
 import base64
+import hashlib
 import json
 import sys
 import tempfile
@@ -86,6 +87,11 @@ def kept_shape(folder):
     layers = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('layers.'))
     exits = [e['layer'] for e in manifest.get('exits', [])] or ([layers] if manifest['kind'] == 'cross-encoder' else [])
     return manifest['kind'], layers, exits, state
+
+
+def digests(folder):
+    """What rankmill.json says of the files, so that one of another version is not read without a complaint."""
+    return {f'onnx/{p.name}': hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('onnx/*.onnx'))}
 
 
 def rebuild(folder, into):

@@ -3,7 +3,6 @@
     python ship.py small|nano|filter [--checkpoint .cache/small.pt] [--folder ../models/rankmill-small]
 """
 import argparse
-import hashlib
 import json
 import random
 import shutil
@@ -14,13 +13,13 @@ import torch
 from cards import write_card
 from encode import load_lists
 from filter import trained_bi_encoder
-from master import DTYPES, rounded, stage_file, write_graphs
+from master import DTYPES, digests, rounded, stage_file, write_graphs
 from model import HEAD, HEADS, INNER, CrossEncoder, go_back
 from settings import CACHE, DEVICE, MODELS, TAUGHT_BY, base_folder
 from steps import measure
 from train import begun_with
 
-VERSION = '0.6.1'
+VERSION = '0.7.0'  # of what is trained next
 TOKENIZER_CONFIG = {
     'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 512, 'pad_token': '[PAD]',
     'cls_token': '[CLS]', 'sep_token': '[SEP]', 'mask_token': '[MASK]', 'unk_token': '[UNK]',
@@ -99,7 +98,7 @@ def manifest_of(folder, name, kind, exits, training, old):
         manifest['embedding'] = {'output': 'sentence_embedding', 'dimensions': 384, 'normalised': True}
     if len(exits) > 1:
         manifest['exits'] = [{'layer': e, 'files': {d: stage_file(e, d) for d in ('fp32', 'int8')}} for e in exits]
-    manifest['sha256'] = {f'onnx/{p.name}': hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob('onnx/*.onnx'))}
+    manifest['sha256'] = digests(folder)
     # Learned after shipping, and again after the next time.
     return {**manifest, **{key: old[key] for key in ('fusion', 'calibrations') if key in old}}
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from evening import even_steps, weighing
 from graph import Int8
 from int8 import GELU_LEAST, GELU_ZERO, STEPS_ABOVE
-from master import kept_shape, rounded, write_graphs
+from master import digests, kept_shape, rounded, write_graphs
 from networks import write_bi_encoder, write_cross_encoder
 from quantize import by_column
 from rounding import rounded as well_rounded
@@ -151,6 +151,8 @@ def main():
         kind, layers, exits, state = kept_shape(folder)
         state = {n: v for n, v in rounded(state).items() if not n.endswith(('.q', '.scale', '.moved', '.smooth'))}
         write_graphs(folder, {**state, **measure(folder, state, kind, layers, exits, pairs, options.texts)}, kind, layers, exits)
+        file = folder / 'rankmill.json'
+        file.write_text(json.dumps({**json.loads(file.read_text()), 'sha256': digests(folder)}, indent=2) + '\n')
 
 
 if __name__ == '__main__':

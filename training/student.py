@@ -6,10 +6,11 @@
     python student.py --unpack .cache/nano-3.half.pt                                                             # -> .cache/nano-3.pt, for ship.py
 
 A shape is layers x heads x inner neurons. `--start small` takes evenly spread layers of rankmill-small, each with the heads and
-neurons that contribute most; `filter` the bi-encoder of `filter.py` (`.cache/filter.pt`, else the one that ships, where the
-shape is its); `random` nothing. `--trust`: what small counts beside the ensemble of teachers in the targets; 1 where the lists have no
-scores of theirs (candidates.py). `--leave`: sources that are not trained on; figures are theirs, with intervals by bootstrap over the
-lists. Resumable, as all trainings; each run adds a line to .cache/students.jsonl and leaves .cache/NAME.half.pt, 16-bit and without
+neurons that contribute most; `first` its first layers so, with the head of its exit there; `nano` what ships; `filter` the bi-encoder
+of `filter.py` (`.cache/filter.pt`, else the one that ships, where the shape is its); `random` nothing. `--trust`: what small counts
+beside the ensemble of teachers in the targets; 1 where the lists have no scores of theirs (candidates.py). `--targets`: small's scores
+as `targets.py` has written them, for a CPU, where small's pass would take most of the time. `--leave`: sources that are not trained on;
+figures are theirs, with intervals by bootstrap over the lists. Resumable, as all trainings; each run adds a line to .cache/students.jsonl and leaves .cache/NAME.half.pt, 16-bit and without
 the table of words, which what it started from has as well: a tenth of the checkpoint.
 """
 import argparse
@@ -26,11 +27,13 @@ from filter import trained_bi_encoder
 from loop import Training, autocast, go_on_from_shipped, rank_correlation
 from model import CrossEncoder, narrow
 from settings import CACHE, DEVICE, SEED
+from targets import CAP, load_targets
 from train import CAPS, EARLY, PARTS, groups_of, list_loss
 
 CANDIDATES = 8
 DRAWN = 12  # of which, with --hard, those are kept on which small and its targets differ most
 SPREAD = 3.0  # of targets within a list: small's scores are brought to it, the ensemble's are near it
+WRITTEN_CAPS = (96, 128, CAP, CAP)  # as CAPS; what was written was read up to CAP
 TABLE = ('embedding.words', 'embedding.scales')
 
 
@@ -71,18 +74,26 @@ def spread_out(layers, of=6):
 def student_of(start, shape, exits, small, lists, rows):
     layers, heads, inner = shape
     model = CrossEncoder(layers, exits, inner, heads)
+    if start == 'nano':
+        go_on_from_shipped(model, 'nano')
+        return model
     own, theirs = model.state_dict(), small.state_dict()
-    last = f'heads.{len(small.heads) - 1}.'
+    # The head that it begins with: small's last, or that of the exit after as many layers.
+    if start == 'first' and layers not in small.exits:
+        raise SystemExit(f'--start first: rankmill-small has exits after {", ".join(map(str, small.exits))} layers, not after {layers}')
+    k = small.exits.index(layers) if start == 'first' else len(small.heads) - 1
+    last = f'heads.{k}.'
     shared = {k: v for k, v in theirs.items() if k.startswith(('embedding.', 'overlap.'))}
     shared |= {k.replace(last, f'heads.{len(exits) - 1}.'): v for k, v in theirs.items() if k.startswith(last)}
+    shared = {k: v for k, v in shared.items() if k in own}
     if start == 'small' and (layers, heads, inner) == (6, 12, 1536):
         shared |= {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict({k: v.cpu() for k, v in shared.items()}, strict=False)
     if start == 'filter':
         model.load_state_dict(filter_state(layers, heads, inner), strict=False)
-    elif start == 'small' and (layers, heads, inner) != (6, 12, 1536):
+    elif start in ('small', 'first') and (layers, heads, inner) != (6, 12, 1536):
         inputs, contexts = seen_by(small, lists, rows)
-        for k, i in enumerate(spread_out(layers)):
+        for k, i in enumerate(spread_out(layers) if start == 'small' else range(layers)):
             model.layers[k] = narrow(small.layers[i].cpu(), inputs[i], contexts[i], inner, heads)
         small.to(DEVICE)
     return model
@@ -169,7 +180,13 @@ def pack(path, about):
 def unpack(path):
     """A checkpoint that ship.py takes, the table of words put back from what the student began with."""
     state = torch.load(path, map_location='cpu', weights_only=False)
-    begun = filter_state(state['layers'], state['heads'], state['inner']) if state['start'] == 'filter' else shipped_small().cpu().state_dict()
+    shape = [state[k] for k in ('layers', 'heads', 'inner')]
+    if state['start'] == 'filter':
+        begun = filter_state(*shape)
+    elif state['start'] == 'nano':
+        begun = student_of('nano', shape, state['exits'], None, None, None).state_dict()
+    else:
+        begun = shipped_small().cpu().state_dict()
     table = {k: v for k, v in begun.items() if k in TABLE}
     state['average'] = {**table, **{k: v.float() if v.is_floating_point() else v for k, v in state['average'].items()}}
     target = path.with_name(path.name.replace('.half', ''))
@@ -182,11 +199,13 @@ def main():
     options.add_argument('name', nargs='?')
     options.add_argument('--shape', default='3x6x576')
     options.add_argument('--exits', help='default: the last layer alone')
-    options.add_argument('--start', choices=('small', 'filter', 'random'), default='small')
+    options.add_argument('--start', choices=('small', 'first', 'nano', 'filter', 'random'), default='small')
     options.add_argument('--minutes', type=float, default=1)
     options.add_argument('--trust', type=float, default=1.0)
     options.add_argument('--hidden', type=float, default=1.0, help='what the distance to hidden states counts; 0: scores alone')
     options.add_argument('--hard', action='store_true')
+    options.add_argument('--targets', action='store_true')
+    options.add_argument('--compile', action='store_true', help='twice as fast on a CPU; needs a C++ compiler; takes a minute or two')
     options.add_argument('--leave', default='')
     options.add_argument('--rate', type=float, default=5e-4)
     options.add_argument('--lists', type=int, default=128 if DEVICE == 'cuda' else 4, help='a step')
@@ -194,7 +213,11 @@ def main():
     options.add_argument('--threads', type=int, default=2)
     options.add_argument('--unpack', type=Path)
     options.add_argument('--figures', action='store_true', help='of what ships as NAME, without training')
-    options = options.parse_args()
+    parser, options = options, options.parse_args()
+    if options.hidden and (options.targets or options.compile):
+        parser.error('--hidden: hidden states are at hand only where small runs too, and not compiled; give --hidden 0')
+    if options.targets and (options.hard or options.trust != 1):
+        parser.error('--targets: what is written is small\'s score alone; leave out --hard and --trust')
     if options.unpack:
         return unpack(options.unpack)
     torch.set_num_threads(options.threads)
@@ -211,7 +234,18 @@ def main():
     shape = tuple(int(n) for n in options.shape.split('x'))
     exits = tuple(int(e) for e in options.exits.split(',')) if options.exits else shape[:1]
     student = student_of(options.start, shape, exits, small, lists, train).to(DEVICE)
+    run = torch.compile(student, dynamic=True) if options.compile else student
+    written = load_targets(lists, train) if options.targets else None
     matched = spread_out(shape[0])
+
+    def loss_of(outputs, target):
+        last = outputs[-1].detach()
+        return list_loss(outputs[-1], target) + sum(EARLY * list_loss(o, target, last) for o in outputs[:-1])
+
+    def written_step(rng):
+        drawn = on_device(rng.sample(range(len(written[0])), min(options.lists, len(written[0]))))
+        rows, read, said = (values[drawn] for values in written)
+        return loss_of(states_of(run, lists, rows, read, rng.choice(WRITTEN_CAPS), PARTS)[0], said), read.numel()
 
     def step(rng):
         drawn = train[on_device(rng.sample(range(len(train)), min(options.lists, len(train))))]
@@ -226,17 +260,17 @@ def main():
                 kept = wrong.topk(CANDIDATES, 1).indices
                 read, ensemble = read.gather(1, kept), ensemble.gather(1, kept)
             said, theirs, _ = states_of(small, lists, drawn, read, cap, PARTS, wanted)
-        outputs, ours, masks = states_of(student, lists, drawn, read, cap, PARTS, range(len(wanted)))
-        target, last = targets(said[-1], ensemble), outputs[-1].detach()
-        loss = list_loss(outputs[-1], target) + sum(EARLY * list_loss(o, target, last) for o in outputs[:-1])
+        outputs, ours, masks = states_of(run, lists, drawn, read, cap, PARTS, range(len(wanted)))
+        loss = loss_of(outputs, targets(said[-1], ensemble))
         if options.hidden:
             loss = loss + options.hidden * hidden_loss(ours, theirs, masks)
         return loss, read.numel()
 
-    about = {'shape': options.shape, 'trust': options.trust, 'hidden': options.hidden, 'hard': options.hard, 'left': leave, 'minutes': options.minutes, 'rate': options.rate}
-    training = Training(options.name, student, groups_of(student, options.rate, options.start == 'small'), lambda average: figures(average, small, lists, held),
+    about = {'shape': options.shape, 'trust': options.trust, 'hidden': options.hidden, 'hard': options.hard, 'left': leave, 'targets': options.targets,
+             'minutes': options.minutes, 'rate': options.rate}
+    training = Training(options.name, student, groups_of(student, options.rate, options.start in ('small', 'first', 'nano')), lambda average: figures(average, small, lists, held),
                         {'exits': exits, 'layers': shape[0], 'inner': shape[2], 'heads': shape[1], 'start': options.start, 'after': None})
-    training.run(options.minutes, step)
+    training.run(options.minutes, written_step if options.targets else step)
     pack(training.path, about)
     line = {'name': options.name, 'start': options.start, **about, 'seed': SEED, 'pairs': training.seen, **figures(training.average, small, lists, held)}
     with open(CACHE / 'students.jsonl', 'a') as file:
