@@ -205,7 +205,7 @@ def main():
     options.add_argument('--hidden', type=float, default=1.0, help='what the distance to hidden states counts; 0: scores alone')
     options.add_argument('--hard', action='store_true')
     options.add_argument('--targets', action='store_true')
-    options.add_argument('--compile', action='store_true', help='twice as fast on a CPU; needs a C++ compiler; takes a minute or two')
+    options.add_argument('--compile', action='store_true', help='nearly twice as fast on a CPU; needs a C++ compiler; takes a minute or two')
     options.add_argument('--leave', default='')
     options.add_argument('--rate', type=float, default=5e-4)
     options.add_argument('--lists', type=int, default=128 if DEVICE == 'cuda' else 4, help='a step')
