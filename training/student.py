@@ -10,8 +10,8 @@ neurons that contribute most; `first` its first layers so, with the head of its 
 of `filter.py` (`.cache/filter.pt`, else the one that ships, where the shape is its); `random` nothing. `--trust`: what small counts
 beside the ensemble of teachers in the targets; 1 where the lists have no scores of theirs (candidates.py). `--targets`: small's scores
 as `targets.py` has written them, for a CPU, where small's pass would take most of the time. `--leave`: sources that are not trained on;
-figures are theirs, with intervals by bootstrap over the lists. Resumable, as all trainings; each run adds a line to .cache/students.jsonl and leaves .cache/NAME.half.pt, 16-bit and without
-the table of words, which what it started from has as well: a tenth of the checkpoint.
+figures are theirs, with intervals by bootstrap over the lists. Resumable, as all trainings; each run adds a line to .cache/students.jsonl
+and leaves .cache/NAME.half.pt, 16-bit and without the table of words, which what it started from has as well: a tenth of the checkpoint.
 """
 import argparse
 import json
